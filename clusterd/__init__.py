@@ -1,0 +1,1 @@
+"""The cluster daemon: DHCP host maps and interface topology of one site."""

@@ -1,0 +1,1 @@
+"""What either program needs to be a daemon."""

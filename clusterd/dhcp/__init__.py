@@ -1,0 +1,1 @@
+"""DHCP servers: one module per server behind one interface."""

@@ -1,0 +1,188 @@
+"""Every command of the link, in two sections: answered by regiond, answered by clusterd.
+
+Rules: every list and text is bounded; every declared error has a code that never changes; an optional argument
+that a peer does not know is ignored; a name never changes its meaning. Generations start at 0, "has nothing".
+"""
+
+from typing import ClassVar
+
+from twisted.protocols import amp
+
+from clusterd.protocol import errors
+from clusterd.protocol.arguments import (
+    HELD_SUBNETS,
+    HOST_MAPS,
+    IDENTIFIERS,
+    INTERFACES,
+    REJECTED_MAPS,
+    TEXTS,
+    Digest,
+    Number,
+    Text,
+)
+
+PROTOCOL_VERSION = 1
+MAX_ID_LENGTH = 64
+MAX_ERROR_LENGTH = 1000
+
+
+class Ping(amp.Command):
+    """Answered by both: is anybody there? Sent by each side so that a half-open link is noticed."""
+
+
+# ---- answered by regiond ----
+
+
+class Register(amp.Command):
+    """The first command of every connection: who I am and what I hold.
+
+    `cluster` names the cluster on a plain link only; an authenticated link takes the name from its certificate.
+    `history` and `held` are what the cluster's store says; a cluster with nothing leaves `history` out.
+    """
+
+    arguments: ClassVar = [
+        (b"protocol_version", Number(65535)),
+        (b"software_version", Text(64)),
+        (b"hostname", Text(253)),
+        (b"cluster", Text(MAX_ID_LENGTH, optional=True)),
+        (b"backend", Text(32)),
+        (b"history", Text(MAX_ID_LENGTH, optional=True)),
+        (b"held", HELD_SUBNETS),
+    ]
+    response: ClassVar = [
+        (b"region", Text(MAX_ID_LENGTH)),
+        (b"history", Text(MAX_ID_LENGTH)),
+        (b"cluster", Text(MAX_ID_LENGTH)),
+    ]
+    errors: ClassVar[dict[type[Exception], bytes]] = {
+        errors.IncompatibleVersion: b"INCOMPATIBLE_VERSION",
+        errors.RegistrationRefused: b"REGISTRATION_REFUSED",
+    }
+
+
+class ReportTopology(amp.Command):
+    """One page of the whole picture of the controller's interfaces; page `page` of `pages`, counted from 0.
+
+    The region replaces what it knows when the last page of a sequence is there. Sequences rise; an older one
+    is ignored.
+    """
+
+    arguments: ClassVar = [
+        (b"sequence", Number()),
+        (b"page", Number(10_000)),
+        (b"pages", Number(10_000)),
+        (b"interfaces", INTERFACES),
+    ]
+    errors: ClassVar[dict[type[Exception], bytes]] = {errors.NotRegistered: b"NOT_REGISTERED"}
+
+
+class ReportHostMapState(amp.Command):
+    """What the DHCP server has of one subnet: applied up to a generation, and what it would not take.
+
+    `rejected` is the whole list for the subnet, not a difference. `error` is the server's own words when it
+    refuses as a whole; then `applied_generation` stays where it was.
+    """
+
+    arguments: ClassVar = [
+        (b"history", Text(MAX_ID_LENGTH)),
+        (b"subnet", Text(MAX_ID_LENGTH)),
+        (b"applied_generation", Number()),
+        (b"rejected", REJECTED_MAPS),
+        (b"error", Text(MAX_ERROR_LENGTH, optional=True)),
+    ]
+    errors: ClassVar[dict[type[Exception], bytes]] = {
+        errors.NotRegistered: b"NOT_REGISTERED",
+        errors.HistoryMismatch: b"HISTORY_MISMATCH",
+    }
+
+
+# ---- answered by clusterd ----
+
+
+class ApplyHostMaps(amp.Command):
+    """The change of one subnet's host maps from one generation to another; the answer means *accepted*.
+
+    `digest` is of the whole set after the change. `request_ids` name the claims behind it, for the logs.
+    """
+
+    arguments: ClassVar = [
+        (b"history", Text(MAX_ID_LENGTH)),
+        (b"subnet", Text(MAX_ID_LENGTH)),
+        (b"cidr", Text(64)),
+        (b"from_generation", Number()),
+        (b"to_generation", Number()),
+        (b"digest", Digest()),
+        (b"upserts", HOST_MAPS),
+        (b"removals", IDENTIFIERS),
+        (b"request_ids", TEXTS),
+    ]
+    response: ClassVar = [(b"accepted_generation", Number())]
+    errors: ClassVar[dict[type[Exception], bytes]] = {
+        errors.GenerationMismatch: b"GENERATION_MISMATCH",
+        errors.DigestMismatch: b"DIGEST_MISMATCH",
+        errors.HistoryMismatch: b"HISTORY_MISMATCH",
+    }
+
+
+class BeginTransfer(amp.Command):
+    """A change that does not fit in one box. It discards an unfinished transfer of the same subnet.
+
+    Without `from_generation` it is a snapshot: the pages are the whole set and replace what is there.
+    """
+
+    arguments: ClassVar = [
+        (b"history", Text(MAX_ID_LENGTH)),
+        (b"subnet", Text(MAX_ID_LENGTH)),
+        (b"cidr", Text(64)),
+        (b"from_generation", Number(optional=True)),
+        (b"to_generation", Number()),
+        (b"digest", Digest()),
+        (b"count", Number(1_000_000)),
+    ]
+    errors: ClassVar[dict[type[Exception], bytes]] = {
+        errors.GenerationMismatch: b"GENERATION_MISMATCH",
+        errors.HistoryMismatch: b"HISTORY_MISMATCH",
+        errors.SnapshotOlder: b"SNAPSHOT_OLDER",
+    }
+
+
+class TransferPage(amp.Command):
+    """One page of the transfer that was begun for the subnet, in any order."""
+
+    arguments: ClassVar = [
+        (b"subnet", Text(MAX_ID_LENGTH)),
+        (b"to_generation", Number()),
+        (b"upserts", HOST_MAPS),
+        (b"removals", IDENTIFIERS),
+    ]
+    errors: ClassVar[dict[type[Exception], bytes]] = {errors.UnknownTransfer: b"UNKNOWN_TRANSFER"}
+
+
+class CommitTransfer(amp.Command):
+    """All pages were sent; the answer means *accepted*, as with `ApplyHostMaps`."""
+
+    arguments: ClassVar = [
+        (b"subnet", Text(MAX_ID_LENGTH)),
+        (b"to_generation", Number()),
+    ]
+    response: ClassVar = [(b"accepted_generation", Number())]
+    errors: ClassVar[dict[type[Exception], bytes]] = {
+        errors.UnknownTransfer: b"UNKNOWN_TRANSFER",
+        errors.GenerationMismatch: b"GENERATION_MISMATCH",
+        errors.DigestMismatch: b"DIGEST_MISMATCH",
+        errors.SnapshotOlder: b"SNAPSHOT_OLDER",
+    }
+
+
+class ForgetSubnet(amp.Command):
+    """Drop every map of the subnet, on disk and in the DHCP server; answered when both are done."""
+
+    arguments: ClassVar = [
+        (b"history", Text(MAX_ID_LENGTH)),
+        (b"subnet", Text(MAX_ID_LENGTH)),
+    ]
+    errors: ClassVar[dict[type[Exception], bytes]] = {errors.HistoryMismatch: b"HISTORY_MISMATCH"}
+
+
+ANSWERED_BY_REGIOND = (Register, ReportTopology, ReportHostMapState, Ping)
+ANSWERED_BY_CLUSTERD = (ApplyHostMaps, BeginTransfer, TransferPage, CommitTransfer, ForgetSubnet, Ping)

@@ -1,0 +1,209 @@
+"""One AMP connection between a cluster and the region: deadlines, undeclared errors, keep-alive.
+
+What AMP does by itself and what is needed here differ in four places (all reproduced on Twisted 26.10):
+
+* an exception that a command does not declare, in a responder, closes the connection. Here it is answered as
+  an unknown error with a reference that is also in this side's log;
+* a response that is too long closes the connection. Here it is such an error too;
+* arguments that do not parse are answered as `MALFORMED_ARGUMENT` and logged with the peer's name;
+* `callRemote` waits for ever. `Link.call` has a deadline.
+"""
+
+from typing import Any, cast
+from uuid import uuid4
+
+from twisted.internet import defer
+from twisted.internet.interfaces import IReactorTime, ITCPTransport
+from twisted.internet.protocol import connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+
+from clusterd.protocol.arguments import MAX_VALUE_BYTES
+from clusterd.protocol.commands import Ping
+from clusterd.protocol.errors import MALFORMED_ARGUMENT_CODE, MalformedArgument
+
+PING_INTERVAL_SECONDS = 30.0
+PING_DEADLINE_SECONDS = 10.0
+CALL_DEADLINE_SECONDS = 15.0
+
+
+class CallTimedOut(Exception):
+    """The peer did not answer a call within its deadline; whether it acted on it is unknown."""
+
+
+class LinkLost(Exception):
+    """The connection ended before the call was answered."""
+
+
+class Responders(amp.CommandLocator):
+    """The base of both sides' responders: `@SomeCommand.responder` methods, plain or `async`."""
+
+    @Ping.responder
+    def ping(self) -> dict[str, Any]:
+        return {}
+
+
+class Link(amp.AMP):
+    """An AMP connection with this project's manners.
+
+    `ready` fires when the connection is made; `lost` fires with None when it is gone, whatever the reason.
+    `responders` may also be set right after construction, by a caller whose responders need the link itself.
+    """
+
+    _log = Logger(namespace="link")
+
+    def __init__(self, clock: IReactorTime, responders: amp.CommandLocator | None = None) -> None:
+        super().__init__(locator=responders)
+        self._clock = clock
+        self._peer = "unconnected"
+        self._calls: set[defer.Deferred[dict[str, Any]]] = set()
+        self._pinging: LoopingCall | None = None
+        self.connected_now = False
+        self.lost: defer.Deferred[None] = defer.Deferred()
+
+    def answer_with(self, responders: amp.CommandLocator) -> None:
+        """Use these responders from now on."""
+        self.locator = responders
+
+    @property
+    def peer(self) -> str:
+        """The other end, as a log line names it."""
+        return self._peer
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        assert self.transport is not None
+        self._peer = _peer_name(self.transport.getPeer())
+        self.connected_now = True
+        self._pinging = LoopingCall(self._ping)
+        self._pinging.clock = self._clock
+        self._pinging.start(PING_INTERVAL_SECONDS, now=False)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.connected_now = False
+        if self._pinging is not None and self._pinging.running:
+            self._pinging.stop()
+        super().connectionLost(reason)
+        for waiting in list(self._calls):
+            waiting.errback(Failure(LinkLost(f"connection to {self._peer} ended")))
+        self.lost.callback(None)
+
+    def abort(self) -> None:
+        """Cut the connection without waiting for the peer."""
+        if self.transport is not None:
+            cast(ITCPTransport, self.transport).abortConnection()
+
+    async def _ping(self) -> None:
+        try:
+            await self.call(Ping, deadline=PING_DEADLINE_SECONDS)
+        except CallTimedOut:
+            self._log.warn(
+                "no answer from {peer} for {seconds} s: cutting the connection",
+                event="link.silent",
+                peer=self._peer,
+                seconds=PING_DEADLINE_SECONDS,
+            )
+            self.abort()
+        except LinkLost:
+            pass
+
+    async def call(
+        self, command: type[amp.Command], *, deadline: float = CALL_DEADLINE_SECONDS, **arguments: Any
+    ) -> dict[str, Any]:
+        """Send a command and wait for its answer.
+
+        Raises the command's declared errors, CallTimedOut after `deadline` seconds, LinkLost when the
+        connection is or goes away, MalformedArgument for arguments that do not fit their types, and
+        `amp.RemoteAmpError` for whatever the peer could not say in the command's own words.
+        """
+        if not self.connected_now:
+            raise LinkLost(f"not connected to {self._peer}")
+        answer: defer.Deferred[dict[str, Any]] = defer.Deferred()
+        self._calls.add(answer)
+
+        def settle(result: Any) -> None:
+            if not answer.called:
+                answer.callback(result) if not isinstance(result, Failure) else answer.errback(result)
+
+        try:
+            # Deliberately two Deferreds: AMP keeps its own until the peer answers, however late.
+            self.callRemote(command, **arguments).addBoth(settle)
+        except amp.TooLong as error:
+            settle(Failure(MalformedArgument(str(error))))
+        timer = self._clock.callLater(
+            deadline,
+            lambda: settle(
+                Failure(CallTimedOut(f"{command.commandName.decode()}: no answer from {self._peer} in {deadline} s"))
+            ),
+        )
+        try:
+            return await answer
+        finally:
+            self._calls.discard(answer)
+            if timer.active():
+                timer.cancel()
+
+    def dispatchCommand(self, box: amp.AmpBox) -> "defer.Deferred[amp.AmpBox]":
+        # maybeDeferred: arguments are parsed synchronously by the responder wrapper, before it has a Deferred.
+        answered: defer.Deferred[amp.AmpBox] = defer.maybeDeferred(super().dispatchCommand, box)
+        answered.addCallback(_refuse_too_long)
+        answered.addErrback(self._answer_undeclared, bytes(box.get(amp.COMMAND, b"?")))
+        return answered
+
+    def _answer_undeclared(self, failure: Failure, command: bytes) -> Failure:
+        name = command[:64].decode("ascii", "replace")
+        if failure.check(amp.RemoteAmpError):
+            return failure
+        if failure.check(MalformedArgument, amp.InvalidSignature, KeyError) and not failure.check(amp.BadLocalReturn):
+            self._log.warn(
+                "{peer} sent a malformed {command}: {reason}",
+                event="link.malformed",
+                peer=self._peer,
+                command=name,
+                reason=str(failure.value)[:500],
+            )
+            return Failure(amp.RemoteAmpError(MALFORMED_ARGUMENT_CODE, str(failure.value)[:500], False))
+        reference = uuid4().hex[:12]
+        self._log.failure(
+            "{command} from {peer} failed here, reference {reference}",
+            failure,
+            event="link.responder-failed",
+            peer=self._peer,
+            command=name,
+            reference=reference,
+        )
+        return Failure(amp.RemoteAmpError(amp.UNKNOWN_ERROR_CODE, f"internal error, reference {reference}", False))
+
+    def unhandledError(self, failure: Failure) -> None:
+        # Reached for boxes that answer nothing that was asked, and the like: the peer does not speak AMP.
+        self._log.warn(
+            "{peer} broke the protocol: {reason}",
+            event="link.broken",
+            peer=self._peer,
+            reason=str(failure.value)[:500],
+        )
+        self.abort()
+
+    def dataReceived(self, data: bytes) -> None:
+        # Random bytes end in KeyError or NoEmptyBoxes here; Twisted would log a traceback for each.
+        try:
+            super().dataReceived(data)
+        except Exception:
+            self.unhandledError(Failure())
+
+
+def _refuse_too_long(box: amp.AmpBox) -> amp.AmpBox:
+    for key, value in box.items():
+        if len(value) > MAX_VALUE_BYTES:
+            raise ValueError(f"the response's {key!r} has {len(value)} bytes")
+    return box
+
+
+def _peer_name(address: Any) -> str:
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if host is not None:
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    name = getattr(address, "name", None)
+    return f"unix:{name.decode(errors='replace')}" if name else "unix socket"

@@ -1,0 +1,1 @@
+"""The region daemon: who owns which IP address."""

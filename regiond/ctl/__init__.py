@@ -1,0 +1,1 @@
+"""regionctl, one module per noun."""

@@ -1,0 +1,1 @@
+"""Pure rules: no Twisted, no SQL, no clock."""
