@@ -1,0 +1,186 @@
+"""Where the link between region and cluster listens and connects.
+
+A link address is `unix:/path` or `tcp:HOST:PORT`. Plain AMP carries no proof of who speaks, so it is allowed
+only where the operating system gives one: a UNIX socket that only its owner can open, and the loopback
+interface. `parse_link_address` is the one place that decides this.
+"""
+
+import fcntl
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import PlainValidator
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.endpoints import (
+    TCP4ClientEndpoint,
+    TCP4ServerEndpoint,
+    TCP6ClientEndpoint,
+    TCP6ServerEndpoint,
+    UNIXClientEndpoint,
+    UNIXServerEndpoint,
+)
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IReactorTCP,
+    IReactorUNIX,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
+from zope.interface import implementer
+
+SOCKET_MODE = 0o600
+MAX_SOCKET_PATH_BYTES = 107  # sun_path is 108 bytes with its final zero, unix(7)
+CONNECT_TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A UNIX socket, named by its absolute path."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+    def client_endpoint(self, reactor: IReactorUNIX) -> IStreamClientEndpoint:
+        return UNIXClientEndpoint(reactor, self.path, timeout=CONNECT_TIMEOUT_SECONDS)
+
+    def server_endpoint(self, reactor: IReactorUNIX) -> IStreamServerEndpoint:
+        return PrivateSocketEndpoint(reactor, self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopbackAddress:
+    """A TCP port of the loopback interface. Port 0 is any free port, for listening only."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
+
+    def client_endpoint(self, reactor: IReactorTCP) -> IStreamClientEndpoint:
+        """Raises ValueError for port 0."""
+        if self.port == 0:
+            raise ValueError(f"{self}: nobody can connect to port 0")
+        endpoint = TCP6ClientEndpoint if ":" in self.host else TCP4ClientEndpoint
+        return endpoint(reactor, self.host, self.port, timeout=CONNECT_TIMEOUT_SECONDS)
+
+    def server_endpoint(self, reactor: IReactorTCP) -> IStreamServerEndpoint:
+        endpoint = TCP6ServerEndpoint if ":" in self.host else TCP4ServerEndpoint
+        return endpoint(reactor, self.port, interface=self.host)
+
+
+LinkAddress = UnixAddress | LoopbackAddress
+
+
+def parse_link_address(text: str) -> LinkAddress:
+    """`unix:/run/hostmap/region.sock`, `tcp:127.0.0.1:5250`, `tcp:[::1]:5250` or `tcp:localhost:5250`.
+
+    Raises ValueError for other text and for an address at which plain AMP is not allowed.
+    """
+    kind, colon, rest = text.strip().partition(":")
+    if kind == "unix" and colon:
+        return _unix_address(rest)
+    if kind == "tcp" and colon:
+        return _loopback_address(rest)
+    raise ValueError(f"not a link address: {text[:128]!r} (expected unix:/path or tcp:HOST:PORT)")
+
+
+def _validated(value: Any) -> LinkAddress:
+    if isinstance(value, UnixAddress | LoopbackAddress):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("a link address is text: unix:/path or tcp:HOST:PORT")
+    return parse_link_address(value)
+
+
+LinkAddressSetting = Annotated[LinkAddress, PlainValidator(_validated)]
+"""A link address as a field of a configuration model."""
+
+
+def _unix_address(path: str) -> UnixAddress:
+    if not path.startswith("/") or "\0" in path:
+        raise ValueError(f"the path of a UNIX socket is absolute: unix:{path[:128]!r} is not")
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise ValueError(
+            f"the path of a UNIX socket has at most {MAX_SOCKET_PATH_BYTES} bytes: {path[:128]!r}… has more"
+        )
+    return UnixAddress(path)
+
+
+def _loopback_address(rest: str) -> LoopbackAddress:
+    host, colon, digits = rest.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or (":" in host and not bracketed):
+        raise ValueError(f"expected tcp:HOST:PORT, an IPv6 address in brackets: got tcp:{rest[:128]!r}")
+    if not (digits.isascii() and digits.isdecimal() and int(digits[:6]) <= 65535):
+        raise ValueError(f"not a TCP port: {digits[:32]!r} (0 to 65535)")
+    if host == "localhost":
+        host = "127.0.0.1"  # not looked up: what the name means must not depend on a resolver
+    try:
+        address = ip_address(host[1:-1] if bracketed else host)
+    except ValueError:
+        address = None
+    if address is None or bracketed != (address.version == 6) or "%" in host or not address.is_loopback:
+        raise ValueError(
+            f"{host[:128]} is not the loopback interface: the link to another host needs mutual TLS, which this "
+            "version does not have yet; use unix:/path, tcp:127.0.0.1:PORT or tcp:[::1]:PORT"
+        )
+    return LoopbackAddress(str(address), int(digits))
+
+
+@implementer(IStreamServerEndpoint)
+class PrivateSocketEndpoint:
+    """Listens on a UNIX socket with mode 0600. `listen` fails with CannotListenError when a living process has it;
+    what a dead one left behind is removed.
+    """
+
+    def __init__(self, reactor: IReactorUNIX, path: str) -> None:
+        self._path = path
+        self._endpoint = UNIXServerEndpoint(reactor, path, mode=SOCKET_MODE)
+
+    def listen(self, protocolFactory: IProtocolFactory) -> "Deferred[IListeningPort]":
+        try:
+            # Looking, removing and binding under a lock: of two daemons that start at once and find the same
+            # remains, the slower one must not remove the socket that the faster one just made.
+            directory = os.open(Path(self._path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove_stale_socket(self._path)
+                listening: Deferred[IListeningPort] = self._endpoint.listen(protocolFactory)
+                return listening
+            finally:
+                os.close(directory)
+        except BlockingIOError:
+            reason = OSError("another process is just starting to listen there")
+            return fail(CannotListenError(None, self._path, reason))
+        except OSError as error:
+            return fail(CannotListenError(None, self._path, error))
+
+
+def _remove_stale_socket(path: str) -> None:
+    """Raises OSError when something is there that is not the socket of a dead process."""
+    try:
+        mode = Path(path).lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError("there is a file of another kind; it is not touched")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink(missing_ok=True)
+            return
+        except BlockingIOError:
+            pass  # its queue of connections is full, so somebody listens
+    raise OSError("already in use by another process")

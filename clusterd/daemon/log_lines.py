@@ -1,0 +1,150 @@
+"""What is worth writing down of a log event, as plain values: the common half of the JSON and the text form.
+
+`read_event` takes whatever reaches a log observer (events of `twisted.logger.Logger`, of the older
+`twisted.python.log`, objects whose `__str__` raises, lists that contain themselves) and never raises: a log
+that fails is worse than a log line that says little.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from twisted.logger import LogEvent, formatEvent
+from twisted.python.failure import Failure
+
+T = TypeVar("T")
+
+MAX_DEPTH = 8
+MAX_PLAIN_INT = 2**63
+
+Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
+
+# The keys of a line itself. A field of the event with such a name is written with an underscore after it.
+RESERVED = frozenset({"time", "level", "event", "message", "namespace", "error", "traceback"})
+
+# What `twisted.python.log` and its compatibility wrapper add to an event. They are no fields of the caller's;
+# `isError` is there exactly when the others may be.
+_LEGACY_MARK = "isError"
+_LEGACY_KEYS = frozenset({"message", "time", "system", "isError", "format", "failure", "why", "logLevel"})
+
+# Twisted tells of every factory that a connection attempt starts and stops, at level info.
+_NOISE = frozenset({"Starting factory {factory!r}", "Stopping factory {factory!r}"})
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One log event. `time` is RFC 3339 in UTC with milliseconds; `error` is `Type: message` of a failure."""
+
+    time: str
+    level: str
+    event: str | None
+    message: str
+    namespace: str
+    fields: dict[str, Plain]
+    error: str | None = None
+    traceback: tuple[str, ...] = ()
+
+
+def read_event(event: LogEvent) -> LogLine:
+    """The plain content of any event; see the module's text for what is plain."""
+    failure = _failure(event)
+    legacy = _LEGACY_MARK in event
+    message = _guarded(lambda: formatEvent(event), "<unprintable message>")
+    if legacy and failure is not None:
+        # The old form appends the traceback to the message; the line has it in a place of its own.
+        message = message.partition("\n")[0]
+    fields: dict[str, Plain] = {}
+    for key, value in event.items():
+        name = _text(key)
+        if name.startswith("log_") or name == "event" or (legacy and name in _LEGACY_KEYS):
+            continue
+        if name in RESERVED and (name != "error" or failure is not None):
+            name += "_"
+        fields[name] = plain(value)
+    return LogLine(
+        time=rfc3339(event.get("log_time")),
+        level=_level(event),
+        event=None if event.get("event") is None else _text(event["event"]),
+        message=message,
+        namespace=_text(event.get("log_namespace") or ""),
+        fields=fields,
+        error=None if failure is None else _error(failure),
+        traceback=() if failure is None else _traceback(failure),
+    )
+
+
+def plain(value: object) -> Plain:
+    """The value in terms of JSON: lists, dicts with text keys and scalars stay, everything else becomes its text."""
+    return _safe_plain(value, ())
+
+
+def rfc3339(seconds: object) -> str:
+    """POSIX seconds as `2026-01-31T23:59:59.123Z`; the present time for anything that is no such number."""
+    try:
+        moment = datetime.fromtimestamp(float(seconds), UTC)  # type: ignore[arg-type]
+    except Exception:
+        moment = datetime.fromtimestamp(time.time(), UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def _plain(value: object, around: tuple[int, ...]) -> Plain:
+    # The unbound methods give exact built-in values: a subclass may lie about itself when JSON asks it later.
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        number = int.__int__(value)
+        return number if abs(number) < MAX_PLAIN_INT else hex(number)
+    if isinstance(value, float):
+        return float.__float__(value) if math.isfinite(value) else float.__repr__(value)
+    if isinstance(value, (list, tuple, dict)):
+        if len(around) >= MAX_DEPTH or id(value) in around:
+            return "..."
+        inside = (*around, id(value))
+        if isinstance(value, dict):
+            return {_text(key): _safe_plain(item, inside) for key, item in dict.items(value)}
+        return [_safe_plain(item, inside) for item in value]
+    return _text(value)
+
+
+def _safe_plain(value: object, around: tuple[int, ...]) -> Plain:
+    unprintable: Plain = "<unprintable>"
+    return _guarded(lambda: _plain(value, around), unprintable)
+
+
+def _text(value: object) -> str:
+    return _guarded(lambda: str.__str__(str(value)), "<unprintable>")
+
+
+def _guarded(produce: Callable[[], T], instead: T) -> T:
+    try:
+        return produce()
+    except Exception:
+        return instead
+
+
+def _failure(event: Mapping[str, Any]) -> Failure | None:
+    for key in ("log_failure", "failure"):
+        found = event.get(key)
+        if type(found) is Failure:
+            return found
+    return None
+
+
+def _error(failure: Failure) -> str:
+    name = _guarded(lambda: failure.type.__qualname__ if failure.type else "Failure", "Failure")
+    return f"{name}: {_guarded(failure.getErrorMessage, '<unprintable>')}"
+
+
+def _traceback(failure: Failure) -> tuple[str, ...]:
+    return tuple(_guarded(failure.getTraceback, "<unprintable traceback>").splitlines())
+
+
+def _level(event: Mapping[str, Any]) -> str:
+    if _guarded(lambda: event.get("log_format") in _NOISE, False):
+        return "debug"
+    return _text(_guarded(lambda: event["log_level"].name, "info"))
