@@ -1,0 +1,102 @@
+"""What the backends need of the host they run on: files that are replaced in one step, and threads to do it in."""
+
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from twisted.internet.threads import deferToThreadPool
+
+T = TypeVar("T")
+
+READABLE_BY_ALL = 0o644  # DHCP servers read their files after they gave up root
+
+
+class RunInThread(Protocol):
+    """Where blocking work is done: a thread in the daemon, the spot in tests."""
+
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+async def run_at_once(work: Callable[[], T], /) -> T:
+    """Blocking work on the spot, for tests and tools without a reactor."""
+    return work()
+
+
+def run_in_threads_of(reactor: Any) -> RunInThread:
+    """Blocking work in the reactor's own thread pool."""
+
+    def run(work: Callable[[], T], /) -> Awaitable[T]:
+        return deferToThreadPool(reactor, reactor.getThreadPool(), work)
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class FileVersion:
+    """Which content a path has: replaced by another file, or written in place, it is another version."""
+
+    inode: int
+    size: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "FileVersion | None":
+        """The version at this path, None when nothing is there. Raises OSError."""
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            raise IsADirectoryError(f"{path} is not a regular file")
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def replace_file(path: Path, content: bytes) -> FileVersion:
+    """Give a path new content in one step: readers see the old or the new file, also after a power cut.
+
+    The content goes to a file beside it whose name starts with a dot (DHCP servers that watch a directory pass such
+    names over), is flushed to the disk and renamed. Raises OSError; the old file is then untouched.
+    """
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        with beside.open("wb") as file:
+            os.fchmod(file.fileno(), READABLE_BY_ALL)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            status = os.fstat(file.fileno())
+        beside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+    _flush_directory(path.parent)
+    return FileVersion(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _flush_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def writing_obstacles(path: Path) -> list[str]:
+    """What keeps this process from replacing the file at a path, one sentence each."""
+    directory = path.parent
+    if not directory.exists():
+        return [f"The directory {directory} does not exist: create it, writable for the user that clusterd runs as."]
+    if not directory.is_dir():
+        return [f"{directory} is not a directory."]
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return [f"The directory {directory} is not writable for the user that clusterd runs as."]
+    if path.exists() and not path.is_file():
+        return [f"{path} is not a regular file: name another path."]
+    if path.exists() and not os.access(path, os.R_OK):
+        return [f"{path} is not readable for the user that clusterd runs as."]
+    return []

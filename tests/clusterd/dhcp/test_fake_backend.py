@@ -1,0 +1,53 @@
+"""The backend in memory that other tests rely on: the contract, and the moods it can be put in."""
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from clusterd.dhcp.backend import Backend, BackendError, Rejection
+from tests.clusterd.dhcp.contract import PLAIN, SCENARIOS, UNNAMED, Scenario, numbered
+from tests.fakes.backend import AppliedChange, FakeBackend
+from tests.finished import result_of
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_contract(scenario: Scenario) -> None:
+    backend: Backend = FakeBackend()
+    result_of(scenario(backend))
+
+
+def test_refuses_everything_in_the_given_words_until_it_accepts_again() -> None:
+    backend = FakeBackend()
+    result_of(backend.apply((), {PLAIN}))
+    backend.refuse_all("the server is on fire")
+    for call in (backend.read(), backend.apply((), {UNNAMED}), backend.replace({UNNAMED})):
+        with pytest.raises(BackendError, match="the server is on fire"):
+            result_of(call)
+    assert backend.maps == {PLAIN}
+    backend.accept_all()
+    assert result_of(backend.read()) == {PLAIN}
+
+
+def test_rejects_one_client_and_takes_the_others() -> None:
+    backend = FakeBackend()
+    backend.reject(UNNAMED.identifier, "no such subnet")
+    assert result_of(backend.apply((), {PLAIN, UNNAMED})) == (Rejection(UNNAMED, "no such subnet"),)
+    assert backend.maps == {PLAIN}
+    assert backend.changes == [AppliedChange("apply", frozenset(), frozenset({PLAIN, UNNAMED}))]
+
+
+def test_holds_changes_until_let_go() -> None:
+    backend = FakeBackend()
+    backend.hold()
+    done: list[object] = []
+    Deferred.fromCoroutine(backend.apply((), {PLAIN})).addBoth(done.append)
+    assert (backend.held, backend.maps, done) == (1, set(), [])
+    backend.let_go()
+    assert done == [()]
+    assert backend.maps == {PLAIN}
+
+
+def test_refuses_above_its_limit() -> None:
+    backend = FakeBackend(max_host_maps=10)
+    with pytest.raises(BackendError, match="11 host maps are more than the 10"):
+        result_of(backend.replace(numbered(11)))
+    assert backend.maps == set()

@@ -1,0 +1,1 @@
+"""Stand-ins for the real thing, each held to the same contract as the real thing."""
