@@ -5,6 +5,7 @@ few kilobytes; `pages_of` cuts a long list where either the row or the byte limi
 """
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
@@ -28,6 +29,8 @@ MAX_PAGE_ROWS = 500
 MAX_PAGE_JSON_BYTES = 1 << 20
 MAX_REASON_LENGTH = 500
 MAX_GENERATION = (1 << 63) - 1
+
+_DIGEST = re.compile(r"[0-9a-f]{16}")
 
 T = TypeVar("T")
 
@@ -76,13 +79,13 @@ class Digest(amp.Argument):
     """A 64-bit digest as sixteen hexadecimal digits."""
 
     def toString(self, inObject: int) -> bytes:
+        if not 0 <= inObject < 1 << 64:
+            raise MalformedArgument("a digest has 64 bits")
         return b"%016x" % inObject
 
     def fromString(self, inString: bytes) -> int:
-        if len(inString) != 16:
-            raise MalformedArgument("a digest has sixteen hexadecimal digits")
         try:
-            return int.from_bytes(bytes.fromhex(inString.decode("ascii")))
+            return _digest(inString.decode("ascii"))
         except ValueError as error:
             raise MalformedArgument("a digest has sixteen hexadecimal digits") from error
 
@@ -110,7 +113,10 @@ class Rows(amp.Argument, Generic[T]):
         if len(inObject) > self.max_rows:
             raise MalformedArgument(f"{len(inObject)} rows, at most {self.max_rows} are allowed")
         rows = [self.to_row(value) for value in inObject]
-        encoded = zlib.compress(json.dumps(rows, separators=(",", ":")).encode(), 1)
+        plain = json.dumps(rows, separators=(",", ":")).encode()
+        if len(plain) > MAX_PAGE_JSON_BYTES:
+            raise MalformedArgument(f"{len(plain)} bytes of JSON, at most {MAX_PAGE_JSON_BYTES} are allowed")
+        encoded = zlib.compress(plain, 1)
         if len(encoded) > MAX_VALUE_BYTES:
             raise MalformedArgument(f"{len(encoded)} bytes, at most {MAX_VALUE_BYTES} are allowed")
         return encoded
@@ -169,13 +175,20 @@ def _strings(value: Any) -> tuple[str, ...]:
 def _string(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("expected a string")
+    value.encode()  # JSON can carry lone surrogates, which no log and no database takes; a ValueError
     return value
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or not 0 <= value <= MAX_GENERATION:
+    if type(value) is not int or not 0 <= value <= MAX_GENERATION:
         raise ValueError("expected a number that is not negative")
     return value
+
+
+def _digest(value: Any) -> int:
+    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+        raise ValueError("a digest has sixteen hexadecimal digits")
+    return int(value, 16)
 
 
 HOST_MAPS: Rows[HostMap] = Rows(
@@ -204,7 +217,7 @@ REJECTED_MAPS: Rows[RejectedMap] = Rows(
 )
 HELD_SUBNETS: Rows[HeldSubnet] = Rows(
     lambda h: [h.subnet, h.accepted_generation, h.applied_generation, f"{h.digest:016x}"],
-    lambda row: HeldSubnet(_string(row[0]), _count(row[1]), _count(row[2]), int.from_bytes(bytes.fromhex(row[3])[:8])),
+    lambda row: HeldSubnet(_string(row[0]), _count(row[1]), _count(row[2]), _digest(row[3])),
     max_rows=1000,
 )
 TEXTS: Rows[str] = Rows(lambda t: [t], lambda row: _string(row[0])[:MAX_REASON_LENGTH])

@@ -4,7 +4,7 @@ Rules: every list and text is bounded; every declared error has a code that neve
 that a peer does not know is ignored; a name never changes its meaning. Generations start at 0, "has nothing".
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from twisted.protocols import amp
 
@@ -26,14 +26,34 @@ MAX_ID_LENGTH = 64
 MAX_ERROR_LENGTH = 1000
 
 
-class Ping(amp.Command):
+class Command(amp.Command):
+    """The base of every command here: what is missing in a box is an error of the box, not a KeyError."""
+
+    @classmethod
+    def parseArguments(cls, box: amp.AmpBox, protocol: Any) -> dict[str, Any]:
+        try:
+            arguments: dict[str, Any] = super().parseArguments(box, protocol)
+        except KeyError as error:
+            raise errors.MalformedArgument(f"argument {error} is missing") from error
+        return arguments
+
+    @classmethod
+    def parseResponse(cls, box: amp.AmpBox, protocol: Any) -> dict[str, Any]:
+        try:
+            response: dict[str, Any] = super().parseResponse(box, protocol)
+        except KeyError as error:
+            raise errors.MalformedArgument(f"{error} is missing in the answer") from error
+        return response
+
+
+class Ping(Command):
     """Answered by both: is anybody there? Sent by each side so that a half-open link is noticed."""
 
 
 # ---- answered by regiond ----
 
 
-class Register(amp.Command):
+class Register(Command):
     """The first command of every connection: who I am and what I hold.
 
     `cluster` names the cluster on a plain link only; an authenticated link takes the name from its certificate.
@@ -60,7 +80,7 @@ class Register(amp.Command):
     }
 
 
-class ReportTopology(amp.Command):
+class ReportTopology(Command):
     """One page of the whole picture of the controller's interfaces; page `page` of `pages`, counted from 0.
 
     The region replaces what it knows when the last page of a sequence is there. Sequences rise; an older one
@@ -76,7 +96,7 @@ class ReportTopology(amp.Command):
     errors: ClassVar[dict[type[Exception], bytes]] = {errors.NotRegistered: b"NOT_REGISTERED"}
 
 
-class ReportHostMapState(amp.Command):
+class ReportHostMapState(Command):
     """What the DHCP server has of one subnet: applied up to a generation, and what it would not take.
 
     `rejected` is the whole list for the subnet, not a difference. `error` is the server's own words when it
@@ -99,10 +119,12 @@ class ReportHostMapState(amp.Command):
 # ---- answered by clusterd ----
 
 
-class ApplyHostMaps(amp.Command):
+class ApplyHostMaps(Command):
     """The change of one subnet's host maps from one generation to another; the answer means *accepted*.
 
-    `digest` is of the whole set after the change. `request_ids` name the claims behind it, for the logs.
+    `digest` is of the whole set after the change. `request_ids` name the claims behind it, for the logs: as many
+    as there are upserts and removals name them one by one, upserts first; any other number names the change as a
+    whole.
     """
 
     arguments: ClassVar = [
@@ -121,10 +143,11 @@ class ApplyHostMaps(amp.Command):
         errors.GenerationMismatch: b"GENERATION_MISMATCH",
         errors.DigestMismatch: b"DIGEST_MISMATCH",
         errors.HistoryMismatch: b"HISTORY_MISMATCH",
+        errors.NotStored: b"NOT_STORED",
     }
 
 
-class BeginTransfer(amp.Command):
+class BeginTransfer(Command):
     """A change that does not fit in one box. It discards an unfinished transfer of the same subnet.
 
     Without `from_generation` it is a snapshot: the pages are the whole set and replace what is there.
@@ -143,10 +166,11 @@ class BeginTransfer(amp.Command):
         errors.GenerationMismatch: b"GENERATION_MISMATCH",
         errors.HistoryMismatch: b"HISTORY_MISMATCH",
         errors.SnapshotOlder: b"SNAPSHOT_OLDER",
+        errors.NotStored: b"NOT_STORED",
     }
 
 
-class TransferPage(amp.Command):
+class TransferPage(Command):
     """One page of the transfer that was begun for the subnet, in any order."""
 
     arguments: ClassVar = [
@@ -155,10 +179,13 @@ class TransferPage(amp.Command):
         (b"upserts", HOST_MAPS),
         (b"removals", IDENTIFIERS),
     ]
-    errors: ClassVar[dict[type[Exception], bytes]] = {errors.UnknownTransfer: b"UNKNOWN_TRANSFER"}
+    errors: ClassVar[dict[type[Exception], bytes]] = {
+        errors.UnknownTransfer: b"UNKNOWN_TRANSFER",
+        errors.NotStored: b"NOT_STORED",
+    }
 
 
-class CommitTransfer(amp.Command):
+class CommitTransfer(Command):
     """All pages were sent; the answer means *accepted*, as with `ApplyHostMaps`."""
 
     arguments: ClassVar = [
@@ -171,17 +198,26 @@ class CommitTransfer(amp.Command):
         errors.GenerationMismatch: b"GENERATION_MISMATCH",
         errors.DigestMismatch: b"DIGEST_MISMATCH",
         errors.SnapshotOlder: b"SNAPSHOT_OLDER",
+        errors.NotStored: b"NOT_STORED",
     }
 
 
-class ForgetSubnet(amp.Command):
-    """Drop every map of the subnet, on disk and in the DHCP server; answered when both are done."""
+class ForgetSubnet(Command):
+    """Drop every map of the subnet, on disk and in the DHCP server; answered when both are done.
+
+    `cidr` lets a cluster that lost its store still find the subnet's maps in its DHCP server.
+    """
 
     arguments: ClassVar = [
         (b"history", Text(MAX_ID_LENGTH)),
         (b"subnet", Text(MAX_ID_LENGTH)),
+        (b"cidr", Text(64, optional=True)),
     ]
-    errors: ClassVar[dict[type[Exception], bytes]] = {errors.HistoryMismatch: b"HISTORY_MISMATCH"}
+    errors: ClassVar[dict[type[Exception], bytes]] = {
+        errors.HistoryMismatch: b"HISTORY_MISMATCH",
+        errors.NotStored: b"NOT_STORED",
+        errors.ServerRefused: b"SERVER_REFUSED",
+    }
 
 
 ANSWERED_BY_REGIOND = (Register, ReportTopology, ReportHostMapState, Ping)

@@ -27,6 +27,8 @@ from clusterd.protocol.errors import MALFORMED_ARGUMENT_CODE, MalformedArgument
 PING_INTERVAL_SECONDS = 30.0
 PING_DEADLINE_SECONDS = 10.0
 CALL_DEADLINE_SECONDS = 15.0
+MAX_BOX_KEYS = 64
+MAX_DESCRIPTION_LENGTH = 2000
 
 
 class CallTimedOut(Exception):
@@ -55,7 +57,8 @@ class Link(amp.AMP):
     _log = Logger(namespace="link")
 
     def __init__(self, clock: IReactorTime, responders: amp.CommandLocator | None = None) -> None:
-        super().__init__(locator=responders)
+        # Never AMP's default, the protocol itself: it answers StartTLS to whoever asks.
+        super().__init__(locator=Responders() if responders is None else responders)
         self._clock = clock
         self._peer = "unconnected"
         self._calls: set[defer.Deferred[dict[str, Any]]] = set()
@@ -85,9 +88,10 @@ class Link(amp.AMP):
         self.connected_now = False
         if self._pinging is not None and self._pinging.running:
             self._pinging.stop()
-        super().connectionLost(reason)
+        # Before AMP fails its own Deferreds with whatever the transport said.
         for waiting in list(self._calls):
             waiting.errback(Failure(LinkLost(f"connection to {self._peer} ended")))
+        super().connectionLost(reason)
         self.lost.callback(None)
 
     def abort(self) -> None:
@@ -108,6 +112,8 @@ class Link(amp.AMP):
             self.abort()
         except LinkLost:
             pass
+        except amp.RemoteAmpError:
+            pass  # an answer is an answer: somebody is there
 
     async def call(
         self, command: type[amp.Command], *, deadline: float = CALL_DEADLINE_SECONDS, **arguments: Any
@@ -121,7 +127,6 @@ class Link(amp.AMP):
         if not self.connected_now:
             raise LinkLost(f"not connected to {self._peer}")
         answer: defer.Deferred[dict[str, Any]] = defer.Deferred()
-        self._calls.add(answer)
 
         def settle(result: Any) -> None:
             if not answer.called:
@@ -131,7 +136,8 @@ class Link(amp.AMP):
             # Deliberately two Deferreds: AMP keeps its own until the peer answers, however late.
             self.callRemote(command, **arguments).addBoth(settle)
         except amp.TooLong as error:
-            settle(Failure(MalformedArgument(str(error))))
+            raise MalformedArgument(f"an argument of {command.commandName.decode()} is too long") from error
+        self._calls.add(answer)
         timer = self._clock.callLater(
             deadline,
             lambda: settle(
@@ -155,8 +161,8 @@ class Link(amp.AMP):
     def _answer_undeclared(self, failure: Failure, command: bytes) -> Failure:
         name = command[:64].decode("ascii", "replace")
         if failure.check(amp.RemoteAmpError):
-            return failure
-        if failure.check(MalformedArgument, amp.InvalidSignature, KeyError) and not failure.check(amp.BadLocalReturn):
+            return _shortened(failure)
+        if failure.check(MalformedArgument):
             self._log.warn(
                 "{peer} sent a malformed {command}: {reason}",
                 event="link.malformed",
@@ -186,12 +192,32 @@ class Link(amp.AMP):
         )
         self.abort()
 
+    def proto_value(self, string: bytes) -> str:
+        # A box has no end of its own: without a limit one peer's single box takes all memory.
+        assert self._currentBox is not None  # a value follows a key, and a key makes the box
+        if len(self._currentBox) >= MAX_BOX_KEYS:
+            raise amp.InvalidSignature(f"a box of more than {MAX_BOX_KEYS} keys")
+        state: str = super().proto_value(string)
+        return state
+
+    def lengthLimitExceeded(self, length: int) -> None:
+        self.unhandledError(Failure(amp.InvalidSignature(f"a key of {length} bytes")))
+
     def dataReceived(self, data: bytes) -> None:
         # Random bytes end in KeyError or NoEmptyBoxes here; Twisted would log a traceback for each.
         try:
             super().dataReceived(data)
         except Exception:
             self.unhandledError(Failure())
+
+
+def _shortened(failure: Failure) -> Failure:
+    """An error whose words fit in a box: AMP drops the connection for one that does not."""
+    error = failure.value
+    assert isinstance(error, amp.RemoteAmpError)
+    if len(error.description) <= MAX_DESCRIPTION_LENGTH:
+        return failure
+    return Failure(amp.RemoteAmpError(error.errorCode, error.description[:MAX_DESCRIPTION_LENGTH], error.fatal))
 
 
 def _refuse_too_long(box: amp.AmpBox) -> amp.AmpBox:

@@ -53,3 +53,11 @@ class SnapshotOlder(ProtocolError):
 
 class UnknownTransfer(ProtocolError):
     """A page or commit without its `BeginTransfer`, or after another one discarded it."""
+
+
+class NotStored(ProtocolError):
+    """The cluster could not put the change on its disk; nothing of it is in effect. The message says why."""
+
+
+class ServerRefused(ProtocolError):
+    """The DHCP server did not do what the answer would promise. The message is the server's own words."""

@@ -137,7 +137,7 @@ class Identifier:
         return f"{self.kind}:{self.text}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class HostMap:
     """One static entry of a DHCP server: the client with this identifier gets this address.
 
@@ -161,6 +161,13 @@ class HostMap:
     def family(self) -> Family:
         return 6 if ":" in self.address else 4
 
+    def __lt__(self, other: "HostMap") -> bool:
+        # By hand: None and a host name do not compare, and a sort of whole sets must never fail.
+        if not isinstance(other, HostMap):
+            return NotImplemented
+        mine = (self.identifier, self.address, self.hostname or "")
+        return mine < (other.identifier, other.address, other.hostname or "")
+
 
 class NicKind(StrEnum):
     """What sort of link a NIC is, as the kernel tells."""
@@ -172,7 +179,7 @@ class NicKind(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class InterfaceReport:
     """One cluster interface as clusterd sees it: a NIC of the controller on one subnet.
 
@@ -199,6 +206,24 @@ class InterfaceReport:
         object.__setattr__(self, "gateways", tuple(sorted(map(canonical_address, self.gateways))))
         if self.mac is not None:
             object.__setattr__(self, "mac", format_mac(parse_mac(self.mac)))
+
+    def __lt__(self, other: "InterfaceReport") -> bool:
+        if not isinstance(other, InterfaceReport):
+            return NotImplemented
+        return self._order() < other._order()
+
+    def _order(self) -> tuple[object, ...]:
+        # What may be None is compared as text or as a number: a sort of reports never fails.
+        return (
+            self.nic,
+            self.cidr,
+            self.addresses,
+            self.gateways,
+            self.mac or "",
+            self.kind.value,
+            self.vlan or 0,
+            self.up,
+        )
 
 
 @dataclass(frozen=True, slots=True, order=True)
