@@ -1,0 +1,126 @@
+"""What can be wrong with a request, in the region's own words. HTTP statuses are decided elsewhere, once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+class DomainError(Exception):
+    """A request that is refused. `slug` is stable; `members` are facts that a program can use."""
+
+    slug: ClassVar[str]
+
+    def __init__(self, detail: str, **members: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.members = members
+
+
+class BadSelector(DomainError):
+    """The selector's text cannot be read. `position` counts from 0."""
+
+    slug = "bad-selector"
+
+
+class NoSuchClusterInterface(DomainError):
+    """The selector names nothing."""
+
+    slug = "no-such-cluster-interface"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One cluster interface (or bare subnet) that an ambiguous selector may mean."""
+
+    id: str
+    cluster: str | None
+    nic: str | None
+    cidr: str
+    vrf: str
+
+
+class AmbiguousSelector(DomainError):
+    """The selector names several subnets."""
+
+    slug = "ambiguous-selector"
+
+    def __init__(self, detail: str, candidates: Sequence[Candidate]) -> None:
+        super().__init__(detail, candidates=list(candidates))
+
+
+class NotFound(DomainError):
+    """Nothing has this id, or nothing that the asker may see."""
+
+    slug = "not-found"
+
+
+class NotPermitted(DomainError):
+    """The account's role does not allow it."""
+
+    slug = "not-permitted"
+
+
+class AddressTaken(DomainError):
+    """The requested address is somebody's. `holder` says whose, as far as the asker may know."""
+
+    slug = "address-taken"
+
+
+class IdentifierTaken(DomainError):
+    """The MAC address, client-id or DUID already has another reservation on this subnet."""
+
+    slug = "identifier-taken"
+
+
+class AddressOutsideSubnet(DomainError):
+    slug = "address-outside-subnet"
+
+
+class AddressNotUsable(DomainError):
+    """A network, broadcast or subnet-router anycast address."""
+
+    slug = "address-not-usable"
+
+
+class AddressInDynamicRange(DomainError):
+    """The DHCP server leases this address on its own."""
+
+    slug = "address-in-dynamic-range"
+
+
+class AddressInReservedRange(DomainError):
+    slug = "address-in-reserved-range"
+
+
+class AddressOfInfrastructure(DomainError):
+    """The gateway's or a cluster controller's own address."""
+
+    slug = "address-of-infrastructure"
+
+
+class SubnetExhausted(DomainError):
+    """No claimable address is left. Trying again helps only after somebody released one."""
+
+    slug = "subnet-exhausted"
+
+
+class WrongFamily(DomainError):
+    """A client-id on an IPv6 subnet or a DUID on an IPv4 one."""
+
+    slug = "wrong-address-family"
+
+
+class IdempotencyKeyReused(DomainError):
+    """The same Idempotency-Key came with another request."""
+
+    slug = "idempotency-key-reused"
+
+
+class HeldByOwner(DomainError):
+    """The reservation belongs to a device or node and is deleted there."""
+
+    slug = "delete-under-owner"
+
+
+class NameTaken(DomainError):
+    slug = "name-taken"

@@ -1,0 +1,66 @@
+"""What one batch reads before it plans: exactly the rows that its mutations can touch."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from clusterd.protocol.values import Identifier
+from regiond.domain.networks import Network
+from regiond.domain.reservations import Delivery, Reservation
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetFacts:
+    """A locked subnet. `digest` is of its desired host maps; `hold_seconds` its release hold.
+
+    `was_served` tells whether any cluster ever held its host maps: nobody can still use a map that was never
+    given out.
+    """
+
+    id: int
+    network: Network
+    vrf: str
+    generation: int
+    digest: int
+    hold_seconds: int
+    was_served: bool
+    free: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MapFacts:
+    """A host map row: the reservation it came from, whether it is a tombstone, and its place in the digest."""
+
+    reservation: int
+    address: str
+    hostname: str | None
+    removed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why an address that is nobody's is not claimable either: `kind` is dynamic, reserved, gateway or controller."""
+
+    kind: str
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The stored answer to an idempotency key."""
+
+    fingerprint: str
+    answer: str
+
+
+@dataclass(slots=True)
+class Facts:
+    """All of it. `reservations` is by (subnet, address); `now` is the database's clock."""
+
+    now: datetime
+    subnets: dict[int, SubnetFacts] = field(default_factory=dict)
+    reservations: dict[tuple[int, int], Reservation] = field(default_factory=dict)
+    maps: dict[tuple[int, Identifier], MapFacts] = field(default_factory=dict)
+    obstacles: dict[tuple[int, int], Obstacle] = field(default_factory=dict)
+    deliveries: dict[int, list[Delivery]] = field(default_factory=dict)
+    answered: dict[tuple[int, str], Answered] = field(default_factory=dict)

@@ -1,0 +1,158 @@
+"""Every change of reservations and deliveries, as values on the writer's queue.
+
+A mutation is all or nothing; mutations that wait together share one transaction and never fail each other.
+Addresses are canonical text; random ids are made by whoever builds the value, so that planning stays a function of
+its arguments.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from clusterd.protocol.values import Identifier, RejectedMap
+from regiond.domain.reservations import Kind, Reservation
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """On whose behalf something happens: an account, or the region itself (a sweep)."""
+
+    account: int | None
+    name: str
+    is_admin: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A key of the account's own choosing, and the fingerprint of the request that it stands for."""
+
+    account: int
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewDevice:
+    """An unmanaged device, made in the transaction of its first claim."""
+
+    id: int
+    hostname: str | None
+    comment: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The request that makes a reservation. Without `address`: the lowest free one.
+
+    `identifiers` become host maps; `mac` is only written down (a user reservation has no host map).
+    """
+
+    reservation: int
+    kind: Kind
+    subnet: int
+    owner: int
+    owner_name: str
+    address: str | None = None
+    identifiers: tuple[Identifier, ...] = ()
+    mac: str | None = None
+    alias: str | None = None
+    hostname: str | None = None
+    device: NewDevice | int | None = None
+    node: int | None = None
+    purpose: str | None = None
+    comment: str | None = None
+    group: int | None = None
+    expires_at: datetime | None = None
+
+    @property
+    def device_id(self) -> int | None:
+        return self.device.id if isinstance(self.device, NewDevice) else self.device
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give a reservation up. `subnet` and `address` never change, so the caller has read them before.
+
+    Its host maps are removed at once; the address is free when every holder confirmed and the hold passed, or
+    now with `force`.
+    """
+
+    reservation: int
+    subnet: int
+    address: str
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaim:
+    """Free a releasing address whose time has come (the sweep's step); nothing if it has not, or is gone."""
+
+    reservation: int
+    subnet: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropDevice:
+    device: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropNode:
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """What a cluster says it has of a subnet. None leaves a column as it is.
+
+    A recorded generation never goes back, except with `reset`: a cluster that registers says what it really has.
+    """
+
+    cluster: int
+    subnet: int
+    accepted_generation: int | None = None
+    applied_generation: int | None = None
+    error: str | None = None
+    rejected: tuple[RejectedMap, ...] | None = None
+    reset: bool = False
+
+
+Step = Claim | Release | Reclaim | DropDevice | DropNode | Acknowledge
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """Steps that happen together or not at all."""
+
+    actor: Actor
+    steps: tuple[Step, ...]
+    request_id: str
+    idempotency: Idempotency | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a mutation did.
+
+    `created` tells whether anything new was made (a claim that found its very reservation made nothing);
+    `reservations` are those of its claims and releases, in order of the steps; a release that freed its address
+    at once leaves it out. `replayed` is set on the answer to a repeated idempotency key.
+    """
+
+    created: bool
+    reservations: tuple[Reservation, ...]
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """One line of who did what."""
+
+    actor: Actor
+    action: str
+    object: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    request_id: str

@@ -1,0 +1,450 @@
+"""The pure decision over one batch: facts and mutations in, outcomes and row changes out.
+
+# Note [Batch]
+All mutations that wait share one transaction. Its subnets are locked before anything is read, so nothing the
+planner sees can change before it is written. Members are planned in order on an overlay of the facts; each
+change of the overlay notes how to undo it, so a member that is refused leaves no trace and harms no neighbour.
+
+# Note [Release]
+A released address is free only when every holder has confirmed that its host map is gone from the DHCP server
+and the release hold has passed: a server that forgot an address does not stop the client from using it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+
+from clusterd.protocol.addresses import address_to_int
+from clusterd.protocol.digest import digest_of_map
+from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
+from regiond.domain import errors
+from regiond.domain.changes import Changes, Plan
+from regiond.domain.facts import Answered, Facts, MapFacts, Obstacle, SubnetFacts
+from regiond.domain.free_space import FreeSpace
+from regiond.domain.ids import Prefix, format_id
+from regiond.domain.mutations import (
+    Acknowledge,
+    Audit,
+    Claim,
+    DropDevice,
+    DropNode,
+    Mutation,
+    NewDevice,
+    Outcome,
+    Reclaim,
+    Release,
+    Step,
+)
+from regiond.domain.reservations import Delivery, Kind, Reservation, Status
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+HOLDING_ROLES = ("serving", "draining")
+
+_OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
+
+
+def plan(facts: Facts, mutations: Sequence[Mutation]) -> Plan:
+    """Decide every member of a batch. The facts must cover what the mutations touch (see `storage.batch`)."""
+    planner = _Planner(facts)
+    outcomes = [planner.member(mutation) for mutation in mutations]
+    return Plan(outcomes, planner.changes(), frozenset(planner.mapped))
+
+
+class _Planner:
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.spaces = {subnet.id: FreeSpace(subnet.free) for subnet in facts.subnets.values()}
+        self.reservations: dict[tuple[int, int], Reservation | None] = dict(facts.reservations)
+        self.maps = dict(facts.maps)
+        self.own_maps: dict[int, set[Identifier]] = defaultdict(set)
+        self.former_maps: dict[int, set[Identifier]] = defaultdict(set)
+        for (_, identifier), row in facts.maps.items():
+            (self.former_maps if row.removed else self.own_maps)[row.reservation].add(identifier)
+        self.deliveries = {
+            (subnet, delivery.cluster): delivery for subnet, rows in facts.deliveries.items() for delivery in rows
+        }
+        self.answered = dict(facts.answered)
+        self.appended = Changes()
+        self.mapped: set[int] = set()
+        self.acknowledged: set[int] = set()
+        self._undo: list[Callable[[], object]] = []
+
+    # ---- one member, all or nothing ----
+
+    def member(self, mutation: Mutation) -> Outcome | errors.DomainError:
+        self._undo = []
+        try:
+            return self._answer(mutation)
+        except errors.DomainError as error:
+            for undo in reversed(self._undo):
+                undo()
+            return error
+
+    def _answer(self, mutation: Mutation) -> Outcome:
+        key = mutation.idempotency
+        if key is not None:
+            known = self.answered.get((key.account, key.key))
+            if known is not None:
+                if known.fingerprint != key.fingerprint:
+                    raise errors.IdempotencyKeyReused("this Idempotency-Key was used for another request")
+                return replace(_OUTCOME.validate_json(known.answer), replayed=True)
+        created = False
+        touched: list[Reservation] = []
+        for step in mutation.steps:
+            made, reservation = self._step(mutation, step)
+            created = created or made
+            if reservation is not None:
+                touched.append(reservation)
+        outcome = Outcome(created, tuple(touched))
+        if key is not None:
+            answer = Answered(key.fingerprint, _OUTCOME.dump_json(outcome).decode())
+            self._set(self.answered, (key.account, key.key), answer)
+            self._append(self.appended.answers, (key.account, key.key, answer))
+        return outcome
+
+    def _step(self, mutation: Mutation, step: Step) -> tuple[bool, Reservation | None]:
+        match step:
+            case Claim():
+                return self._claim(mutation, step)
+            case Release():
+                return True, self._release(mutation, step)
+            case Reclaim():
+                return self._reclaim(mutation, step), None
+            case Acknowledge():
+                self._acknowledge(step)
+            case DropDevice(device):
+                self._append(self.appended.devices_gone, device)
+                self._audit(mutation, "device.delete", format_id(Prefix.DEVICE, device), None, None)
+            case DropNode(node):
+                self._append(self.appended.nodes_gone, node)
+                self._audit(mutation, "node.delete", format_id(Prefix.NODE, node), None, None)
+        return True, None
+
+    # ---- claims ----
+
+    def _claim(self, mutation: Mutation, claim: Claim) -> tuple[bool, Reservation]:
+        subnet = self._subnet(claim.subnet)
+        _check_families(subnet, claim.identifiers)
+        taken_back: Reservation | None = None
+        for identifier in claim.identifiers:
+            row = self.maps.get((subnet.id, identifier))
+            if row is None:
+                continue
+            holder = self._reservation_at(subnet, address_to_int(row.address)[1])
+            if not row.removed:
+                if holder is not None and self._is_that_very(claim, subnet, holder):
+                    return False, holder
+                raise errors.IdentifierTaken(
+                    f"{identifier.text} already has {row.address} on {subnet.network.cidr}", holder=holder
+                )
+            if holder is not None and self._may_take_back(claim, holder, row):
+                taken_back = holder
+        address = self._choose(subnet, claim, taken_back)
+        generation = subnet.generation + 1 if claim.identifiers else None
+        reservation = self._reservation(subnet, claim, address, generation)
+        self._set(self.reservations, (subnet.id, address), reservation)
+        for identifier in claim.identifiers:
+            self._put_map(subnet.id, identifier, MapFacts(reservation.id, reservation.address, claim.hostname, False))
+        if isinstance(claim.device, NewDevice):
+            self._append(self.appended.devices_new, (claim.device, claim.owner))
+        self._audit(
+            mutation, "reservation.claim", format_id(Prefix.RESERVATION, reservation.id), None, _summary(reservation)
+        )
+        return True, reservation
+
+    def _choose(self, subnet: SubnetFacts, claim: Claim, taken_back: Reservation | None) -> int:
+        space = self.spaces[subnet.id]
+        if claim.address is None:
+            if taken_back is not None:
+                return address_to_int(taken_back.address)[1]
+            while (lowest := space.lowest()) is not None:
+                self._take(subnet.id, lowest)
+                # A free range that overlaps a reservation is a stale index: skip what is taken.
+                if self._reservation_at(subnet, lowest) is None:
+                    return lowest
+            raise errors.SubnetExhausted(f"no claimable address is left in {subnet.network.cidr}")
+        address = self._check_requested(subnet, claim.address, taken_back)
+        if address in space:
+            self._take(subnet.id, address)
+        return address
+
+    def _check_requested(self, subnet: SubnetFacts, text: str, taken_back: Reservation | None) -> int:
+        network = subnet.network
+        family, address = address_to_int(text)
+        if family != network.family or address not in network:
+            raise errors.AddressOutsideSubnet(f"{text} is not in {network.cidr}")
+        if not network.is_usable(address):
+            raise errors.AddressNotUsable(f"{text} is the network, broadcast or router anycast address")
+        holder = self._reservation_at(subnet, address)
+        if holder is not None and (taken_back is None or holder.id != taken_back.id):
+            raise errors.AddressTaken(f"{text} is taken", holder=holder)
+        obstacle = self.facts.obstacles.get((subnet.id, address))
+        if obstacle is not None and holder is None:
+            raise _obstacle_error(text, obstacle, network.text)
+        return address
+
+    def _reservation(self, subnet: SubnetFacts, claim: Claim, address: int, generation: int | None) -> Reservation:
+        values = {kind: [i.text for i in claim.identifiers if i.kind is kind] for kind in IdentifierKind}
+        macs = tuple(values[IdentifierKind.MAC]) or ((claim.mac,) if claim.mac else ())
+        return Reservation(
+            id=claim.reservation,
+            kind=claim.kind,
+            status=Status.ACTIVE,
+            address=subnet.network.text(address),
+            subnet=subnet.id,
+            cidr=subnet.network.cidr,
+            vrf=subnet.vrf,
+            owner=claim.owner,
+            owner_name=claim.owner_name,
+            macs=macs,
+            client_id=next(iter(values[IdentifierKind.CLIENT_ID]), None),
+            duid=next(iter(values[IdentifierKind.DUID]), None),
+            alias=claim.alias,
+            hostname=claim.hostname,
+            device=claim.device_id,
+            node=claim.node,
+            purpose=claim.purpose,
+            comment=claim.comment,
+            group=claim.group,
+            created=self.facts.now,
+            expires_at=claim.expires_at,
+            map_generation=generation,
+        )
+
+    def _is_that_very(self, claim: Claim, subnet: SubnetFacts, holder: Reservation) -> bool:
+        """Would this claim make the reservation that is already there?"""
+        return (
+            holder.kind is claim.kind
+            and holder.node == claim.node
+            and (claim.kind is not Kind.DEVICE or holder.owner == claim.owner)
+            and (not isinstance(claim.device, int) or holder.device == claim.device)
+            and self.own_maps.get(holder.id) == set(claim.identifiers)
+            and claim.address in (None, holder.address)
+            and (claim.hostname is None or claim.hostname == holder.hostname)
+        )
+
+    def _may_take_back(self, claim: Claim, holder: Reservation, row: MapFacts) -> bool:
+        """An identifier may have its own releasing address back: nobody else can be using it."""
+        former = {
+            identifier
+            for identifier in self.former_maps.get(holder.id, ())
+            if self.maps[claim.subnet, identifier].reservation == holder.id
+        }
+        return (
+            holder.status is Status.RELEASING
+            and row.reservation == holder.id
+            and former <= set(claim.identifiers)
+            and claim.address in (None, row.address)
+        )
+
+    # ---- release ----
+
+    def _release(self, mutation: Mutation, step: Release) -> Reservation | None:
+        subnet = self._subnet(step.subnet)
+        address = address_to_int(step.address)[1]
+        held = self._reservation_at(subnet, address)
+        if held is None or held.id != step.reservation:
+            raise errors.NotFound("this reservation is gone")
+        action = "reservation.force-release" if step.force else "reservation.release"
+        if held.status is Status.RELEASING and not step.force:
+            return held
+        own = list(self.own_maps.get(held.id, ()))
+        for identifier in own:
+            self._put_map(subnet.id, identifier, replace(self.maps[subnet.id, identifier], removed=True))
+        self._audit(mutation, action, format_id(Prefix.RESERVATION, held.id), _summary(held), None)
+        resting = replace(held, status=Status.RELEASING)
+        if held.status is Status.ACTIVE and own:
+            resting = replace(resting, release_generation=subnet.generation + 1)
+        if not any(d.role in HOLDING_ROLES for d in self._deliveries_of(subnet.id)):
+            resting = self._confirmed(subnet, resting)
+        if step.force or held.map_generation is None or _is_due(resting, self.facts):
+            self._free(subnet, address)
+            return None
+        self._set(self.reservations, (subnet.id, address), resting)
+        return resting
+
+    def _confirmed(self, subnet: SubnetFacts, resting: Reservation) -> Reservation:
+        hold = timedelta(seconds=subnet.hold_seconds if subnet.was_served else 0)
+        return replace(resting, confirmed_at=self.facts.now, free_at=self.facts.now + hold)
+
+    def _reclaim(self, mutation: Mutation, step: Reclaim) -> bool:
+        subnet = self.facts.subnets.get(step.subnet)
+        address = address_to_int(step.address)[1]
+        held = None if subnet is None else self._reservation_at(subnet, address)
+        if subnet is None or held is None or held.id != step.reservation or not _is_due(held, self.facts):
+            return False
+        self._free(subnet, address)
+        self._audit(mutation, "reservation.free", format_id(Prefix.RESERVATION, held.id), _summary(held), None)
+        return True
+
+    def _free(self, subnet: SubnetFacts, address: int) -> None:
+        self._set(self.reservations, (subnet.id, address), None)
+        space = self.spaces[subnet.id]
+        excluded = not subnet.network.is_usable(address) or (subnet.id, address) in self.facts.obstacles
+        if not excluded and address not in space:
+            space.give(address)
+            self._undo.append(lambda: space.take(address))
+
+    # ---- acknowledgements ----
+
+    def _acknowledge(self, step: Acknowledge) -> None:
+        before = self.deliveries.get((step.subnet, step.cluster))
+        if before is None:
+            return
+        accepted, applied = before.accepted_generation, before.applied_generation
+        if step.accepted_generation is not None:
+            accepted = step.accepted_generation if step.reset else max(accepted, step.accepted_generation)
+        if step.applied_generation is not None:
+            applied = step.applied_generation if step.reset else max(applied, step.applied_generation)
+        error = step.error if step.rejected is not None or step.reset or step.error is not None else before.error
+        after = replace(before, accepted_generation=accepted, applied_generation=applied, error=error)
+        if after != before:
+            self._set(self.deliveries, (step.subnet, step.cluster), replace(after, since=self.facts.now))
+        if step.rejected is not None:
+            self._set(self.appended.rejected, (step.subnet, step.cluster), step)
+        self.acknowledged.add(step.subnet)
+
+    def _confirmed_by_all(self, subnet: int) -> int:
+        """The generation whose removals every holder has applied."""
+        return min((d.applied_generation for d in self._deliveries_of(subnet) if d.role in HOLDING_ROLES), default=0)
+
+    # ---- the overlay ----
+
+    def _subnet(self, subnet: int) -> SubnetFacts:
+        known = self.facts.subnets.get(subnet)
+        if known is None:
+            raise errors.NotFound("this subnet is gone")
+        return known
+
+    def _reservation_at(self, subnet: SubnetFacts, address: int) -> Reservation | None:
+        return self.reservations.get((subnet.id, address))
+
+    def _deliveries_of(self, subnet: int) -> Iterable[Delivery]:
+        return [self.deliveries[subnet, row.cluster] for row in self.facts.deliveries.get(subnet, ())]
+
+    def _set(self, table: dict[K, V], key: K, value: V) -> None:
+        if key in table:
+            before = table[key]
+            self._undo.append(lambda: table.__setitem__(key, before))
+        else:
+            self._undo.append(lambda: table.pop(key))
+        table[key] = value
+
+    def _append(self, rows: list[V], row: V) -> None:
+        rows.append(row)
+        self._undo.append(rows.pop)
+
+    def _take(self, subnet: int, address: int) -> None:
+        self.spaces[subnet].take(address)
+        self._undo.append(lambda: self.spaces[subnet].give(address))
+
+    def _put_map(self, subnet: int, identifier: Identifier, row: MapFacts) -> None:
+        before = self.maps.get((subnet, identifier))
+        if before is not None and not before.removed:
+            self._forget_own(before.reservation, identifier)
+        if not row.removed:
+            self.own_maps[row.reservation].add(identifier)
+            self._undo.append(lambda: self.own_maps[row.reservation].discard(identifier))
+        self._set(self.maps, (subnet, identifier), row)
+        # Stays set when the member is undone: a generation that rises for nothing harms nobody.
+        self.mapped.add(subnet)
+
+    def _forget_own(self, reservation: int, identifier: Identifier) -> None:
+        own = self.own_maps[reservation]
+        if identifier in own:
+            own.discard(identifier)
+            self._undo.append(lambda: own.add(identifier))
+
+    def _audit(
+        self,
+        mutation: Mutation,
+        action: str,
+        object_id: str,
+        before: dict[str, Any] | None,
+        after: dict[str, Any] | None,
+    ) -> None:
+        row = Audit(mutation.actor, action, object_id, before, after, mutation.request_id)
+        self._append(self.appended.audit, row)
+
+    # ---- what to write ----
+
+    def changes(self) -> Changes:
+        changes = self.appended
+        for key, after in self.reservations.items():
+            before = self.facts.reservations.get(key)
+            if after is before:
+                continue
+            if before is not None and (after is None or after.id != before.id):
+                changes.reservations_gone.append(before)
+            if after is not None and (before is None or after.id != before.id):
+                changes.reservations_new.append(after)
+            elif after is not None:
+                changes.reservations_changed.append(after)
+        digests = {subnet: self.facts.subnets[subnet].digest for subnet in self.mapped}
+        for (subnet, identifier), row in self.maps.items():
+            before_map = self.facts.maps.get((subnet, identifier))
+            if row is before_map:
+                continue
+            changes.maps.append((subnet, identifier, row))
+            for state in (before_map, row):
+                if state is not None and not state.removed:
+                    digests[subnet] ^= digest_of_map(HostMap(identifier, state.address, state.hostname))
+        for subnet, digest in digests.items():
+            changes.subnets.append((subnet, self.facts.subnets[subnet].generation + 1, digest))
+        for subnet, space in self.spaces.items():
+            gone, put = space.changes()
+            changes.free_gone.extend((subnet, high) for high in gone)
+            changes.free_put.extend((subnet, low, high) for low, high in put)
+        for subnet, deliveries in self.facts.deliveries.items():
+            for delivery in deliveries:
+                if (now := self.deliveries[subnet, delivery.cluster]) is not delivery:
+                    changes.deliveries.append((subnet, now))
+        changes.confirmed.extend((subnet, self._confirmed_by_all(subnet)) for subnet in self.acknowledged)
+        return changes
+
+
+def _check_families(subnet: SubnetFacts, identifiers: Sequence[Identifier]) -> None:
+    wrong = IdentifierKind.DUID if subnet.network.family == 4 else IdentifierKind.CLIENT_ID
+    if any(identifier.kind is wrong for identifier in identifiers):
+        raise errors.WrongFamily(f"a {wrong.value} identifies no client on {subnet.network.cidr}")
+
+
+def _is_due(resting: Reservation, facts: Facts) -> bool:
+    return (
+        resting.status is Status.RELEASING
+        and resting.confirmed_at is not None
+        and resting.free_at is not None
+        and resting.free_at <= facts.now
+    )
+
+
+def _obstacle_error(text: str, obstacle: Obstacle, show: Callable[[int], str]) -> errors.DomainError:
+    if obstacle.kind in ("gateway", "controller"):
+        owner = "the gateway" if obstacle.kind == "gateway" else "a cluster controller"
+        return errors.AddressOfInfrastructure(f"{text} is the address of {owner}")
+    error = errors.AddressInDynamicRange if obstacle.kind == "dynamic" else errors.AddressInReservedRange
+    return error(f"{text} lies in the {obstacle.kind} range {show(obstacle.low)} to {show(obstacle.high)}")
+
+
+def _summary(reservation: Reservation) -> dict[str, Any]:
+    """What the audit keeps of a reservation."""
+    fields = {
+        "kind": reservation.kind.value,
+        "address": reservation.address,
+        "subnet": reservation.cidr,
+        "vrf": reservation.vrf,
+        "owner": reservation.owner_name,
+        "macs": list(reservation.macs) or None,
+        "client_id": reservation.client_id,
+        "duid": reservation.duid,
+        "hostname": reservation.hostname,
+        "device": None if reservation.device is None else format_id(Prefix.DEVICE, reservation.device),
+        "node": None if reservation.node is None else format_id(Prefix.NODE, reservation.node),
+    }
+    return {key: value for key, value in fields.items() if value is not None}

@@ -1,0 +1,255 @@
+"""A batch between the planner's values and the JSON of `batch_facts` and `batch_write` (migration 0002)."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from clusterd.protocol.addresses import address_to_int, int_to_address
+from clusterd.protocol.values import Identifier, IdentifierKind
+from regiond.domain.changes import Changes
+from regiond.domain.facts import Answered, Facts, MapFacts, Obstacle, SubnetFacts
+from regiond.domain.mutations import Acknowledge, Claim, Mutation, Reclaim, Release
+from regiond.domain.networks import network
+from regiond.domain.reservations import Delivery, Kind, Reservation, Status
+
+_SIGN_BIT = 1 << 63
+_TWO_64 = 1 << 64
+
+
+def to_signed(digest: int) -> int:
+    """An unsigned 64-bit digest as PostgreSQL's bigint."""
+    return digest - _TWO_64 if digest >= _SIGN_BIT else digest
+
+
+def from_signed(digest: int) -> int:
+    """The inverse of `to_signed`."""
+    return digest + _TWO_64 if digest < 0 else digest
+
+
+def subnets_of(mutations: Iterable[Mutation]) -> list[int]:
+    """The subnets a batch touches, ascending: the order in which everybody locks them."""
+    return sorted(
+        {
+            step.subnet
+            for mutation in mutations
+            for step in mutation.steps
+            if isinstance(step, Claim | Release | Reclaim | Acknowledge)
+        }
+    )
+
+
+def facts_request(mutations: Sequence[Mutation]) -> str:
+    """The argument of `batch_facts`: the rows that these mutations can touch."""
+    wants: Counter[int] = Counter(dict.fromkeys(subnets_of(mutations), 0))
+    addresses: dict[tuple[int, str], dict[str, Any]] = {}
+    identifiers: dict[tuple[int, Identifier], dict[str, Any]] = {}
+    keys: dict[tuple[int, str], dict[str, Any]] = {}
+    for mutation in mutations:
+        if (idempotency := mutation.idempotency) is not None:
+            keys[idempotency.account, idempotency.key] = {"account": idempotency.account, "key": idempotency.key}
+        for step in mutation.steps:
+            if isinstance(step, Claim):
+                # A named address may use up the range that a later claim would have taken its own from.
+                wants[step.subnet] += 1
+                for i in step.identifiers:
+                    identifiers[step.subnet, i] = {
+                        "subnet": step.subnet,
+                        "kind": i.kind.value,
+                        "identifier": i.value.hex(),
+                    }
+            if isinstance(step, Claim | Release | Reclaim) and step.address is not None:
+                family, number = address_to_int(step.address)
+                addresses[step.subnet, step.address] = {
+                    "subnet": step.subnet,
+                    "before": int_to_address(family, max(number - 1, 0)),
+                    "address": step.address,
+                }
+    return json.dumps(
+        {
+            "subnets": [{"id": subnet, "want": want} for subnet, want in wants.items()],
+            "addresses": list(addresses.values()),
+            "identifiers": list(identifiers.values()),
+            "keys": list(keys.values()),
+        }
+    )
+
+
+def read_facts(rows: Sequence[tuple[Any, ...]]) -> Facts:
+    """From the tagged rows of `batch_facts`; each row is `(tag, fact)`, the database's clock is the first."""
+    facts = Facts(_time(rows[0][1]))
+    subnets: dict[int, dict[str, Any]] = {}
+    free: dict[int, set[tuple[int, int]]] = {}
+    for tag, fact in rows[1:]:
+        if tag == "subnet":
+            subnets[fact["id"]] = fact
+            free.setdefault(fact["id"], set()).update(_range(low, high) for low, high in fact["free"])
+        elif tag == "free":
+            free.setdefault(fact[0], set()).add(_range(fact[1], fact[2]))
+        elif tag == "reservation":
+            reservation = read_reservation(fact)
+            facts.reservations[reservation.subnet, address_to_int(reservation.address)[1]] = reservation
+        elif tag == "map":
+            identifier = Identifier(IdentifierKind(fact["kind"]), bytes.fromhex(fact["identifier"]))
+            facts.maps[fact["subnet"], identifier] = MapFacts(
+                fact["reservation"], fact["address"], fact["hostname"], fact["removed"]
+            )
+        elif tag == "obstacle":
+            low, high = _range(fact["low"], fact["high"])
+            key = (fact["subnet"], address_to_int(fact["address"])[1])
+            facts.obstacles.setdefault(key, Obstacle(fact["kind"], low, high))
+        elif tag == "delivery":
+            facts.deliveries.setdefault(fact.pop("subnet"), []).append(read_delivery(fact))
+        elif tag == "answered":
+            facts.answered[fact["account"], fact["key"]] = Answered(fact["fingerprint"], fact["answer"])
+    for subnet, fact in subnets.items():
+        facts.subnets[subnet] = SubnetFacts(
+            id=subnet,
+            network=network(fact["cidr"]),
+            vrf=fact["vrf"],
+            generation=fact["generation"],
+            digest=from_signed(fact["digest"]),
+            hold_seconds=fact["hold"],
+            was_served=fact["was_served"],
+            free=tuple(free[subnet]),
+        )
+    return facts
+
+
+def read_reservation(fact: dict[str, Any]) -> Reservation:
+    """From the JSON of `reservation_json()`."""
+    return Reservation(
+        id=fact["id"],
+        kind=Kind(fact["kind"]),
+        status=Status(fact["status"]),
+        address=fact["address"],
+        subnet=fact["subnet"],
+        cidr=fact["cidr"],
+        vrf=fact["vrf"],
+        owner=fact["owner"],
+        owner_name=fact["owner_name"],
+        macs=tuple(fact["macs"]),
+        client_id=fact["client_id"],
+        duid=fact["duid"],
+        alias=fact["alias"],
+        hostname=fact["hostname"],
+        device=fact["device"],
+        node=fact["node"],
+        purpose=fact["purpose"],
+        comment=fact["comment"],
+        group=fact["group"],
+        created=_time(fact["created"]),
+        expires_at=_optional_time(fact["expires_at"]),
+        map_generation=fact["map_generation"],
+        release_generation=fact["release_generation"],
+        confirmed_at=_optional_time(fact["confirmed_at"]),
+        free_at=_optional_time(fact["free_at"]),
+    )
+
+
+def read_delivery(fact: dict[str, Any]) -> Delivery:
+    """From JSON with the fields of `Delivery`."""
+    return Delivery(**{**fact, "since": _time(fact["since"])})
+
+
+def changes_document(batch_id: str, changes: Changes, subnets: Mapping[int, SubnetFacts]) -> str:
+    """The argument of `batch_write`; `subnets` are the facts that the changes were planned on."""
+
+    def text(subnet: int, address: int) -> str:
+        return subnets[subnet].network.text(address)
+
+    document: dict[str, list[Any]] = {
+        "reservations_gone": [{"subnet": r.subnet, "address": r.address} for r in changes.reservations_gone],
+        "reservations_new": [_reservation_row(r) for r in changes.reservations_new],
+        "reservations_changed": [_reservation_row(r) for r in changes.reservations_changed],
+        "maps": [
+            {
+                "subnet": subnet,
+                "kind": identifier.kind.value,
+                "identifier": identifier.value.hex(),
+                "address": row.address,
+                "hostname": row.hostname,
+                "reservation": row.reservation,
+                "generation": subnets[subnet].generation + 1,
+                "removed": row.removed,
+            }
+            for subnet, identifier, row in changes.maps
+        ],
+        "subnets": [
+            {"id": subnet, "generation": generation, "digest": to_signed(digest)}
+            for subnet, generation, digest in changes.subnets
+        ],
+        "free_gone": [{"subnet": s, "high": text(s, high)} for s, high in changes.free_gone],
+        "free_put": [{"subnet": s, "low": text(s, low), "high": text(s, high)} for s, low, high in changes.free_put],
+        "deliveries": [
+            {
+                "subnet": subnet,
+                "cluster": d.cluster,
+                "accepted_generation": d.accepted_generation,
+                "applied_generation": d.applied_generation,
+                "error": d.error,
+            }
+            for subnet, d in changes.deliveries
+        ],
+        "rejected": [
+            {
+                "subnet": step.subnet,
+                "cluster": step.cluster,
+                "maps": [
+                    {
+                        "kind": r.identifier.kind.value,
+                        "identifier": r.identifier.value.hex(),
+                        "reason": r.reason,
+                    }
+                    for r in step.rejected or ()
+                ],
+            }
+            for step in changes.rejected.values()
+        ],
+        "confirmed": [{"subnet": subnet, "generation": generation} for subnet, generation in changes.confirmed],
+        "devices_new": [
+            {"id": device.id, "hostname": device.hostname, "owner": owner, "comment": device.comment}
+            for device, owner in changes.devices_new
+        ],
+        "devices_gone": list(changes.devices_gone),
+        "nodes_gone": list(changes.nodes_gone),
+        "audit": [
+            {
+                "account": a.actor.account,
+                "actor": a.actor.name,
+                "action": a.action,
+                "object": a.object,
+                "before": a.before,
+                "after": a.after,
+                "request_id": a.request_id,
+            }
+            for a in changes.audit
+        ],
+        "answers": [
+            {"account": account, "key": key, "fingerprint": answered.fingerprint, "answer": answered.answer}
+            for account, key, answered in changes.answers
+        ],
+    }
+    filled: dict[str, Any] = {table: rows for table, rows in document.items() if rows}
+    return json.dumps({"batch": batch_id, **filled})
+
+
+def _reservation_row(reservation: Reservation) -> dict[str, Any]:
+    row = asdict(reservation)
+    for name in ("created", "expires_at", "confirmed_at", "free_at"):
+        row[name] = None if row[name] is None else row[name].isoformat()
+    return row
+
+
+def _range(low: str, high: str) -> tuple[int, int]:
+    return address_to_int(low)[1], address_to_int(high)[1]
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _optional_time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
