@@ -1,0 +1,100 @@
+"""What is read and shown: devices, nodes, clusters and their interfaces, subnets."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from regiond.domain.reservations import ClusterProgress, Reservation
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationView:
+    """A reservation and how far each serving cluster is with it; `progress` is None where there is no host map.
+
+    `waits_for` says in words what keeps a releasing address from being free; empty while it is active.
+    """
+
+    reservation: Reservation
+    progress: tuple[ClusterProgress, ...] | None
+    waits_for: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    id: int
+    hostname: str | None
+    owner_name: str
+    comment: str | None
+    created: datetime
+    reservations: tuple[ReservationView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    id: int
+    hostname: str
+    owner: int
+    owner_name: str
+    macs: tuple[str, ...]
+    comment: str | None
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceView:
+    """A cluster interface. `serving` is serving, shared-subnet or conflict; `subnet` is None in a conflict."""
+
+    id: int
+    cluster: int
+    cluster_name: str
+    nic: str
+    cidr: str
+    vrf: str
+    subnet: int | None
+    addresses: tuple[str, ...]
+    gateways: tuple[str, ...]
+    mac: str | None
+    kind: str
+    vlan: int | None
+    up: bool
+    present: bool
+    serving: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSubnetView:
+    """What one cluster has of one subnet."""
+
+    subnet: int
+    cidr: str
+    role: str
+    desired_generation: int
+    accepted_generation: int
+    applied_generation: int
+    error: str | None
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    id: int
+    name: str
+    vrf: str
+    hostname: str
+    backend: str
+    software_version: str
+    connected: bool
+    connected_since: datetime | None
+    last_heard: datetime | None
+    subnets: tuple[ClusterSubnetView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetView:
+    id: int
+    cidr: str
+    vrf: str
+    generation: int
+    release_hold_seconds: int
+    clusters: tuple[str, ...]
+    reservations: int
+    releasing: int

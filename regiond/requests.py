@@ -1,0 +1,39 @@
+"""Who asks, and what every request carries besides its own words."""
+
+from dataclasses import dataclass
+
+from regiond.domain.mutations import Actor, Idempotency
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated account, and what its token allows."""
+
+    account: int
+    name: str
+    is_admin: bool
+    read_only: bool
+
+    @property
+    def actor(self) -> Actor:
+        return Actor(self.account, self.name, self.is_admin)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """`fingerprint` stands for method, path and body; `wait_seconds` is how long the answer may wait for *applied*.
+
+    None waits the default: 2 s where every serving cluster is connected, else not at all.
+    """
+
+    caller: Caller
+    request_id: str
+    fingerprint: str = ""
+    idempotency_key: str | None = None
+    wait_seconds: float | None = None
+
+    @property
+    def idempotency(self) -> Idempotency | None:
+        if self.idempotency_key is None:
+            return None
+        return Idempotency(self.caller.account, self.idempotency_key, self.fingerprint)
