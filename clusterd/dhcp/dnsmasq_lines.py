@@ -5,15 +5,14 @@ A line is what stands right of `dhcp-host=` in dnsmasq(8):
     00:16:3e:00:00:01,192.0.2.10,web1                one MAC address
     00:16:3e:00:00:01,00:16:3e:00:00:02,192.0.2.11   several clients that may have one IPv4 address (bond, dock)
     id:01:00:16:3e:00:00:03,192.0.2.12               a DHCPv4 client-id (option 61), octets in hex
-    tag:dhcpv6,id:00:03:00:01:00:16:3e:00:00:04,[2001:db8::10],web1    a DUID
-    tag:dhcpv6,00:16:3e:00:00:01,[2001:db8::11]      IPv6 by MAC address
+    id:00:03:00:01:00:16:3e:00:00:04,[2001:db8::10],web1    a DUID
+    00:16:3e:00:00:01,[2001:db8::11]                 IPv6 by MAC address
 
-Four of dnsmasq's rules shape this (option.c and dhcp-common.c of 2.90, each shown by a test with the real one):
+dnsmasq passes over lines whose addresses are not of the network a request came from, so that one MAC address may
+have a line per subnet and family. Three more of its rules shape this (option.c of 2.90):
 
 * A second line with the same IPv4 address is skipped as a duplicate: all clients of an address share a line, and a
   line holds any number of MAC addresses but one client-id and one host name.
-* A line without an IPv6 address matches DHCPv6 requests of its MAC address too, and then hides the line that has
-  the address. The filter `tag:dhcpv6`, which dnsmasq sets on every DHCPv6 request, keeps the families apart.
 * `id:` followed by text without a colon is taken as text and `id:*` as "ignore the client-id": identifiers have two
   octets or more and are written with colons, so neither can arise.
 * A bare word is a host name unless it reads as a lease time (`12h`, `infinite`), as `ignore` or as an address. A
@@ -71,10 +70,7 @@ def render_line(host_maps: Sequence[HostMap]) -> str:
     first = host_maps[0]
     identifiers = sorted({host_map.identifier for host_map in host_maps}, key=_identifier_order)
     words = [_identifier_word(identifier) for identifier in identifiers]
-    if first.family == 6:
-        words = ["tag:dhcpv6", *words, f"[{first.address}]"]
-    else:
-        words.append(first.address)
+    words.append(f"[{first.address}]" if first.family == 6 else first.address)
     if first.hostname is not None:
         words.append(first.hostname)
     return ",".join(words)

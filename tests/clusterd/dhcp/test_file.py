@@ -41,8 +41,8 @@ def test_writes_sorted_lines_that_everybody_may_read(backend: FileBackend, path:
         "00:16:3e:00:00:02,192.0.2.12\n"
         "id:ff:0a:2c:3b:0a,192.0.2.13,web1-alias\n"
         "00:16:3e:00:00:01,198.51.100.11,web1\n"
-        "tag:dhcpv6,00:16:3e:00:00:01,[2001:db8:0:1::11],web1\n"
-        "tag:dhcpv6,id:00:03:00:01:00:16:3e:00:00:03,[2001:db8:0:1::13],web3\n"
+        "00:16:3e:00:00:01,[2001:db8:0:1::11],web1\n"
+        "id:00:03:00:01:00:16:3e:00:00:03,[2001:db8:0:1::13],web3\n"
     )
     assert path.stat().st_mode & 0o777 == 0o644
     assert list(path.parent.iterdir()) == [path]
