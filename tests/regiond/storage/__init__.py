@@ -1,0 +1,1 @@
+"""Tests of the storage: a real PostgreSQL under each."""
