@@ -169,6 +169,11 @@ class HostMap:
         return mine < (other.identifier, other.address, other.hostname or "")
 
 
+def is_nic_name(text: str) -> bool:
+    """Whether a NIC of this name can be spoken of; the kernel allows a few more (a comma, bytes that are no text)."""
+    return len(text) <= MAX_NIC_NAME_LENGTH and _NIC_NAME.fullmatch(text) is not None
+
+
 class NicKind(StrEnum):
     """What sort of link a NIC is, as the kernel tells."""
 
@@ -197,7 +202,7 @@ class InterfaceReport:
     up: bool = True
 
     def __post_init__(self) -> None:
-        if len(self.nic) > MAX_NIC_NAME_LENGTH or not _NIC_NAME.fullmatch(self.nic):
+        if not is_nic_name(self.nic):
             raise ValueError(f"not a NIC name: {self.nic[:70]!r}")
         if self.vlan is not None and not 1 <= self.vlan <= 4094:
             raise ValueError(f"not a VLAN id: {self.vlan} (1 to 4094, IEEE 802.1Q)")
