@@ -28,12 +28,13 @@ class SubnetFacts:
 
 @dataclass(frozen=True, slots=True)
 class MapFacts:
-    """A host map row: the reservation it came from, whether it is a tombstone, and its place in the digest."""
+    """A host map row: the reservation it came from, whether it is a tombstone, and the request that last changed it."""
 
     reservation: int
     address: str
     hostname: str | None
     removed: bool
+    request_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,15 @@ class Acknowledge:
     reset: bool = False
 
 
-Step = Claim | Release | Reclaim | DropDevice | DropNode | Acknowledge
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """A draining cluster confirmed that it has no map of the subnet left: it is no holder any more."""
+
+    cluster: int
+    subnet: int
+
+
+Step = Claim | Release | Reclaim | DropDevice | DropNode | Acknowledge | Forgotten
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from regiond.domain.mutations import (
     Claim,
     DropDevice,
     DropNode,
+    Forgotten,
     Mutation,
     NewDevice,
     Outcome,
@@ -118,6 +119,8 @@ class _Planner:
                 return self._reclaim(mutation, step), None
             case Acknowledge():
                 self._acknowledge(step)
+            case Forgotten(cluster, subnet):
+                self._forgotten(cluster, subnet)
             case DropDevice(device):
                 self._append(self.appended.devices_gone, device)
                 self._audit(mutation, "device.delete", format_id(Prefix.DEVICE, device), None, None)
@@ -150,7 +153,11 @@ class _Planner:
         reservation = self._reservation(subnet, claim, address, generation)
         self._set(self.reservations, (subnet.id, address), reservation)
         for identifier in claim.identifiers:
-            self._put_map(subnet.id, identifier, MapFacts(reservation.id, reservation.address, claim.hostname, False))
+            self._put_map(
+                subnet.id,
+                identifier,
+                MapFacts(reservation.id, reservation.address, claim.hostname, False, mutation.request_id),
+            )
         if isinstance(claim.device, NewDevice):
             self._append(self.appended.devices_new, (claim.device, claim.owner))
         self._audit(
@@ -256,7 +263,8 @@ class _Planner:
             return held
         own = list(self.own_maps.get(held.id, ()))
         for identifier in own:
-            self._put_map(subnet.id, identifier, replace(self.maps[subnet.id, identifier], removed=True))
+            tombstone = replace(self.maps[subnet.id, identifier], removed=True, request_id=mutation.request_id)
+            self._put_map(subnet.id, identifier, tombstone)
         self._audit(mutation, action, format_id(Prefix.RESERVATION, held.id), _summary(held), None)
         resting = replace(held, status=Status.RELEASING)
         if held.status is Status.ACTIVE and own:
@@ -308,11 +316,21 @@ class _Planner:
             self._set(self.deliveries, (step.subnet, step.cluster), replace(after, since=self.facts.now))
         if step.rejected is not None:
             self._set(self.appended.rejected, (step.subnet, step.cluster), step)
-        self.acknowledged.add(step.subnet)
+        if step.subnet in self.facts.subnets:
+            self.acknowledged.add(step.subnet)
+
+    def _forgotten(self, cluster: int, subnet: int) -> None:
+        before = self.deliveries.get((subnet, cluster))
+        if before is None or before.role != "draining":
+            return
+        gone = replace(before, role="former", accepted_generation=0, applied_generation=0, error=None)
+        self._set(self.deliveries, (subnet, cluster), gone)
+        self.acknowledged.add(subnet)
 
     def _confirmed_by_all(self, subnet: int) -> int:
-        """The generation whose removals every holder has applied."""
-        return min((d.applied_generation for d in self._deliveries_of(subnet) if d.role in HOLDING_ROLES), default=0)
+        """The generation whose removals every holder has applied: all of them, when nobody holds the subnet."""
+        holding = (d.applied_generation for d in self._deliveries_of(subnet) if d.role in HOLDING_ROLES)
+        return min(holding, default=self.facts.subnets[subnet].generation + 1)
 
     # ---- the overlay ----
 

@@ -11,7 +11,7 @@ from clusterd.protocol.addresses import address_to_int, int_to_address
 from clusterd.protocol.values import Identifier, IdentifierKind
 from regiond.domain.changes import Changes
 from regiond.domain.facts import Answered, Facts, MapFacts, Obstacle, SubnetFacts
-from regiond.domain.mutations import Acknowledge, Claim, Mutation, Reclaim, Release
+from regiond.domain.mutations import Acknowledge, Claim, Forgotten, Mutation, Reclaim, Release
 from regiond.domain.networks import network
 from regiond.domain.reservations import Delivery, Kind, Reservation, Status
 
@@ -36,7 +36,7 @@ def subnets_of(mutations: Iterable[Mutation]) -> list[int]:
             step.subnet
             for mutation in mutations
             for step in mutation.steps
-            if isinstance(step, Claim | Release | Reclaim | Acknowledge)
+            if isinstance(step, Claim | Release | Reclaim | Acknowledge | Forgotten)
         }
     )
 
@@ -94,7 +94,7 @@ def read_facts(rows: Sequence[tuple[Any, ...]]) -> Facts:
         elif tag == "map":
             identifier = Identifier(IdentifierKind(fact["kind"]), bytes.fromhex(fact["identifier"]))
             facts.maps[fact["subnet"], identifier] = MapFacts(
-                fact["reservation"], fact["address"], fact["hostname"], fact["removed"]
+                fact["reservation"], fact["address"], fact["hostname"], fact["removed"], fact["request_id"]
             )
         elif tag == "obstacle":
             low, high = _range(fact["low"], fact["high"])
@@ -174,6 +174,7 @@ def changes_document(batch_id: str, changes: Changes, subnets: Mapping[int, Subn
                 "reservation": row.reservation,
                 "generation": subnets[subnet].generation + 1,
                 "removed": row.removed,
+                "request_id": row.request_id,
             }
             for subnet, identifier, row in changes.maps
         ],
@@ -187,6 +188,7 @@ def changes_document(batch_id: str, changes: Changes, subnets: Mapping[int, Subn
             {
                 "subnet": subnet,
                 "cluster": d.cluster,
+                "role": d.role,
                 "accepted_generation": d.accepted_generation,
                 "applied_generation": d.applied_generation,
                 "error": d.error,

@@ -94,7 +94,6 @@ CREATE TABLE cluster (
     backend text NOT NULL DEFAULT '',
     software_version text NOT NULL DEFAULT '',
     epoch bigint NOT NULL DEFAULT 0,
-    topology_sequence bigint NOT NULL DEFAULT 0,
     connected_since timestamptz,
     last_heard timestamptz,
     created timestamptz NOT NULL DEFAULT now()
@@ -216,7 +215,7 @@ CREATE INDEX reservation_releasing ON reservation (subnet, release_generation) W
 CREATE INDEX reservation_free_at ON reservation (free_at) WHERE status = 'releasing' AND confirmed_at IS NOT NULL;
 CREATE INDEX reservation_expires_at ON reservation (expires_at) WHERE expires_at IS NOT NULL;
 
--- Desired host maps. A removed one stays as a tombstone, so that a cluster that missed it can be told.
+-- Desired host maps, each with the request that last changed it. A removed one stays as a tombstone, so that a cluster that missed it can be told.
 CREATE TABLE host_map (
     subnet bigint NOT NULL REFERENCES subnet ON DELETE CASCADE,
     kind text NOT NULL CHECK (kind IN ('mac', 'client-id', 'duid')),
@@ -226,6 +225,7 @@ CREATE TABLE host_map (
     reservation bigint NOT NULL,
     generation bigint NOT NULL,
     removed boolean NOT NULL,
+    request_id text NOT NULL,
     PRIMARY KEY (subnet, kind, identifier)
 ) WITH (fillfactor = 80);
 CREATE INDEX host_map_generation ON host_map (subnet, generation);

@@ -142,13 +142,15 @@ BEGIN
         WHERE r.subnet = q.subnet AND r.address = q.address;
     END IF;
     IF changes ? 'maps' THEN
-        INSERT INTO host_map (subnet, kind, identifier, address, hostname, reservation, generation, removed)
-        SELECT subnet, kind, decode(identifier, 'hex'), address, hostname, reservation, generation, removed
+        INSERT INTO host_map (subnet, kind, identifier, address, hostname, reservation, generation, removed,
+                request_id)
+        SELECT subnet, kind, decode(identifier, 'hex'), address, hostname, reservation, generation, removed,
+                request_id
         FROM jsonb_to_recordset(changes->'maps') AS q(subnet bigint, kind text, identifier text, address inet,
-                hostname text, reservation bigint, generation bigint, removed boolean)
+                hostname text, reservation bigint, generation bigint, removed boolean, request_id text)
         ON CONFLICT (subnet, kind, identifier) DO UPDATE SET address = excluded.address,
                 hostname = excluded.hostname, reservation = excluded.reservation,
-                generation = excluded.generation, removed = excluded.removed;
+                generation = excluded.generation, removed = excluded.removed, request_id = excluded.request_id;
     END IF;
     IF changes ? 'subnets' THEN
         UPDATE subnet s SET generation = q.generation, digest = q.digest
@@ -165,9 +167,9 @@ BEGIN
         ON CONFLICT (subnet, high) DO UPDATE SET low = excluded.low;
     END IF;
     IF changes ? 'deliveries' THEN
-        UPDATE delivery d SET accepted_generation = q.accepted_generation,
+        UPDATE delivery d SET role = q.role, accepted_generation = q.accepted_generation,
                 applied_generation = q.applied_generation, error = q.error, since = now()
-        FROM jsonb_to_recordset(changes->'deliveries') AS q(subnet bigint, cluster bigint,
+        FROM jsonb_to_recordset(changes->'deliveries') AS q(subnet bigint, cluster bigint, role text,
                 accepted_generation bigint, applied_generation bigint, error text)
         WHERE d.subnet = q.subnet AND d.cluster = q.cluster;
     END IF;

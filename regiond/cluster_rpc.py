@@ -1,0 +1,256 @@
+"""The region's end of the links: who is connected, and what clusters report.
+
+Nothing is decided here. What a cluster says is turned into values and handed to the callables of `Listening`; whoever
+has something to tell a cluster takes its `Connection` from `Connections`.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.protocols import amp
+
+from clusterd.protocol import commands, errors
+from clusterd.protocol.connection import Link, Responders
+from clusterd.protocol.values import HeldSubnet, InterfaceReport, RejectedMap, parse_name
+from regiond.domain.ids import Prefix, format_id, parse_id
+from regiond.storage.reads import RegionIdentity
+from regiond.storage.topology import Registered
+
+MAX_TOPOLOGY_ROWS = 5000
+
+
+class Identify(Protocol):
+    """Who the peer of a connection is: the seam for authenticated links."""
+
+    def __call__(self, link: Link, claimed_name: str | None) -> str:
+        """The cluster's name. Raises RegistrationRefused."""
+
+
+def identify_plain(link: Link, claimed_name: str | None) -> str:
+    """On a plain link (loopback or UNIX socket only) whoever can connect is trusted to say its name."""
+    if claimed_name is None:
+        raise errors.RegistrationRefused("a plain link needs the cluster's name")
+    try:
+        return parse_name(claimed_name)
+    except ValueError as error:
+        raise errors.RegistrationRefused(str(error)) from error
+
+
+@dataclass(slots=True)
+class Connection:
+    """A registered cluster's live link. `epoch` counts the cluster's connections."""
+
+    cluster: int
+    name: str
+    epoch: int
+    link: Link
+
+
+@dataclass(slots=True)
+class Connections:
+    """The clusters connected to this regiond, by id."""
+
+    by_cluster: dict[int, Connection] = field(default_factory=dict)
+
+    def get(self, cluster: int) -> Connection | None:
+        return self.by_cluster.get(cluster)
+
+    def clusters(self) -> list[int]:
+        return list(self.by_cluster)
+
+
+class Listening(Protocol):
+    """What has to happen when a cluster says something."""
+
+    async def register(self, name: str, hostname: str, backend: str, software_version: str) -> Registered: ...
+
+    async def registered(self, connection: Connection, history: str | None, held: Sequence[HeldSubnet]) -> None: ...
+
+    async def disconnected(self, connection: Connection) -> None: ...
+
+    async def topology(self, connection: Connection, reports: Sequence[InterfaceReport]) -> None: ...
+
+    async def host_map_state(
+        self, connection: Connection, subnet: int, applied: int, rejected: Sequence[RejectedMap], error: str | None
+    ) -> None: ...
+
+
+class ClusterResponders(Responders):
+    """Answers one cluster's commands. Nothing but `Register` is answered before it has registered."""
+
+    _log = Logger(namespace="region.link")
+
+    def __init__(
+        self,
+        link: Link,
+        identity: RegionIdentity,
+        connections: Connections,
+        listening: Listening,
+        identify: Identify,
+        later: Callable[[Awaitable[None]], None],
+    ) -> None:
+        self._link = link
+        self._identity = identity
+        self._connections = connections
+        self._listening = listening
+        self._identify = identify
+        self._later = later
+        self._connection: Connection | None = None
+        self._sequence = -1
+        self._pages: dict[int, Sequence[InterfaceReport]] = {}
+
+    @commands.Register.responder
+    async def register(
+        self,
+        protocol_version: int,
+        software_version: str,
+        hostname: str,
+        backend: str,
+        held: Sequence[HeldSubnet],
+        cluster: str | None = None,
+        history: str | None = None,
+    ) -> dict[str, Any]:
+        if protocol_version != commands.PROTOCOL_VERSION:
+            raise errors.IncompatibleVersion(
+                f"this region speaks version {commands.PROTOCOL_VERSION} of the protocol, not {protocol_version}"
+            )
+        if self._connection is not None:
+            raise errors.RegistrationRefused("this connection has registered already")
+        name = self._identify(self._link, cluster)
+        registered = await self._listening.register(name, hostname, backend, software_version)
+        connection = Connection(registered.cluster, name, registered.epoch, self._link)
+        if not self._link.connected_now:
+            # Gone while the database was asked; whoever registers next speaks for the cluster.
+            raise errors.RegistrationRefused("the connection ended")
+        former = self._connections.get(connection.cluster)
+        if former is not None:
+            self._log.warn(
+                "cluster {cluster} connected again from {peer}: cutting its connection from {former}",
+                event="cluster.superseded",
+                cluster=name,
+                peer=self._link.peer,
+                former=former.link.peer,
+            )
+            former.link.abort()
+        self._connection = connection
+        self._connections.by_cluster[connection.cluster] = connection
+        await self._listening.registered(connection, history, held)
+        self._log.info(
+            "cluster {cluster} registered from {peer}",
+            event="cluster.registered",
+            cluster=name,
+            id=format_id(Prefix.CLUSTER, connection.cluster),
+            peer=self._link.peer,
+            hostname=hostname,
+            backend=backend,
+            software_version=software_version,
+            subnets_held=len(held),
+        )
+        return {
+            "region": self._identity.region,
+            "history": self._identity.history,
+            "cluster": format_id(Prefix.CLUSTER, connection.cluster),
+        }
+
+    @commands.ReportTopology.responder
+    async def report_topology(
+        self, sequence: int, page: int, pages: int, interfaces: Sequence[InterfaceReport]
+    ) -> dict[str, Any]:
+        connection = self._registered()
+        if sequence > self._sequence:
+            self._sequence = sequence
+            self._pages = {}
+        if sequence == self._sequence:
+            self._pages[page] = interfaces
+            if sum(map(len, self._pages.values())) > MAX_TOPOLOGY_ROWS:
+                self._pages = {}
+                raise errors.MalformedArgument(f"a cluster has at most {MAX_TOPOLOGY_ROWS} interfaces")
+            if len(self._pages) >= pages:
+                reports = [report for _, rows in sorted(self._pages.items()) for report in rows]
+                self._pages = {}
+                await self._listening.topology(connection, reports)
+        return {}
+
+    @commands.ReportHostMapState.responder
+    async def report_host_map_state(
+        self,
+        history: str,
+        subnet: str,
+        applied_generation: int,
+        rejected: Sequence[RejectedMap],
+        error: str | None = None,
+    ) -> dict[str, Any]:
+        connection = self._registered()
+        if history != self._identity.history:
+            raise errors.HistoryMismatch(self._identity.history)
+        number = parse_id(Prefix.SUBNET, subnet)
+        if number is not None:
+            await self._listening.host_map_state(connection, number, applied_generation, rejected, error)
+        return {}
+
+    def _registered(self) -> Connection:
+        if self._connection is None:
+            raise errors.NotRegistered("the first command of a connection is Register")
+        if self._connections.get(self._connection.cluster) is not self._connection:
+            raise errors.NotRegistered("a newer connection speaks for this cluster")
+        return self._connection
+
+    def lost(self) -> None:
+        """The link is gone."""
+        connection = self._connection
+        if connection is None:
+            return
+        if self._connections.get(connection.cluster) is connection:
+            del self._connections.by_cluster[connection.cluster]
+        self._log.info(
+            "cluster {cluster} disconnected",
+            event="cluster.disconnected",
+            cluster=connection.name,
+            peer=self._link.peer,
+        )
+        self._later(self._listening.disconnected(connection))
+
+
+class ClusterLinkFactory(Factory):
+    """Makes a link and its responders for each connection."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        identity: RegionIdentity,
+        connections: Connections,
+        listening: Listening,
+        identify: Identify,
+    ) -> None:
+        self._clock = clock
+        self._identity = identity
+        self._connections = connections
+        self._listening = listening
+        self._identify = identify
+        self._log = Logger(namespace="region.link")
+
+    def buildProtocol(self, addr: IAddress | None) -> amp.AMP:
+        link = Link(self._clock)
+        responders = ClusterResponders(
+            link, self._identity, self._connections, self._listening, self._identify, self._in_background
+        )
+        link.answer_with(responders)
+        link.lost.addCallback(lambda _: responders.lost())
+        return link
+
+    def _in_background(self, work: Awaitable[None]) -> None:
+        async def run() -> None:
+            await work
+
+        Deferred.fromCoroutine(run()).addErrback(
+            lambda failure: self._log.failure(
+                "the end of a connection was not noted", failure, event="link.lost-failed"
+            )
+        )

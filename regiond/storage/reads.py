@@ -1,0 +1,265 @@
+"""What is read outside of batches: reservations with their progress, devices, nodes, clusters, subnets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from regiond.domain.reservations import Delivery, Kind, Reservation, Status, progress_of
+from regiond.domain.views import (
+    ClusterSubnetView,
+    ClusterView,
+    DeviceView,
+    InterfaceView,
+    NodeView,
+    ReservationView,
+    SubnetView,
+)
+from regiond.storage.batch import read_delivery, read_reservation
+from regiond.storage.pool import Pool
+
+# A cluster whose regiond was killed stays marked as connected; nothing was heard of it since then.
+_CONNECTED = "(c.connected_since IS NOT NULL AND c.last_heard > now() - interval '60 s')"
+
+_VIEW = f"""
+SELECT reservation_json(r), CASE WHEN r.map_generation IS NULL THEN NULL ELSE (
+    SELECT coalesce(jsonb_agg(jsonb_build_object(
+            'cluster', d.cluster, 'cluster_name', c.name, 'role', d.role, 'connected', {_CONNECTED},
+            'accepted_generation', d.accepted_generation, 'applied_generation', d.applied_generation,
+            'error', d.error, 'since', d.since,
+            'rejected', (SELECT min(j.reason) FROM rejected_map j JOIN host_map m USING (subnet, kind, identifier)
+                         WHERE j.subnet = d.subnet AND j.cluster = d.cluster AND m.reservation = r.id))
+        ORDER BY c.name), '[]'::jsonb)
+    FROM delivery d JOIN cluster c ON c.id = d.cluster WHERE d.subnet = r.subnet) END
+FROM reservation r
+"""  # noqa: S608 (constants only)
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationFilter:
+    """A conjunction of conditions; several values of one mean any of them. Empty means no condition."""
+
+    ids: Sequence[int] = ()
+    kinds: Sequence[Kind] = ()
+    statuses: Sequence[Status] = ()
+    subnets: Sequence[int] = ()
+    addresses: Sequence[str] = ()
+    macs: Sequence[str] = ()
+    owner: int | None = None
+    devices: Sequence[int] = ()
+    nodes: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RegionIdentity:
+    """Which region this database is, and which of its pasts."""
+
+    region: str
+    history: str
+
+
+class Reads:
+    """Read-only questions, each one statement."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def identity(self) -> RegionIdentity:
+        rows = await self._pool.query("SELECT id::text, history::text FROM region", retry=True)
+        return RegionIdentity(rows[0][0], rows[0][1])
+
+    async def reservations(
+        self, wanted: ReservationFilter, limit: int = 1000, after: int | None = None
+    ) -> list[ReservationView]:
+        """In order of id, which is how pages continue: `after` is the last id of the page before."""
+        conditions = {
+            "r.id = ANY(%s)": list(wanted.ids),
+            "r.kind = ANY(%s)": [kind.value for kind in wanted.kinds],
+            "r.status = ANY(%s)": [status.value for status in wanted.statuses],
+            "r.subnet = ANY(%s)": list(wanted.subnets),
+            "r.address = ANY(%s::inet[])": list(wanted.addresses),
+            "r.macs && %s": list(wanted.macs),
+            "r.device = ANY(%s)": list(wanted.devices),
+            "r.node = ANY(%s)": list(wanted.nodes),
+        }
+        used: dict[str, Any] = {text: values for text, values in conditions.items() if values}
+        if wanted.owner is not None:
+            used["r.owner = %s"] = wanted.owner
+        if after is not None:
+            used["r.id > %s"] = after
+        where = " AND ".join(used) or "true"
+        rows = await self._pool.query(
+            f"{_VIEW} WHERE {where} ORDER BY r.id LIMIT %s", (*used.values(), limit), retry=True
+        )
+        return [_reservation_view(row[0], row[1]) for row in rows]
+
+    async def reservation(self, reservation: int) -> ReservationView | None:
+        found = await self.reservations(ReservationFilter(ids=[reservation]), limit=1)
+        return found[0] if found else None
+
+    # ---- devices and nodes ----
+
+    async def devices(
+        self, ids: Sequence[int] = (), owner: int | None = None, limit: int = 1000, after: int | None = None
+    ) -> list[DeviceView]:
+        rows = await self._pool.query(
+            """SELECT d.id, d.hostname, a.name, d.comment, d.created FROM device d JOIN account a ON a.id = d.owner
+               WHERE (%s OR d.id = ANY(%s)) AND (%s IS NULL OR d.owner = %s) AND d.id > %s ORDER BY d.id LIMIT %s""",
+            (not ids, list(ids), owner, owner, after or 0, limit),
+            retry=True,
+        )
+        if not rows:
+            return []
+        held: dict[int | None, list[ReservationView]] = {}
+        for view in await self.reservations(ReservationFilter(devices=[row[0] for row in rows]), limit=10_000):
+            held.setdefault(view.reservation.device, []).append(view)
+        return [
+            DeviceView(id_, hostname, owner_name, comment, created, tuple(held.get(id_, ())))
+            for id_, hostname, owner_name, comment, created in rows
+        ]
+
+    async def nodes(
+        self, ids: Sequence[int] = (), owner: int | None = None, limit: int = 1000, after: int | None = None
+    ) -> list[NodeView]:
+        rows = await self._pool.query(
+            """SELECT n.id, n.hostname, n.owner, a.name, n.comment, n.created,
+                      ARRAY(SELECT m.mac FROM node_mac m WHERE m.node = n.id ORDER BY m.mac)
+               FROM node n JOIN account a ON a.id = n.owner
+               WHERE (%s OR n.id = ANY(%s)) AND (%s IS NULL OR n.owner = %s) AND n.id > %s ORDER BY n.id LIMIT %s""",
+            (not ids, list(ids), owner, owner, after or 0, limit),
+            retry=True,
+        )
+        return [
+            NodeView(id_, hostname, owner_id, owner_name, tuple(macs), comment, created)
+            for id_, hostname, owner_id, owner_name, comment, created, macs in rows
+        ]
+
+    async def account_id(self, name: str) -> int | None:
+        rows = await self._pool.query("SELECT id FROM account WHERE name = %s", (name,), retry=True)
+        return rows[0][0] if rows else None
+
+    # ---- clusters and networks ----
+
+    async def clusters(self) -> list[ClusterView]:
+        rows = await self._pool.query(
+            f"""SELECT c.id, c.name, v.name, c.hostname, c.backend, c.software_version, {_CONNECTED},
+                       c.connected_since, c.last_heard,
+                       (SELECT coalesce(jsonb_agg(jsonb_build_object('subnet', s.id, 'cidr', s.cidr, 'role', d.role,
+                            'desired_generation', s.generation, 'accepted_generation', d.accepted_generation,
+                            'applied_generation', d.applied_generation, 'error', d.error, 'since', d.since)
+                            ORDER BY s.cidr), '[]'::jsonb)
+                        FROM delivery d JOIN subnet s ON s.id = d.subnet WHERE d.cluster = c.id)
+                FROM cluster c JOIN vrf v ON v.id = c.vrf ORDER BY c.name""",  # noqa: S608 (constants only)
+            retry=True,
+        )
+        return [
+            ClusterView(
+                id=row[0],
+                name=row[1],
+                vrf=row[2],
+                hostname=row[3],
+                backend=row[4],
+                software_version=row[5],
+                connected=row[6],
+                connected_since=row[7],
+                last_heard=row[8],
+                subnets=tuple(_cluster_subnet(entry) for entry in row[9]),
+            )
+            for row in rows
+        ]
+
+    async def interfaces(self) -> list[InterfaceView]:
+        rows = await self._pool.query(
+            """SELECT i.id, c.id, c.name, i.nic, i.cidr::text, v.name, i.subnet,
+                      ARRAY(SELECT host(a) FROM unnest(i.addresses) a),
+                      ARRAY(SELECT host(g) FROM unnest(i.gateways) g),
+                      i.mac, i.kind, i.vlan, i.up, i.present, i.serving
+               FROM cluster_interface i JOIN cluster c ON c.id = i.cluster JOIN vrf v ON v.id = c.vrf
+               ORDER BY c.name, i.nic, i.cidr""",
+            retry=True,
+        )
+        return [
+            InterfaceView(
+                id=row[0],
+                cluster=row[1],
+                cluster_name=row[2],
+                nic=row[3],
+                cidr=row[4],
+                vrf=row[5],
+                subnet=row[6],
+                addresses=tuple(row[7]),
+                gateways=tuple(row[8]),
+                mac=row[9],
+                kind=row[10],
+                vlan=row[11],
+                up=row[12],
+                present=row[13],
+                serving=row[14],
+            )
+            for row in rows
+        ]
+
+    async def subnets(self) -> list[SubnetView]:
+        """Without utilisation: `reservations` and `releasing` are counted by `subnet_counts`."""
+        rows = await self._pool.query(
+            """SELECT s.id, s.cidr::text, v.name, s.generation, s.release_hold_seconds,
+                      ARRAY(SELECT c.name FROM delivery d JOIN cluster c ON c.id = d.cluster
+                            WHERE d.subnet = s.id AND d.role = 'serving' ORDER BY c.name)
+               FROM subnet s JOIN vrf v ON v.id = s.vrf ORDER BY v.name, s.cidr""",
+            retry=True,
+        )
+        return [
+            SubnetView(id_, cidr, vrf, generation, hold, tuple(clusters), reservations=0, releasing=0)
+            for id_, cidr, vrf, generation, hold, clusters in rows
+        ]
+
+    async def subnet_counts(self) -> Mapping[int, tuple[int, int]]:
+        """Per subnet: how many reservations, and how many of them are releasing."""
+        rows = await self._pool.query(
+            "SELECT subnet, count(*), count(*) FILTER (WHERE status = 'releasing') FROM reservation GROUP BY subnet",
+            retry=True,
+        )
+        return {subnet: (total, releasing) for subnet, total, releasing in rows}
+
+
+def _reservation_view(fact: dict[str, Any], deliveries: list[dict[str, Any]] | None) -> ReservationView:
+    reservation = read_reservation(fact)
+    if deliveries is None:
+        return ReservationView(reservation, None)
+    rejections = {row["cluster"]: row["rejected"] for row in deliveries if row["rejected"] is not None}
+    states = [read_delivery({k: v for k, v in row.items() if k != "rejected"}) for row in deliveries]
+    return view_of(reservation, states, rejections)
+
+
+def view_of(reservation: Reservation, deliveries: Sequence[Delivery], rejections: Mapping[int, str]) -> ReservationView:
+    """A reservation with its progress, and in words what a releasing one waits for."""
+    if reservation.map_generation is None:
+        return ReservationView(reservation, None)
+    generation = reservation.release_generation or reservation.map_generation
+    progress = progress_of(generation, deliveries, dict(rejections))
+    return ReservationView(reservation, progress, waits_for(reservation, deliveries))
+
+
+def waits_for(reservation: Reservation, deliveries: Sequence[Delivery]) -> tuple[str, ...]:
+    """Why a releasing address is not free yet: which cluster, since when."""
+    if reservation.status is Status.ACTIVE:
+        return ()
+    if reservation.confirmed_at is not None:
+        until = "now" if reservation.free_at is None else _seconds(reservation.free_at)
+        return (f"the release hold, until {until}",)
+    needed = reservation.release_generation or 0
+    return tuple(
+        f"cluster {d.cluster_name} to confirm the removal ({'connected' if d.connected else 'not connected'}, "
+        f"at generation {d.applied_generation} of {needed} since {_seconds(d.since)}"
+        f"{'' if d.error is None else ': ' + d.error})"
+        for d in deliveries
+        if d.role in ("serving", "draining") and d.applied_generation < needed
+    )
+
+
+def _seconds(time: datetime) -> str:
+    return time.isoformat(timespec="seconds")
+
+
+def _cluster_subnet(entry: dict[str, Any]) -> ClusterSubnetView:
+    return ClusterSubnetView(**{**entry, "since": datetime.fromisoformat(entry["since"])})

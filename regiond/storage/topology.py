@@ -1,0 +1,202 @@
+"""Clusters as they register, and their topology as they report it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from twisted.logger import Logger
+
+from clusterd.protocol.values import InterfaceReport, NicKind
+from regiond.domain.ids import NewId, Prefix, format_id
+from regiond.domain.topology import KnownInterface, KnownSubnet, TopologyPlan, plan_topology
+from regiond.storage.pool import Pool, Session
+
+# One topology is applied at a time: two clusters that report the same new network must find each other's subnet.
+_TOPOLOGY_LOCK = "SELECT pg_advisory_xact_lock(2, 0)"
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A cluster after `Register`: its id and the number of this connection."""
+
+    cluster: int
+    epoch: int
+
+
+class ClusterStore:
+    """Cluster rows, cluster interfaces, and the subnets that they bring."""
+
+    _log = Logger(namespace="region.topology")
+
+    def __init__(self, pool: Pool, new_id: NewId) -> None:
+        self._pool = pool
+        self._new_id = new_id
+
+    async def register(self, name: str, hostname: str, backend: str, software_version: str) -> Registered:
+        """Note a cluster's new connection; a name that is not known yet becomes a cluster of the default VRF."""
+        rows = await self._pool.query(
+            """INSERT INTO cluster (id, name, hostname, backend, software_version, epoch, connected_since, last_heard)
+               VALUES (%s, %s, %s, %s, %s, 1, now(), now())
+               ON CONFLICT (name) DO UPDATE SET hostname = excluded.hostname, backend = excluded.backend,
+                   software_version = excluded.software_version, epoch = cluster.epoch + 1,
+                   connected_since = now(), last_heard = now()
+               RETURNING id, epoch""",
+            (self._new_id(), name, hostname, backend, software_version),
+            retry=True,
+        )
+        return Registered(*rows[0])
+
+    async def disconnected(self, registered: Registered) -> None:
+        """The connection ended; nothing if a newer one took its place."""
+        await self._pool.execute(
+            "UPDATE cluster SET connected_since = NULL WHERE id = %s AND epoch = %s",
+            (registered.cluster, registered.epoch),
+            retry=True,
+        )
+
+    async def heard(self, clusters: Sequence[int]) -> None:
+        """These clusters are connected here, now."""
+        await self._pool.execute("UPDATE cluster SET last_heard = now() WHERE id = ANY(%s)", (clusters,), retry=True)
+
+    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport]) -> TopologyPlan:
+        """Make the stored picture of this cluster the reported one, in one transaction; logs one line per change."""
+
+        async def apply(session: Session) -> TopologyPlan:
+            await session.run(_TOPOLOGY_LOCK)
+            vrf = (await session.run("SELECT vrf FROM cluster WHERE id = %s", (cluster,)))[0][0]
+            interfaces = await _known_interfaces(session, cluster)
+            subnets = await _known_subnets(session, cluster, vrf, [report.cidr for report in reports])
+            planned = plan_topology(reports, interfaces, subnets, self._new_id)
+            await _write(session, cluster, vrf, planned)
+            return planned
+
+        planned = await self._pool.transaction(apply, retry=True)
+        self._tell(cluster, planned)
+        return planned
+
+    def _tell(self, cluster: int, planned: TopologyPlan) -> None:
+        name = format_id(Prefix.CLUSTER, cluster)
+        for subnet, net in planned.new_subnets.items():
+            self._log.info(
+                "new subnet {cidr} from cluster {cluster}",
+                event="subnet.created",
+                cidr=net.cidr,
+                subnet=format_id(Prefix.SUBNET, subnet),
+                cluster=name,
+            )
+        for row in planned.interfaces:
+            if row.change is not None:
+                self._log.info(
+                    "cluster interface {nic} on {cidr} {change}: {serving}",
+                    event=f"interface.{row.change}",
+                    change=row.change,
+                    cluster=name,
+                    interface=format_id(Prefix.CLUSTER_INTERFACE, row.id),
+                    nic=row.report.nic,
+                    cidr=row.report.cidr,
+                    serving=row.serving,
+                    up=row.report.up,
+                )
+        for gone in planned.vanished:
+            self._log.info(
+                "cluster interface {nic} on {cidr} vanished",
+                event="interface.vanished",
+                cluster=name,
+                interface=format_id(Prefix.CLUSTER_INTERFACE, gone.id),
+                nic=gone.report.nic,
+                cidr=gone.report.cidr,
+            )
+
+
+async def _known_interfaces(session: Session, cluster: int) -> list[KnownInterface]:
+    rows = await session.run(
+        """SELECT id, nic, cidr::text, ARRAY(SELECT host(a) FROM unnest(addresses) a),
+                  ARRAY(SELECT host(g) FROM unnest(gateways) g), mac, kind, vlan, up, subnet, present, serving
+           FROM cluster_interface WHERE cluster = %s""",
+        (cluster,),
+    )
+    return [
+        KnownInterface(
+            id_,
+            InterfaceReport(nic, cidr, tuple(addresses), tuple(gateways), mac, NicKind(kind), vlan, up),
+            subnet,
+            present,
+            serving,
+        )
+        for id_, nic, cidr, addresses, gateways, mac, kind, vlan, up, subnet, present, serving in rows
+    ]
+
+
+async def _known_subnets(session: Session, cluster: int, vrf: int, cidrs: list[str]) -> list[KnownSubnet]:
+    rows = await session.run(
+        """SELECT s.id, s.cidr::text,
+                  EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id AND d.cluster <> %s AND d.role <> 'former')
+           FROM subnet s WHERE s.vrf = %s AND s.cidr && ANY(%s::inet[]) ORDER BY s.id""",
+        (cluster, vrf, cidrs),
+    )
+    return [KnownSubnet(*row) for row in rows]
+
+
+async def _write(session: Session, cluster: int, vrf: int, planned: TopologyPlan) -> None:
+    touched = sorted({*planned.infrastructure, *planned.serve, *planned.drain} - set(planned.new_subnets))
+    if touched:
+        await session.run("SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key", (touched,))
+    for subnet, net in planned.new_subnets.items():
+        await session.run(
+            "INSERT INTO subnet (id, vrf, cidr, first_usable, last_usable) VALUES (%s, %s, %s, %s, %s)",
+            (subnet, vrf, net.cidr, net.text(net.first_usable), net.text(net.last_usable)),
+        )
+    for row in planned.interfaces:
+        if row.change is not None:
+            r = row.report
+            await session.run(
+                """INSERT INTO cluster_interface (id, cluster, nic, cidr, subnet, addresses, gateways, mac, kind, vlan,
+                       up, serving) VALUES (%s, %s, %s, %s, %s, %s::inet[], %s::inet[], %s, %s, %s, %s, %s)
+                   ON CONFLICT (cluster, nic, cidr) DO UPDATE SET subnet = excluded.subnet,
+                       addresses = excluded.addresses, gateways = excluded.gateways, mac = excluded.mac,
+                       kind = excluded.kind, vlan = excluded.vlan, up = excluded.up, serving = excluded.serving,
+                       present = true, last_changed = now()""",
+                (
+                    *(row.id, cluster, r.nic, r.cidr, row.subnet, list(r.addresses), list(r.gateways)),
+                    *(r.mac, r.kind.value, r.vlan, r.up, row.serving),
+                ),
+            )
+    if planned.vanished:
+        await session.run(
+            "UPDATE cluster_interface SET present = false, last_changed = now() WHERE id = ANY(%s)",
+            ([gone.id for gone in planned.vanished],),
+        )
+    if planned.serve:
+        await session.run(
+            """INSERT INTO delivery (subnet, cluster, role) SELECT unnest(%s::bigint[]), %s, 'serving'
+               ON CONFLICT (subnet, cluster) DO UPDATE SET role = 'serving', since = now()
+               WHERE delivery.role <> 'serving'""",
+            (list(planned.serve), cluster),
+        )
+    if planned.drain:
+        await session.run(
+            """UPDATE delivery SET role = 'draining', since = now()
+               WHERE cluster = %s AND subnet = ANY(%s) AND role = 'serving'""",
+            (cluster, list(planned.drain)),
+        )
+    for subnet in sorted({*planned.infrastructure, *planned.drain, *planned.new_subnets}):
+        wanted = planned.infrastructure.get(subnet, frozenset())
+        changed = await _write_infrastructure(session, cluster, subnet, wanted)
+        if changed or subnet in planned.new_subnets:
+            await session.run("SELECT rebuild_free_ranges(%s)", (subnet,))
+
+
+async def _write_infrastructure(
+    session: Session, cluster: int, subnet: int, wanted: frozenset[tuple[str, str]]
+) -> bool:
+    rows = await session.run(
+        "SELECT host(address), kind FROM infrastructure_address WHERE subnet = %s AND cluster = %s", (subnet, cluster)
+    )
+    if {tuple(row) for row in rows} == wanted:
+        return False
+    await session.run("DELETE FROM infrastructure_address WHERE subnet = %s AND cluster = %s", (subnet, cluster))
+    await session.run(
+        """INSERT INTO infrastructure_address (subnet, cluster, address, kind)
+           SELECT %s, %s, unnest(%s::inet[]), unnest(%s::text[])""",
+        (subnet, cluster, [address for address, _ in wanted], [kind for _, kind in wanted]),
+    )
+    return True
