@@ -14,11 +14,15 @@ from clusterd.protocol.values import HostMap, IdentifierKind
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a server can take. `max_host_maps` is where the backend refuses, not where it becomes slow."""
+    """What a server can take. `max_host_maps` is where the backend refuses, not where it becomes slow.
+
+    `cheap_read`: `read` costs so little, whatever the number of host maps, that every apply is read back.
+    """
 
     families: frozenset[Family]
     identifiers: frozenset[IdentifierKind]
     max_host_maps: int
+    cheap_read: bool = False
 
 
 @dataclass(frozen=True, slots=True)
