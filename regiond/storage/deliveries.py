@@ -70,7 +70,8 @@ class DeliveryReads:
     async def difference(self, subnet: int, accepted: int, at_most: int) -> Difference | None:
         """From a known generation to the desired one; None when the subnet is gone."""
         rows = await self._pool.query(
-            """SELECT s.cidr::text, s.generation, s.digest, m.kind, m.identifier, host(m.address), m.hostname, m.removed, m.request_id
+            """SELECT s.cidr::text, s.generation, s.digest, m.kind, m.identifier, host(m.address), m.hostname,
+                      m.removed, m.request_id
                FROM subnet s LEFT JOIN LATERAL (
                    SELECT * FROM host_map h WHERE h.subnet = s.id AND h.generation > %s ORDER BY h.generation LIMIT %s
                ) m ON true WHERE s.id = %s""",
@@ -82,7 +83,8 @@ class DeliveryReads:
     async def snapshot(self, subnet: int) -> Difference | None:
         """The whole set, as a difference from nothing."""
         rows = await self._pool.query(
-            """SELECT s.cidr::text, s.generation, s.digest, m.kind, m.identifier, host(m.address), m.hostname, m.removed, m.request_id
+            """SELECT s.cidr::text, s.generation, s.digest, m.kind, m.identifier, host(m.address), m.hostname,
+                      m.removed, m.request_id
                FROM subnet s LEFT JOIN host_map m ON m.subnet = s.id AND NOT m.removed WHERE s.id = %s""",
             (subnet,),
             retry=True,

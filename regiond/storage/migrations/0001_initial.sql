@@ -6,7 +6,7 @@ CREATE TYPE inetrange AS RANGE (subtype = inet, multirange_type_name = inetmulti
 
 -- Who this region is. `history` changes when a database was restored or lost commits.
 CREATE TABLE region (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single_row boolean PRIMARY KEY DEFAULT true CHECK (single_row),
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     history uuid NOT NULL DEFAULT gen_random_uuid(),
     created timestamptz NOT NULL DEFAULT now()
