@@ -24,7 +24,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from clusterd.protocol.addresses import pack_address
+from clusterd.protocol.addresses import Family, pack_address
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind, parse_hostname, parse_mac
 
 OWNER_MARK = "# Host maps written by clusterd."
@@ -92,7 +92,7 @@ class HostLines:
 
     def __init__(self, host_maps: Iterable[HostMap] = ()) -> None:
         self.edits = 0
-        self._count = 0
+        self._counts: dict[Family, int] = {4: 0, 6: 0}
         self._held: dict[LineKey, tuple[HostMap, ...]] = {}
         self._text: dict[LineKey, str] = {}
         self._order: list[LineKey] = []
@@ -100,7 +100,11 @@ class HostLines:
             self.add(host_map)
 
     def __len__(self) -> int:
-        return self._count
+        return sum(self._counts.values())
+
+    def count(self, family: Family) -> int:
+        """How many host maps have an address of this family."""
+        return self._counts[family]
 
     @property
     def host_maps(self) -> frozenset[HostMap]:
@@ -126,7 +130,7 @@ class HostLines:
             insort(self._order, key)
         self._held[key] = (*held, host_map)
         self._text[key] = line
-        self._count += 1
+        self._counts[host_map.family] += 1
         self.edits += 1
         return None
 
@@ -136,7 +140,7 @@ class HostLines:
         held = self._held.get(key, ())
         if host_map not in held:
             return
-        self._count -= 1
+        self._counts[host_map.family] -= 1
         self.edits += 1
         left = tuple(other for other in held if other != host_map)
         if left:

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from clusterd.dhcp.backend import BackendError, Capabilities, Rejection
 from clusterd.dhcp.dnsmasq_lines import HostLines, ParsedLines, parse
 from clusterd.dhcp.host_system import FileVersion, RunInThread, replace_file, run_at_once, writing_obstacles
+from clusterd.protocol.addresses import Family
 from clusterd.protocol.values import HostMap, IdentifierKind
 
 MAX_HOST_MAPS = 100_000
@@ -59,6 +60,14 @@ class FileBackend:
     async def replace(self, host_maps: Collection[HostMap]) -> tuple[Rejection, ...]:
         """Make the file say exactly this, whatever it said before. Raises BackendError."""
         return await self._in_thread(f"cannot write {self.path}", lambda: self._replace(host_maps))
+
+    async def version(self) -> FileVersion | None:
+        """Which content the file has now, None when there is none. Raises BackendError."""
+        return await self._in_thread(f"cannot read {self.path}", lambda: FileVersion.of(self.path))
+
+    def count(self, family: Family) -> int:
+        """How many host maps of a family the last call left in the file."""
+        return 0 if self._lines is None else self._lines.count(family)
 
     async def _in_thread(self, trouble: str, work: Callable[[], T]) -> T:
         def guarded() -> T:
@@ -142,7 +151,7 @@ class FileBackend:
         rejections = tuple(Rejection(host_map, reason) for host_map, reason in reasons if reason is not None)
         limit = self.capabilities.max_host_maps
         if len(lines) > limit:
-            raise BackendError(f"{len(lines)} host maps are more than the {limit} that the backend {self.name} takes")
+            raise BackendError(f"{len(lines)} host maps are more than the {limit} that this backend takes")
         return rejections
 
     def _write(self, lines: HostLines) -> None:

@@ -1,0 +1,147 @@
+"""A DHCP server on this host that reads a file again on SIGHUP: which process it is, and when it has read it.
+
+SIGHUP is handled some time after it is sent and is not answered. The kernel tells when it has taken effect: inotify
+reports that the file was opened, and that it was closed again. The watch is on the file itself and not on its
+name, so that an older version being read cannot be mistaken for this one. Servers that are meant here read and
+answer in one thread: from the moment of opening on they answer no request from what they knew before.
+
+Whoever else reads the file between signal and answer, a person with a pager, is taken for the server. The report
+is then early by the time that the server takes to handle the signal.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.inotify import IN_CLOSE_NOWRITE, IN_OPEN, INotify, INotifyError
+from twisted.python.filepath import FilePath
+
+from clusterd.dhcp.backend import BackendError
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """One process and no later one with the same number: `started` counts clock ticks since boot (proc(5))."""
+
+    pid: int
+    started: int
+
+
+class SignalledServer(Protocol):
+    """The seam between a backend and its server. Both methods raise BackendError."""
+
+    def find(self) -> RunningServer:
+        """The process that serves now."""
+
+    async def reload(self, server: RunningServer, path: Path, timeout: float) -> float:
+        """Make the server read the file again. Returns when it has, with the seconds that it took for reading."""
+
+
+class ServerWithPidFile:
+    """The server that a pid file names. It is signalled only when the process is what it should be."""
+
+    def __init__(self, pid_file: Path, program: str, reactor: Any) -> None:
+        self._pid_file = pid_file
+        self._program = program
+        self._reactor = reactor
+
+    def find(self) -> RunningServer:
+        """See SignalledServer."""
+        pid = self._read_pid_file()
+        try:
+            name, state, started = _process_facts(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            state = "gone"
+        if state in ("gone", "Z", "X"):
+            raise BackendError(
+                f"{self._program} is not running: {self._pid_file} names process {pid}, which does not exist"
+            )
+        if name != self._program:
+            raise BackendError(f"process {pid}, which {self._pid_file} names, is {name!r} and not {self._program}")
+        return RunningServer(pid, started)
+
+    async def reload(self, server: RunningServer, path: Path, timeout: float) -> float:
+        """See SignalledServer."""
+        with self._watching(path) as (opened, closed):
+            self._signal(server)
+            both = Deferred.fromCoroutine(self._time_of_reading(opened, closed))
+            both.addTimeout(timeout, self._reactor)
+            try:
+                return await both
+            except DeferredTimeout as error:
+                raise BackendError(
+                    f"{self._program} (process {server.pid}) did not read {path} within {timeout:g} s of SIGHUP: "
+                    "is it the file that its configuration names, and may its user read it?"
+                ) from error
+
+    async def _time_of_reading(self, opened: Deferred[float], closed: Deferred[float]) -> float:
+        began = await opened
+        return await closed - began
+
+    @contextmanager
+    def _watching(self, path: Path) -> Iterator[tuple[Deferred[float], Deferred[float]]]:
+        """Deferreds of the moments at which the file at this path is next opened, and after that closed."""
+        opened: Deferred[float] = Deferred()
+        closed: Deferred[float] = Deferred()
+
+        def notice(watch: INotify, watched: FilePath[bytes], events: int) -> None:
+            if events & IN_OPEN and not opened.called:
+                opened.callback(self._reactor.seconds())
+            if events & IN_CLOSE_NOWRITE and opened.called and not closed.called:
+                closed.callback(self._reactor.seconds())
+
+        try:
+            watch = INotify(self._reactor)
+        except INotifyError as error:
+            raise BackendError(f"the kernel grants no inotify instance: {error}") from error
+        watch.startReading()
+        try:
+            watch.watch(FilePath(os.fsencode(path)), IN_OPEN | IN_CLOSE_NOWRITE, callbacks=[notice])
+            yield opened, closed
+        except INotifyError as error:
+            raise BackendError(f"{path} cannot be watched: {error}") from error
+        finally:
+            watch.loseConnection()
+
+    def _signal(self, server: RunningServer) -> None:
+        try:
+            descriptor = os.pidfd_open(server.pid)
+        except OSError as error:
+            raise BackendError(f"{self._program} (process {server.pid}) is gone: {error.strerror}") from error
+        try:
+            # Asked after the process is held: its number cannot have gone to another program meanwhile.
+            if self.find() != server:
+                raise BackendError(f"{self._program} was restarted just now")
+            signal.pidfd_send_signal(descriptor, signal.SIGHUP)
+        except PermissionError as error:
+            raise BackendError(
+                f"{self._program} (process {server.pid}) may not be signalled by clusterd's user: {error.strerror}"
+            ) from error
+        except OSError as error:
+            raise BackendError(f"{self._program} (process {server.pid}): {error.strerror}") from error
+        finally:
+            os.close(descriptor)
+
+    def _read_pid_file(self) -> int:
+        try:
+            text = self._pid_file.read_text(errors="replace").strip()
+        except FileNotFoundError as error:
+            raise BackendError(f"{self._program} is not running: there is no {self._pid_file}") from error
+        except OSError as error:
+            raise BackendError(f"{self._pid_file} cannot be read: {error.strerror}") from error
+        if not text.isascii() or not text.isdecimal() or not 0 < int(text) < 2**31:
+            raise BackendError(f"{self._pid_file} holds no process id: {text[:40]!r}")
+        return int(text)
+
+
+def _process_facts(pid: int) -> tuple[str, str, int]:
+    """Program name, state letter and start time of a process (proc_pid_stat(5)). Raises OSError when it is gone."""
+    before, _, after = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+    fields = after.split()
+    return before.partition("(")[2], fields[0], int(fields[19])
