@@ -113,9 +113,9 @@ class Convergence:
 
     # ---- life ----
 
-    async def start(self) -> None:
-        """Read what is held and begin with a comparison of the whole sets. Raises StoreFailed."""
-        records = await self._run_in_thread(self._store.subnets)
+    def start(self) -> None:
+        """Read what is held, on the spot, and begin with a comparison of the whole sets. Raises StoreFailed."""
+        records = self._store.subnets()
         self._records = {record.subnet: record for record in records if not record.forgetting}
         self._forgetting = {record.subnet: _Forgetting(record.cidr) for record in records if record.forgetting}
         self._running = True

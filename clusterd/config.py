@@ -1,0 +1,108 @@
+"""clusterd's settings: a TOML file → frozen values. Every key has a default, so an empty file nearly works.
+
+name = "rack-7"                            # the cluster's name; default: this host's short name
+state_directory = "/var/lib/hostmap/cluster"
+
+[region]
+endpoints = ["tcp:127.0.0.1:5250"]         # tried in turn; or "unix:/run/hostmap/region.sock"
+
+[dhcp]
+backend = "file"                           # or "dnsmasq"
+hosts_file = "/var/lib/hostmap/cluster/dhcp-hosts"
+pid_file = "/run/dnsmasq/dnsmasq.pid"      # dnsmasq's, to tell it of changes
+
+[topology]
+ignore = ["ib*"]                           # NICs not to report, as shell patterns
+watch = ["br-lan"]                         # NICs to report whatever else says otherwise
+"""
+
+import socket
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, model_validator
+
+from clusterd.daemon.config_file import Strict
+from clusterd.daemon.endpoints import LinkAddressSetting, LoopbackAddress
+from clusterd.protocol.values import parse_name
+
+DEFAULT_STATE_DIRECTORY = Path("/var/lib/hostmap/cluster")
+DEFAULT_REGION = LoopbackAddress("127.0.0.1", 5250)
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("the path has to be absolute: a daemon's working directory is not where you are")
+    return path
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+NicPattern = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+def _host_name() -> str:
+    # Checked like one that was written down, so that a strange host name is said at start.
+    return socket.gethostname().partition(".")[0]
+
+
+def _not_port_zero(address: Any) -> Any:
+    if isinstance(address, LoopbackAddress) and address.port == 0:
+        raise ValueError("nobody can connect to port 0")
+    return address
+
+
+class Backend(StrEnum):
+    """The DHCP servers that host maps can be written for."""
+
+    FILE = "file"
+    DNSMASQ = "dnsmasq"
+
+
+class RegionSettings(Strict):
+    """Where the region is."""
+
+    endpoints: tuple[Annotated[LinkAddressSetting, AfterValidator(_not_port_zero)], ...] = Field(
+        default=(DEFAULT_REGION,), min_length=1, max_length=32
+    )
+
+
+class DhcpSettings(Strict):
+    """The DHCP server of this site."""
+
+    backend: Backend = Backend.FILE
+    hosts_file: AbsolutePath | None = None
+    pid_file: AbsolutePath = Path("/run/dnsmasq/dnsmasq.pid")
+
+    @model_validator(mode="after")
+    def _fits_the_backend(self) -> "DhcpSettings":
+        if self.backend is Backend.FILE and "pid_file" in self.model_fields_set:
+            raise ValueError('pid_file is for backend = "dnsmasq": nobody is told of changes to a plain file')
+        return self
+
+
+class TopologySettings(Strict):
+    """Which NICs the region hears of."""
+
+    ignore: tuple[NicPattern, ...] = ()
+    watch: tuple[NicPattern, ...] = ()
+
+
+class ClusterSettings(Strict):
+    """All of clusterd's settings."""
+
+    name: Annotated[str, AfterValidator(parse_name)] = Field(default_factory=_host_name, validate_default=True)
+    state_directory: AbsolutePath = DEFAULT_STATE_DIRECTORY
+    region: RegionSettings = RegionSettings()
+    dhcp: DhcpSettings = DhcpSettings()
+    topology: TopologySettings = TopologySettings()
+
+    @property
+    def store_path(self) -> Path:
+        """The accepted host maps: in a directory of their own, which only clusterd can enter."""
+        return self.state_directory / "accepted" / "host-maps.sqlite"
+
+    @property
+    def hosts_file(self) -> Path:
+        """What the DHCP server reads."""
+        return self.dhcp.hosts_file or self.state_directory / "dhcp-hosts"

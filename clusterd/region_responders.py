@@ -1,0 +1,89 @@
+"""Answers the region's commands, by handing each one to who can do it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from clusterd.accepted_host_maps import AcceptedHostMaps
+from clusterd.protocol import commands
+from clusterd.protocol.connection import Responders
+from clusterd.protocol.values import HostMap, Identifier
+
+
+class RegionResponders(Responders):
+    """One connection's answers. What comes before the registration has been answered here waits for `open`."""
+
+    def __init__(self, accepted: AcceptedHostMaps) -> None:
+        super().__init__()
+        self._accepted = accepted
+        self._waiting: list[Deferred[None]] | None = []
+
+    def open(self) -> None:
+        """The registration is through: answer what has come, and what comes from now on."""
+        waiting, self._waiting = self._waiting or [], None
+        for one in waiting:
+            one.callback(None)
+
+    def close(self) -> None:
+        """The connection is over: what still waits is answered as unregistered, to nobody."""
+        self.open()
+
+    async def _opened(self) -> None:
+        if self._waiting is not None:
+            turn: Deferred[None] = Deferred()
+            self._waiting.append(turn)
+            await turn
+
+    @commands.ApplyHostMaps.responder
+    async def apply_host_maps(
+        self,
+        history: str,
+        subnet: str,
+        cidr: str,
+        from_generation: int,
+        to_generation: int,
+        digest: int,
+        upserts: Sequence[HostMap],
+        removals: Sequence[Identifier],
+        request_ids: Sequence[str],
+    ) -> dict[str, Any]:
+        await self._opened()
+        generation = await self._accepted.apply_host_maps(
+            history, subnet, cidr, from_generation, to_generation, digest, upserts, removals, request_ids
+        )
+        return {"accepted_generation": generation}
+
+    @commands.BeginTransfer.responder
+    async def begin_transfer(
+        self,
+        history: str,
+        subnet: str,
+        cidr: str,
+        to_generation: int,
+        digest: int,
+        count: int,
+        from_generation: int | None = None,
+    ) -> dict[str, Any]:
+        await self._opened()
+        await self._accepted.begin_transfer(history, subnet, cidr, from_generation, to_generation, digest, count)
+        return {}
+
+    @commands.TransferPage.responder
+    async def transfer_page(
+        self, subnet: str, to_generation: int, upserts: Sequence[HostMap], removals: Sequence[Identifier]
+    ) -> dict[str, Any]:
+        await self._opened()
+        await self._accepted.transfer_page(subnet, to_generation, upserts, removals)
+        return {}
+
+    @commands.CommitTransfer.responder
+    async def commit_transfer(self, subnet: str, to_generation: int) -> dict[str, Any]:
+        await self._opened()
+        return {"accepted_generation": await self._accepted.commit_transfer(subnet, to_generation)}
+
+    @commands.ForgetSubnet.responder
+    async def forget_subnet(self, history: str, subnet: str, cidr: str | None = None) -> dict[str, Any]:
+        await self._opened()
+        await self._accepted.forget_subnet(history, subnet, cidr)
+        return {}

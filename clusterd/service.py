@@ -1,0 +1,125 @@
+"""`twistd clusterd`: the options, and the parts wired together. No logic."""
+
+import random
+import socket
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from clusterd.accepted_host_maps import AcceptedHostMaps
+from clusterd.config import Backend as BackendName
+from clusterd.config import ClusterSettings
+from clusterd.convergence import Convergence
+from clusterd.daemon.daemon_options import DaemonOptions
+from clusterd.dhcp.backend import Backend
+from clusterd.dhcp.dnsmasq import dnsmasq_backend
+from clusterd.dhcp.file import FileBackend
+from clusterd.dhcp.host_system import run_in_threads_of
+from clusterd.host_map_schema import StoreFailed, StoreUnusable
+from clusterd.host_map_store import HostMapStore
+from clusterd.netlink import Monitor
+from clusterd.region_connection import Introduction, Region, RegionConnection
+from clusterd.store_thread import StoreThread
+from clusterd.topology import TopologySettings
+from clusterd.topology_reporter import TopologyReporter, look_in_thread
+
+
+class Options(DaemonOptions):
+    """Options of `twistd clusterd`."""
+
+    synopsis = "[--config FILE]"
+
+
+def makeService(options: Options) -> IService:
+    """The daemon for these options. Ends the process when the configuration cannot be used."""
+    from twisted.internet import reactor
+
+    return ClusterDaemon(reactor, options.settings(ClusterSettings))
+
+
+class ClusterDaemon(Service):
+    """Starts the parts in an order in which each finds what it needs, and stops them the other way round.
+
+    The store is opened at start and not before: a lock does not survive the fork of a daemon.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, settings: ClusterSettings) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._thread = StoreThread(reactor)
+        self._backend = _backend(settings, reactor)
+
+    def startService(self) -> None:
+        try:
+            self._store = HostMapStore.open(self._settings.store_path)
+            self._convergence = Convergence(self._store, self._backend, self._reactor, self._thread, random.random)
+            self._thread.start()
+            self._convergence.start()
+        except (StoreUnusable, StoreFailed) as error:
+            raise SystemExit(f"clusterd cannot start: {error}") from None
+        super().startService()
+        self._connection = self._connect()
+        self._topology.start()
+        self._connection.startService()
+        self._log.info(
+            "clusterd {version} started as {cluster}",
+            event="clusterd.started",
+            version=version("hostmap"),
+            cluster=self._settings.name,
+            backend=self._backend.name,
+            regions=[str(address) for address in self._settings.region.endpoints],
+        )
+        Deferred.fromCoroutine(self._check_backend()).addErrback(self._check_failed)
+
+    def stopService(self) -> "Deferred[None]":
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._topology.stop()
+        await self._connection.stop()
+        await self._convergence.stop()
+        await self._thread(self._store.close)
+        self._thread.stop()
+        self._log.info("clusterd stopped; the DHCP server keeps what it has", event="clusterd.stopped")
+
+    def _connect(self) -> RegionConnection:
+        settings = self._settings
+        accepted = AcceptedHostMaps(self._store, self._convergence, self._thread)
+        connection = RegionConnection(
+            self._reactor,
+            [Region(str(address), address.client_endpoint(self._reactor)) for address in settings.region.endpoints],
+            Introduction(settings.name, socket.gethostname()[:253], version("hostmap"), self._backend.name),
+            accepted,
+            lambda: self._topology.refresh(),
+            random.random,
+        )
+        topology = TopologySettings(settings.topology.ignore, settings.topology.watch)
+        self._topology = TopologyReporter(
+            self._reactor,
+            lambda changed: Monitor(self._reactor, changed),
+            look_in_thread(self._reactor, topology),
+            connection.report_topology,
+        )
+        return connection
+
+    async def _check_backend(self) -> None:
+        for obstacle in await self._backend.check():
+            self._log.warn("{obstacle}", event="dhcp-server.obstacle", backend=self._backend.name, obstacle=obstacle)
+
+    def _check_failed(self, failure: Failure) -> None:
+        self._log.failure("the DHCP server could not be checked", failure, event="dhcp-server.check-failed")
+
+
+def _backend(settings: ClusterSettings, reactor: Any) -> Backend:
+    path: Path = settings.hosts_file
+    if settings.dhcp.backend is BackendName.DNSMASQ:
+        return dnsmasq_backend(path, settings.dhcp.pid_file, reactor)
+    return FileBackend(path, run_in_thread=run_in_threads_of(reactor))
