@@ -82,6 +82,23 @@ class Message:
         return packet.ljust(_SMALLEST_MESSAGE, b"\0")
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server said: an offer, an ACK or a NAK."""
+
+    kind: Kind
+    address: str
+    server_id: str | None
+    host_name: str | None
+    lease_seconds: int | None
+
+    @classmethod
+    def of(cls, message: Message) -> "Answer":
+        lease = message.options.get(Option.LEASE_SECONDS)
+        seconds = int.from_bytes(lease) if lease else None
+        return cls(message.kind, message.your_address, message.server_id, message.host_name, seconds)
+
+
 def decode(packet: bytes) -> Message:
     """The message in a UDP payload. Raises ValueError for what is none."""
     if len(packet) < _FIXED_LENGTH + len(_COOKIE) or packet[_FIXED_LENGTH : _FIXED_LENGTH + 4] != _COOKIE:

@@ -4,11 +4,10 @@ import secrets
 import select
 import socket
 import time
-from dataclasses import dataclass
 from types import TracebackType
 
 from clusterd.protocol.values import parse_mac
-from tests.lab.dhcp_messages import Kind, Message, Option, decode
+from tests.lab.dhcp_messages import Answer, Kind, Message, Option, decode
 from tests.lab.namespaces import Network, in_namespace
 
 _ETHERNET_IPV4, _ETHERNET_ARP = 0x0800, 0x0806
@@ -16,23 +15,6 @@ _UDP, _CLIENT_PORT, _SERVER_PORT = 17, 68, 67
 _TO_ALL = b"\xff" * 6
 _WANTED = bytes([Option.SUBNET_MASK, 3, 6, Option.HOST_NAME, 15])
 SURE_OF_SILENCE_SECONDS = 0.4  # a server of ours answers within a millisecond when it answers
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the server said: an offer, an ACK or a NAK."""
-
-    kind: Kind
-    address: str
-    server_id: str | None
-    host_name: str | None
-    lease_seconds: int | None
-
-    @classmethod
-    def of(cls, message: Message) -> "Answer":
-        lease = message.options.get(Option.LEASE_SECONDS)
-        seconds = int.from_bytes(lease) if lease else None
-        return cls(message.kind, message.your_address, message.server_id, message.host_name, seconds)
 
 
 class RawClient4:
