@@ -48,6 +48,15 @@ class AmbiguousSelector(DomainError):
         super().__init__(detail, candidates=list(candidates))
 
 
+class InvalidRequest(DomainError):
+    """A value that is not what its field allows. `errors` names each: `pointer` (RFC 6901) and `detail`."""
+
+    slug = "invalid-request"
+
+    def __init__(self, pointer: str, detail: str) -> None:
+        super().__init__(detail, errors=[{"pointer": pointer, "detail": detail}])
+
+
 class NotFound(DomainError):
     """Nothing has this id, or nothing that the asker may see."""
 

@@ -33,6 +33,7 @@ from regiond.domain.mutations import (
     DropDevice,
     DropNode,
     Forgotten,
+    Idempotency,
     Mutation,
     NewDevice,
     Outcome,
@@ -92,9 +93,7 @@ class _Planner:
         if key is not None:
             known = self.answered.get((key.account, key.key))
             if known is not None:
-                if known.fingerprint != key.fingerprint:
-                    raise errors.IdempotencyKeyReused("this Idempotency-Key was used for another request")
-                return replace(_OUTCOME.validate_json(known.answer), replayed=True)
+                return replayed(key, known)
         created = False
         touched: list[Reservation] = []
         for step in mutation.steps:
@@ -425,6 +424,13 @@ class _Planner:
                     changes.deliveries.append((subnet, now))
         changes.confirmed.extend((subnet, self._confirmed_by_all(subnet)) for subnet in self.acknowledged)
         return changes
+
+
+def replayed(key: Idempotency, known: Answered) -> Outcome:
+    """The stored answer to a repeated key. Raises IdempotencyKeyReused if it was given to another request."""
+    if known.fingerprint != key.fingerprint:
+        raise errors.IdempotencyKeyReused("this Idempotency-Key was used for another request")
+    return replace(_OUTCOME.validate_json(known.answer), replayed=True)
 
 
 def _check_families(subnet: SubnetFacts, identifiers: Sequence[Identifier]) -> None:

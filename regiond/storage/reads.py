@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from regiond.domain.facts import Answered
+from regiond.domain.mutations import Idempotency, Outcome
+from regiond.domain.plan import replayed
 from regiond.domain.reservations import Delivery, Kind, Reservation, Status, progress_of
 from regiond.domain.views import (
     ClusterSubnetView,
@@ -96,6 +99,15 @@ class Reads:
     async def reservation(self, reservation: int) -> ReservationView | None:
         found = await self.reservations(ReservationFilter(ids=[reservation]), limit=1)
         return found[0] if found else None
+
+    async def answer(self, idempotency: Idempotency) -> Outcome | None:
+        """The first answer to this key, or None. Raises IdempotencyKeyReused if it was to another request."""
+        rows = await self._pool.query(
+            "SELECT fingerprint, answer FROM idempotency WHERE account = %s AND key = %s",
+            (idempotency.account, idempotency.key),
+            retry=True,
+        )
+        return replayed(idempotency, Answered(*rows[0])) if rows else None
 
     # ---- devices and nodes ----
 

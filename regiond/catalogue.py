@@ -1,0 +1,77 @@
+"""The networks and cluster interfaces of the region, kept in memory so that a claim's selector costs no query.
+
+Stale for at most `FRESH_SECONDS` and told of changes by doorbell. That is safe: the claim's transaction looks again
+whether the subnet is there, and a selector that finds nothing or too much is tried once more on a fresh picture.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from twisted.internet.interfaces import IReactorTime
+
+from regiond.domain import errors
+from regiond.domain.selectors import parse_selector, resolve
+from regiond.domain.views import InterfaceView, SubnetView
+from regiond.storage.reads import Reads
+
+FRESH_SECONDS = 5.0
+MAX_RESOLVED = 10_000
+
+
+@dataclass(slots=True)
+class _Picture:
+    """What was read at one time, and the selectors that were resolved on it."""
+
+    read_at: float
+    interfaces: Sequence[InterfaceView]
+    subnets: Mapping[int, SubnetView]
+    resolved: dict[str, SubnetView] = field(default_factory=dict)
+
+
+class Catalogue:
+    """Answers which subnet a selector means."""
+
+    def __init__(self, clock: IReactorTime, reads: Reads) -> None:
+        self._clock = clock
+        self._reads = reads
+        self._picture: _Picture | None = None
+
+    def changed(self) -> None:
+        """Forget what was read."""
+        self._picture = None
+
+    async def resolve(self, text: str) -> SubnetView:
+        """The one subnet that a selector means.
+
+        Raises BadSelector, NoSuchClusterInterface and AmbiguousSelector.
+        """
+        picture = self._picture
+        if picture is not None and self._clock.seconds() - picture.read_at < FRESH_SECONDS:
+            known = picture.resolved.get(text)
+            if known is not None:
+                return known
+            try:
+                return self._resolve_on(picture, text)
+            except (errors.NoSuchClusterInterface, errors.AmbiguousSelector):
+                pass  # what would make it unique may have come just now
+        else:
+            parse_selector(text)
+        return self._resolve_on(await self._read(), text)
+
+    async def interfaces(self) -> Sequence[InterfaceView]:
+        """All cluster interfaces, read now."""
+        return (await self._read()).interfaces
+
+    async def _read(self) -> _Picture:
+        read_at = self._clock.seconds()
+        interfaces = await self._reads.interfaces()
+        subnets = {subnet.id: subnet for subnet in await self._reads.subnets()}
+        self._picture = _Picture(read_at, interfaces, subnets)
+        return self._picture
+
+    @staticmethod
+    def _resolve_on(picture: _Picture, text: str) -> SubnetView:
+        found = picture.subnets[resolve(parse_selector(text), picture.interfaces, list(picture.subnets.values()))]
+        if len(picture.resolved) < MAX_RESOLVED:
+            picture.resolved[text] = found
+        return found

@@ -1,0 +1,47 @@
+"""Nodes and their own MAC addresses."""
+
+from collections.abc import Sequence
+
+import psycopg2
+from psycopg2 import errorcodes
+
+from regiond.domain import errors
+from regiond.domain.ids import NewId, Prefix, format_id
+from regiond.domain.mutations import Actor
+from regiond.storage.audit import write_audit
+from regiond.storage.pool import Pool, Session
+
+
+class NodeStore:
+    """Makes nodes; they are read by `Reads` and deleted, with their addresses, through the writer."""
+
+    def __init__(self, pool: Pool, new_id: NewId) -> None:
+        self._pool = pool
+        self._new_id = new_id
+
+    async def create(
+        self, actor: Actor, request_id: str, hostname: str, macs: Sequence[str], owner: int, comment: str | None
+    ) -> int:
+        """The new node's id. Raises NameTaken for a host name, IdentifierTaken for a MAC address of another node."""
+        node = self._new_id()
+
+        async def create(session: Session) -> None:
+            await session.run(
+                "INSERT INTO node (id, hostname, owner, comment) VALUES (%s, %s, %s, %s)",
+                (node, hostname, owner, comment),
+            )
+            await session.run(
+                "INSERT INTO node_mac (node, mac) SELECT %s, unnest(%s::text[])", (node, list(dict.fromkeys(macs)))
+            )
+            after = {"hostname": hostname, "macs": list(macs)}
+            await write_audit(session, actor, "node.create", format_id(Prefix.NODE, node), None, after, request_id)
+
+        try:
+            await self._pool.transaction(create)
+        except psycopg2.Error as error:
+            if error.pgcode != errorcodes.UNIQUE_VIOLATION:
+                raise
+            if error.diag.constraint_name == "node_mac_pkey":
+                raise errors.IdentifierTaken("one of these MAC addresses is another node's") from error
+            raise errors.NameTaken(f"there is a node {hostname} already") from error
+        return node
