@@ -142,7 +142,7 @@ async def said_at(address: LinkAddress) -> bytes:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_loopback_port_connects(host: str) -> None:
     port = await listen(LoopbackAddress(host, 0))
     try:
@@ -153,7 +153,7 @@ async def test_a_loopback_port_connects(host: str) -> None:
         await maybeDeferred(port.stopListening)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_unix_socket_is_private_and_connects(tmp_path: Path) -> None:
     path = tmp_path / "link.sock"
     address = UnixAddress(str(path))
@@ -173,7 +173,7 @@ async def test_a_unix_socket_is_private_and_connects(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_the_socket_of_a_killed_process_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "link.sock"
     with start_listener(path) as process:
@@ -188,7 +188,7 @@ async def test_the_socket_of_a_killed_process_is_replaced(tmp_path: Path) -> Non
     await maybeDeferred(port.stopListening)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_full_queue_means_somebody_lives_there(tmp_path: Path) -> None:
     path = tmp_path / "link.sock"
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
@@ -199,7 +199,7 @@ async def test_a_full_queue_means_somebody_lives_there(tmp_path: Path) -> None:
             await listen(UnixAddress(str(path)))
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_file_of_another_kind_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "link.sock"
     path.write_text("precious")

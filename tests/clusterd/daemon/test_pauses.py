@@ -1,0 +1,17 @@
+"""What a daemon has made when it starts is no longer looked at by the garbage collector."""
+
+import gc
+
+from clusterd.daemon.pauses import set_aside_startup_objects
+
+
+def test_objects_of_the_start_are_set_aside_and_later_ones_are_not() -> None:
+    early: list[object] = [[]]
+    try:
+        set_aside_startup_objects()
+        later: list[object] = [[]]
+        looked_at = {id(found) for found in gc.get_objects()}
+        assert id(early) not in looked_at
+        assert id(later) in looked_at
+    finally:
+        gc.unfreeze()
