@@ -6,13 +6,19 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 
 import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import LoopingCall
 from twisted.logger import capturedLogs
 
 from clusterd.dhcp.backend import Backend, BackendError, Rejection
 from clusterd.dhcp.dnsmasq_lines import HEADER
 from clusterd.dhcp.file import FileBackend
+from clusterd.dhcp.host_system import run_in_threads_of
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
 from tests.clusterd.dhcp.contract import ALL_KINDS, PLAIN, SCENARIOS, UNNAMED, Scenario, numbered
 from tests.finished import result_of
@@ -196,3 +202,20 @@ def test_a_full_disk_leaves_the_old_file_and_heals(small_disk: Path) -> None:
     assert result_of(FileBackend(path).read()) == numbered(100)
     result_of(backend.apply((), {PLAIN}))
     assert result_of(FileBackend(path).read()) == numbered(100) | {PLAIN}
+
+
+@pytest_twisted.ensureDeferred
+async def test_in_the_reactors_threads_calls_take_turns_and_the_reactor_keeps_turning(path: Path) -> None:
+    """Fifty changes at once beside ten thousand maps: each is done, and no turn of the reactor waits for the disk."""
+    backend = FileBackend(path, run_in_thread=run_in_threads_of(reactor))
+    await backend.replace(numbered(10_000))
+    added = [HostMap(Identifier.mac(f"00:16:3e:ff:00:{number:02x}"), f"192.0.2.{number}") for number in range(1, 51)]
+    ticks: list[float] = []
+    ticking = LoopingCall(lambda: ticks.append(monotonic()))
+    ticking.start(0.001, now=False)
+    calls = [Deferred.fromCoroutine(backend.apply((), {host_map})) for host_map in added]
+    assert not any(call.called for call in calls)
+    await gatherResults(calls)
+    ticking.stop()
+    assert len(ticks) > len(added)
+    assert await backend.read() == numbered(10_000) | set(added)
