@@ -4,6 +4,9 @@ A network that nobody has becomes a subnet of the cluster's VRF, served by this 
 existing subnet stays unserved (`shared-subnet`) until an admin says that it is the same wire: two unrelated sites
 that both use 10.0.0.0/24 must not silently become a pair. A network that overlaps a subnet without being it is kept
 as a conflict and shown, never refused.
+
+An interface that is not reported any more is absent and nothing else, for now: when a link flaps, its IPv6 networks
+vanish until duplicate address detection has ended. What stays absent is drained later (`ClusterStore.drain_absent`).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -54,7 +57,6 @@ class TopologyPlan:
     interfaces: Sequence[PlannedInterface]
     vanished: Sequence[KnownInterface]
     serve: Collection[int]
-    drain: Collection[int]
     infrastructure: Mapping[int, frozenset[tuple[str, str]]]
 
 
@@ -96,7 +98,6 @@ def plan_topology(
         )
     serve = {row.subnet for row in interfaces if row.serving == "serving" and row.subnet is not None}
     gone = [row for row in known.values() if row.present]
-    drain = {row.subnet for row in known_interfaces if row.serving == "serving" and row.subnet is not None} - serve
     infrastructure: dict[int, set[tuple[str, str]]] = {}
     for row in interfaces:
         if row.subnet is not None:
@@ -108,7 +109,6 @@ def plan_topology(
         interfaces,
         gone,
         serve,
-        drain,
         {subnet: frozenset(taken) for subnet, taken in infrastructure.items()},
     )
 

@@ -8,7 +8,10 @@ from twisted.logger import Logger
 from clusterd.protocol.values import InterfaceReport, NicKind
 from regiond.domain.ids import NewId, Prefix, format_id
 from regiond.domain.topology import KnownInterface, KnownSubnet, TopologyPlan, plan_topology
+from regiond.storage.connection import Row
 from regiond.storage.pool import Pool, Session
+
+ABSENT_SECONDS = 60.0
 
 # One topology is applied at a time: two clusters that report the same new network must find each other's subnet.
 _TOPOLOGY_LOCK = "SELECT pg_advisory_xact_lock(2, 0)"
@@ -72,6 +75,38 @@ class ClusterStore:
         planned = await self._pool.transaction(apply, retry=True)
         self._tell(cluster, planned)
         return planned
+
+    async def drain_absent(self) -> None:
+        """A cluster whose interface on a subnet has been absent for a while does not serve it any more.
+
+        Until it has confirmed that it forgot the subnet's host maps it stays a holder; the addresses that it had there
+        can be claimed.
+        """
+
+        async def drain(session: Session) -> list[Row]:
+            rows = await session.run(
+                """UPDATE delivery d SET role = 'draining', since = now()
+                   FROM cluster c, subnet s
+                   WHERE c.id = d.cluster AND s.id = d.subnet AND d.role = 'serving' AND NOT EXISTS (
+                       SELECT FROM cluster_interface i WHERE i.cluster = d.cluster AND i.subnet = d.subnet
+                       AND (i.present OR i.last_changed > now() - make_interval(secs => %s)))
+                   RETURNING d.subnet, d.cluster, s.cidr::text, c.name""",
+                (ABSENT_SECONDS,),
+            )
+            for subnet, cluster, _, _ in sorted(rows):
+                await session.run("SELECT pg_advisory_xact_lock(%s)", (subnet,))
+                await _write_infrastructure(session, cluster, subnet, frozenset())
+                await session.run("SELECT rebuild_free_ranges(%s)", (subnet,))
+            return rows
+
+        for subnet, _, cidr, name in await self._pool.transaction(drain, retry=True):
+            self._log.warn(
+                "cluster {cluster} has no interface on {cidr} any more: it stops serving it",
+                event="subnet.draining",
+                cluster=name,
+                cidr=cidr,
+                subnet=format_id(Prefix.SUBNET, subnet),
+            )
 
     def _tell(self, cluster: int, planned: TopologyPlan) -> None:
         name = format_id(Prefix.CLUSTER, cluster)
@@ -137,7 +172,7 @@ async def _known_subnets(session: Session, cluster: int, vrf: int, cidrs: list[s
 
 
 async def _write(session: Session, cluster: int, vrf: int, planned: TopologyPlan) -> None:
-    touched = sorted({*planned.infrastructure, *planned.serve, *planned.drain} - set(planned.new_subnets))
+    touched = sorted({*planned.infrastructure, *planned.serve} - set(planned.new_subnets))
     if touched:
         await session.run("SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key", (touched,))
     for subnet, net in planned.new_subnets.items():
@@ -172,13 +207,7 @@ async def _write(session: Session, cluster: int, vrf: int, planned: TopologyPlan
                WHERE delivery.role <> 'serving'""",
             (list(planned.serve), cluster),
         )
-    if planned.drain:
-        await session.run(
-            """UPDATE delivery SET role = 'draining', since = now()
-               WHERE cluster = %s AND subnet = ANY(%s) AND role = 'serving'""",
-            (cluster, list(planned.drain)),
-        )
-    for subnet in sorted({*planned.infrastructure, *planned.drain, *planned.new_subnets}):
+    for subnet in sorted({*planned.infrastructure, *planned.new_subnets}):
         wanted = planned.infrastructure.get(subnet, frozenset())
         changed = await _write_infrastructure(session, cluster, subnet, wanted)
         if changed or subnet in planned.new_subnets:

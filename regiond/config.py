@@ -1,0 +1,96 @@
+"""regiond's settings: a TOML file → frozen values. Every key has a default; an empty file works.
+
+state_directory = "/var/lib/hostmap/region"
+
+[http]
+listen = ["tcp:127.0.0.1:5240"]            # loopback only: put a TLS proxy in front of it for others
+socket = "/run/hostmap/api.sock"           # who can open it is the local admin; default: in the state directory
+
+[clusters]
+listen = ["tcp:127.0.0.1:5250"]            # or "unix:/run/hostmap/region.sock"
+
+[database]                                 # nothing here: regiond runs its own PostgreSQL
+dsn = "host=db1,db2 dbname=hostmap target_session_attrs=read-write"
+password_file = "/etc/hostmap/db-password" # for the DSN; mode 0600
+run_as = "hostmap"                         # whom regiond's own PostgreSQL runs as, when regiond is root
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from psycopg2 import ProgrammingError
+from psycopg2.extensions import make_dsn, parse_dsn
+from pydantic import AfterValidator, Field, model_validator
+
+from clusterd.daemon.config_file import Strict, read_secret
+from clusterd.daemon.endpoints import LinkAddressSetting, LoopbackAddress, UnixAddress
+
+DEFAULT_STATE_DIRECTORY = Path("/var/lib/hostmap/region")
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("the path has to be absolute: a daemon's working directory is not where you are")
+    return path
+
+
+def _dsn(text: str) -> str:
+    try:
+        known = parse_dsn(text)
+    except ProgrammingError as error:
+        raise ValueError(f"not a PostgreSQL connection string: {str(error).strip()}") from None
+    if "password" in known:
+        raise ValueError("a password does not belong here: put it into the file named by password_file")
+    return text
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+class HttpSettings(Strict):
+    """Where programs ask."""
+
+    listen: tuple[LinkAddressSetting, ...] = Field(default=(LoopbackAddress("127.0.0.1", 5240),), max_length=32)
+    socket: AbsolutePath | None = None
+
+
+class ClusterListenSettings(Strict):
+    """Where clusters connect."""
+
+    listen: tuple[LinkAddressSetting, ...] = Field(default=(LoopbackAddress("127.0.0.1", 5250),), max_length=32)
+
+
+class DatabaseSettings(Strict):
+    """Which PostgreSQL; without a DSN regiond runs one of its own in the state directory."""
+
+    dsn: Annotated[str, AfterValidator(_dsn)] | None = None
+    password_file: AbsolutePath | None = None
+    run_as: str | None = Field(default=None, min_length=1, max_length=32)
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "DatabaseSettings":
+        if self.dsn is not None and self.run_as is not None:
+            raise ValueError("run_as is for regiond's own PostgreSQL: leave it out with a dsn")
+        if self.dsn is None and self.password_file is not None:
+            raise ValueError("password_file is for a dsn, and there is none")
+        return self
+
+    def complete_dsn(self) -> str | None:
+        """The DSN with its password. Raises ConfigError for a password file that cannot be used."""
+        if self.dsn is None or self.password_file is None:
+            return self.dsn
+        return str(make_dsn(self.dsn, password=read_secret(self.password_file)))
+
+
+class RegionSettings(Strict):
+    """All of regiond's settings."""
+
+    state_directory: AbsolutePath = DEFAULT_STATE_DIRECTORY
+    http: HttpSettings = HttpSettings()
+    clusters: ClusterListenSettings = ClusterListenSettings()
+    database: DatabaseSettings = DatabaseSettings()
+
+    @property
+    def api_socket(self) -> UnixAddress:
+        """The UNIX socket of the HTTP API for the local admin."""
+        return UnixAddress(str(self.http.socket or self.state_directory / "api.sock"))

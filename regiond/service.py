@@ -1,0 +1,239 @@
+"""`twistd regiond`: the options, and the parts wired together. No logic."""
+
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from clusterd.daemon.config_file import ConfigError
+from clusterd.daemon.daemon_options import DaemonOptions
+from clusterd.daemon.endpoints import LinkAddress
+from regiond.accounts import Accounts, random_id
+from regiond.catalogue import Catalogue
+from regiond.claims import Claims
+from regiond.cluster_rpc import ClusterLinkFactory, Connections, identify_plain
+from regiond.config import RegionSettings
+from regiond.host_map_dispatch import HostMapDispatch
+from regiond.http.site import make_site
+from regiond.inventory import Inventory
+from regiond.postgres.embedded import EmbeddedPostgres
+from regiond.postgres.errors import PostgresUnavailable
+from regiond.progress import Progress
+from regiond.storage.accounts import AccountStore
+from regiond.storage.deliveries import DeliveryReads
+from regiond.storage.doorbell import Doorbell, Rung
+from regiond.storage.errors import DatabaseUnavailable, SchemaError
+from regiond.storage.nodes import NodeStore
+from regiond.storage.pool import ConnectionLost, Pool
+from regiond.storage.reads import Reads
+from regiond.storage.schema import current, migrate
+from regiond.storage.topology import ClusterStore
+from regiond.storage.writer import Writer
+from regiond.sweeps import Sweeps
+
+WRITER_CONNECTIONS = 2
+
+
+class Options(DaemonOptions):
+    """Options of `twistd regiond`."""
+
+    synopsis = "[--config FILE]"
+
+
+def makeService(options: Options) -> IService:
+    """The daemon for these options. Ends the process when the configuration cannot be used."""
+    from twisted.internet import reactor
+
+    return RegionDaemon(reactor, options.settings(RegionSettings))
+
+
+class _Announcements:
+    """Something was committed here: those who wait here and the other regionds hear of it."""
+
+    def __init__(self, progress: Progress, catalogue: Catalogue, doorbell: Doorbell) -> None:
+        self._progress = progress
+        self._catalogue = catalogue
+        self._doorbell = doorbell
+
+    def acknowledged(self, subnets: Iterable[int]) -> None:
+        self._progress.acknowledged(subnets)
+        self._doorbell.acknowledged(subnets)
+
+    def topology_changed(self) -> None:
+        self._catalogue.changed()
+        self._doorbell.topology_changed()
+
+
+class Region:
+    """The parts of a region on an open database, and the order in which they start and stop."""
+
+    def __init__(self, reactor: Any, dsn: str, pool: Pool, writing: Pool, identity: Any) -> None:
+        self.reads = Reads(pool)
+        self.catalogue = Catalogue(reactor, self.reads)
+        self.progress = Progress(reactor, self.reads)
+        self.connections = Connections()
+        self.doorbell = Doorbell(reactor, dsn, pool, self._rung)
+        self.writer = Writer(reactor, writing, self._committed)
+        self.clusters = ClusterStore(pool, random_id)
+        self.dispatch = HostMapDispatch(
+            reactor,
+            self.connections,
+            self.clusters,
+            DeliveryReads(pool),
+            self.writer,
+            identity.history,
+            _Announcements(self.progress, self.catalogue, self.doorbell),
+        )
+        self.accounts = Accounts(reactor, AccountStore(pool))
+        self.inventory = Inventory(self.reads, self.catalogue)
+        self.claims = Claims(
+            self.writer, self.reads, NodeStore(pool, random_id), self.catalogue, self.progress, random_id
+        )
+        self.links = ClusterLinkFactory(reactor, identity, self.connections, self.dispatch, identify_plain)
+        self.sweeps = Sweeps(
+            reactor, pool, self.writer, self.dispatch.sweep, self.clusters.drain_absent, self._heartbeat
+        )
+
+    def _committed(self, subnets: frozenset[int]) -> None:
+        self.dispatch.committed(subnets)
+        self.doorbell.host_maps(subnets)
+
+    def _rung(self, rung: Rung) -> None:
+        if rung.topology:
+            self.catalogue.changed()
+        if rung.host_maps is not None:
+            self.dispatch.committed(rung.host_maps)
+        if rung.acknowledged is not None:
+            self.progress.acknowledged(rung.acknowledged)
+
+    async def _heartbeat(self) -> None:
+        if connected := self.connections.clusters():
+            await self.clusters.heard(connected)
+
+    def start(self) -> None:
+        self.doorbell.start()
+        self.sweeps.start()
+
+    async def stop(self) -> None:
+        await self.sweeps.stop()
+        for connection in list(self.connections.by_cluster.values()):
+            connection.link.abort()
+        await self.writer.stop()
+        await self.doorbell.stop()
+
+
+class RegionDaemon(Service):
+    """Starts the database, then the region on it, then opens the doors; stops the other way round."""
+
+    _log = Logger(namespace="regiond")
+
+    def __init__(self, reactor: Any, settings: RegionSettings) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._embedded: EmbeddedPostgres | None = None
+        self._pools: list[Pool] = []
+        self._region: Region | None = None
+        self._ports: list[IListeningPort] = []
+        self._starting: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addErrback(self._start_failed)
+
+    def stopService(self) -> "Deferred[None]":
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _start(self) -> None:
+        self._settings.state_directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        dsn = self._settings.database.complete_dsn()
+        if dsn is None:
+            self._embedded = EmbeddedPostgres(
+                self._reactor, self._settings.state_directory, self._settings.database.run_as
+            )
+            dsn = await self._embedded.start()
+            self._embedded.ended.addCallback(self._database_ended)
+        pool, writing = Pool(self._reactor, dsn), Pool(self._reactor, dsn, size=WRITER_CONNECTIONS)
+        self._pools = [pool, writing]
+        for each in self._pools:
+            each.start()
+        await migrate(pool)
+        identity = await Reads(pool).identity()
+        region = Region(self._reactor, dsn, pool, writing, identity)
+        await region.accounts.local_caller()
+        self._region = region
+        region.start()
+        await self._open_doors(region, pool)
+        self._log.info(
+            "regiond {version} is ready",
+            event="regiond.started",
+            version=version("hostmap"),
+            region=identity.region,
+            history=identity.history,
+            http=[*map(str, self._settings.http.listen), str(self._settings.api_socket)],
+            clusters=list(map(str, self._settings.clusters.listen)),
+            database="embedded" if self._embedded is not None else "external",
+        )
+
+    async def _open_doors(self, region: Region, pool: Pool) -> None:
+        async def ready() -> bool:
+            return await current(pool)
+
+        for address in self._settings.clusters.listen:
+            await self._listen(address, region.links)
+        site = make_site(self._reactor, region.claims, region.inventory, region.accounts, ready, local=False)
+        for address in self._settings.http.listen:
+            await self._listen(address, site)
+        local = make_site(self._reactor, region.claims, region.inventory, region.accounts, ready, local=True)
+        await self._listen(self._settings.api_socket, local)
+
+    async def _listen(self, address: LinkAddress, factory: Any) -> None:
+        self._ports.append(await address.server_endpoint(self._reactor).listen(factory))
+
+    async def _stop(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+        for port in self._ports:
+            await _finished(port.stopListening())
+        if self._region is not None:
+            await self._region.stop()
+        for pool in self._pools:
+            await pool.close()
+        if self._embedded is not None:
+            await self._embedded.stop()
+        self._log.info("regiond stopped", event="regiond.stopped")
+
+    def _start_failed(self, failure: Failure) -> None:
+        """Nothing works without a start: say why, in one sentence where it is the world's fault, and end."""
+        if not self.running:
+            return
+        expected = (ConfigError, PostgresUnavailable, DatabaseUnavailable, ConnectionLost, SchemaError, OSError)
+        if failure.check(*expected, CannotListenError):
+            self._log.critical(
+                "regiond cannot start: {reason}", event="regiond.start-failed", reason=str(failure.value)
+            )
+        else:
+            self._log.failure("regiond cannot start", failure, event="regiond.start-failed")
+        self._end()
+
+    def _database_ended(self, how: str) -> str:
+        self._log.critical("the embedded PostgreSQL ended: {how}", event="regiond.database-ended", how=how)
+        self._end()
+        return how
+
+    def _end(self) -> None:
+        """Stop the process with an exit code that tells its supervisor to start it again."""
+        self._reactor.exitCode = 1
+        self._reactor.stop()
+
+
+async def _finished(maybe: Any) -> None:
+    if isinstance(maybe, Deferred):
+        await maybe

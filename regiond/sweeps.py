@@ -1,0 +1,112 @@
+"""What has to happen as time goes by: stragglers, addresses whose rest is over, reservations that expire.
+
+Any regiond may run any of these at any time, several at once: each is a mutation that does nothing when somebody
+else was faster.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from regiond.domain import errors
+from regiond.domain.mutations import Actor, Mutation, Reclaim, Release, Step
+from regiond.storage.errors import DatabaseUnavailable
+from regiond.storage.pool import ConnectionLost, Pool
+from regiond.storage.writer import Writer
+
+SWEEP_SECONDS = 1.0
+HEARTBEAT_SECONDS = 15.0
+DRAINING_SECONDS = 10.0
+CLEANING_SECONDS = 300.0
+MAX_PER_SWEEP = 500
+
+REGION = Actor(None, "region", is_admin=True)
+
+_RESTED = """SELECT id, subnet, host(address) FROM reservation
+    WHERE status = 'releasing' AND confirmed_at IS NOT NULL AND free_at <= now() ORDER BY free_at LIMIT %s"""
+_EXPIRED = """SELECT id, subnet, host(address) FROM reservation
+    WHERE expires_at IS NOT NULL AND expires_at <= now() AND status = 'active' ORDER BY expires_at LIMIT %s"""
+_CLEAN = """DELETE FROM idempotency WHERE created < now() - interval '24 hours';
+    DELETE FROM batch WHERE committed < now() - interval '1 hour'"""
+
+
+class Sweeps:
+    """Runs the sweeps of one regiond until it is stopped."""
+
+    _log = Logger(namespace="region.sweeps")
+
+    def __init__(
+        self,
+        clock: Any,
+        pool: Pool,
+        writer: Writer,
+        stragglers: Callable[[], Awaitable[None]],
+        drain_absent: Callable[[], Awaitable[None]],
+        heartbeat: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._clock = clock
+        self._pool = pool
+        self._writer = writer
+        self._stragglers = stragglers
+        self._drain_absent = drain_absent
+        self._heartbeat = heartbeat
+        self._loops: list[LoopingCall] = []
+        self._idle: list[Deferred[Any]] = []
+
+    def start(self) -> None:
+        for name, seconds, sweep in (
+            ("stragglers", SWEEP_SECONDS, self._stragglers),
+            ("rested", SWEEP_SECONDS, self.free_rested),
+            ("expired", SWEEP_SECONDS, self.release_expired),
+            ("absent interfaces", DRAINING_SECONDS, self._drain_absent),
+            ("heartbeat", HEARTBEAT_SECONDS, self._heartbeat),
+            ("cleaning", CLEANING_SECONDS, self.clean),
+        ):
+            loop = LoopingCall(self._guarded, name, sweep)
+            loop.clock = self._clock
+            self._loops.append(loop)
+            self._idle.append(loop.start(seconds))
+
+    async def stop(self) -> None:
+        """Stop, and wait for the sweeps that are running."""
+        for loop in self._loops:
+            loop.stop()
+        for idle in self._idle:
+            await idle
+
+    async def free_rested(self) -> None:
+        """Free the addresses whose removal is confirmed everywhere and whose hold has passed."""
+        rows = await self._pool.query(_RESTED, (MAX_PER_SWEEP,), retry=True)
+        await self._submit([Reclaim(*row) for row in rows])
+
+    async def release_expired(self) -> None:
+        """Release what its claimant wanted for a time only."""
+        rows = await self._pool.query(_EXPIRED, (MAX_PER_SWEEP,), retry=True)
+        await self._submit([Release(*row) for row in rows])
+
+    async def clean(self) -> None:
+        """Forget answers to idempotency keys after 24 hours, and which batches were committed after one."""
+        await self._pool.execute(_CLEAN, retry=True)
+
+    async def _submit(self, steps: Sequence[Step]) -> None:
+        waiting = [Deferred.fromCoroutine(self._writer.submit(Mutation(REGION, (step,), "sweep"))) for step in steps]
+        for done, result in await DeferredList(waiting, consumeErrors=True):
+            # Not found: somebody else was faster.
+            if not done and not result.check(errors.NotFound):
+                result.raiseException()
+
+    async def _guarded(self, name: str, sweep: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await sweep()
+        except (DatabaseUnavailable, ConnectionLost) as error:
+            self._log.warn(
+                "the sweep {sweep} could not run: {reason}",
+                event="sweep.postponed",
+                sweep=name,
+                reason=str(error)[:500],
+            )
+        except Exception:
+            self._log.failure("the sweep {sweep} failed", event="sweep.failed", sweep=name)
