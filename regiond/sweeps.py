@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from regiond.domain import errors
 from regiond.domain.mutations import Actor, Mutation, Reclaim, Release, Step
@@ -93,9 +94,9 @@ class Sweeps:
 
     async def _submit(self, steps: Sequence[Step]) -> None:
         waiting = [Deferred.fromCoroutine(self._writer.submit(Mutation(REGION, (step,), "sweep"))) for step in steps]
-        for done, result in await DeferredList(waiting, consumeErrors=True):
+        for _, result in await DeferredList(waiting, consumeErrors=True):
             # Not found: somebody else was faster.
-            if not done and not result.check(errors.NotFound):
+            if isinstance(result, Failure) and not result.check(errors.NotFound):
                 result.raiseException()
 
     async def _guarded(self, name: str, sweep: Callable[[], Awaitable[None]]) -> None:

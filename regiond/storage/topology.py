@@ -17,6 +17,15 @@ ABSENT_SECONDS = 60.0
 _TOPOLOGY_LOCK = "SELECT pg_advisory_xact_lock(2, 0)"
 
 
+_ABSENT = """
+SELECT d.subnet, d.cluster, s.cidr::text, c.name
+FROM delivery d JOIN cluster c ON c.id = d.cluster JOIN subnet s ON s.id = d.subnet
+WHERE d.role = 'serving' AND NOT EXISTS (
+    SELECT FROM cluster_interface i WHERE i.cluster = d.cluster AND i.subnet = d.subnet
+    AND (i.present OR i.last_changed > now() - make_interval(secs => %s)))
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Registered:
     """A cluster after `Register`: its id and the number of this connection."""
@@ -84,20 +93,19 @@ class ClusterStore:
         """
 
         async def drain(session: Session) -> list[Row]:
-            rows = await session.run(
-                """UPDATE delivery d SET role = 'draining', since = now()
-                   FROM cluster c, subnet s
-                   WHERE c.id = d.cluster AND s.id = d.subnet AND d.role = 'serving' AND NOT EXISTS (
-                       SELECT FROM cluster_interface i WHERE i.cluster = d.cluster AND i.subnet = d.subnet
-                       AND (i.present OR i.last_changed > now() - make_interval(secs => %s)))
-                   RETURNING d.subnet, d.cluster, s.cidr::text, c.name""",
-                (ABSENT_SECONDS,),
-            )
-            for subnet, cluster, _, _ in sorted(rows):
+            absent = sorted(row[0] for row in await session.run(_ABSENT, (ABSENT_SECONDS,)))
+            for subnet in absent:
                 await session.run("SELECT pg_advisory_xact_lock(%s)", (subnet,))
+            rows = await session.run(_ABSENT, (ABSENT_SECONDS,)) if absent else []
+            drained = [row for row in rows if row[0] in absent]
+            for subnet, cluster, _, _ in drained:
+                await session.run(
+                    "UPDATE delivery SET role = 'draining', since = now() WHERE subnet = %s AND cluster = %s",
+                    (subnet, cluster),
+                )
                 await _write_infrastructure(session, cluster, subnet, frozenset())
                 await session.run("SELECT rebuild_free_ranges(%s)", (subnet,))
-            return rows
+            return drained
 
         for subnet, _, cidr, name in await self._pool.transaction(drain, retry=True):
             self._log.warn(
