@@ -292,7 +292,7 @@ class HostMapDispatch:
                 digest=change.digest,
                 upserts=change.upserts,
                 removals=change.removals,
-                request_ids=change.request_ids[:MAX_PAGE_ROWS],
+                request_ids=change.request_ids,
             )
         except errors.MalformedArgument:
             # 500 maps with long identifiers can be more than one value holds.
@@ -306,7 +306,7 @@ class HostMapDispatch:
             generation=change.to_generation,
             upserts=len(change.upserts),
             removals=len(change.removals),
-            request_ids=list(change.request_ids),
+            request_ids=sorted(set(change.request_ids)),
         )
         return int(answer["accepted_generation"])
 

@@ -25,7 +25,7 @@ class Difference:
     """What turns the host maps of `from_generation` into those of `to_generation`.
 
     `upserts` and `removals` are empty and `too_long` is set when there are more than was asked for. `request_ids` are
-    those of the requests behind it.
+    those of the requests behind it, one for each upsert and then for each removal.
     """
 
     cidr: str
@@ -101,13 +101,17 @@ def _difference(rows: Sequence[Row], accepted: int, at_most: int) -> Difference:
     cidr, generation, digest = rows[0][:3]
     maps = [row[3:] for row in rows if row[3] is not None]
     too_long = len(maps) > at_most
-    request_ids = sorted({row[5] for row in maps[:at_most]})
     upserts: list[HostMap] = []
     removals: list[Identifier] = []
-    for kind, value, address, hostname, removed, _ in [] if too_long else maps:
+    upserted_by: list[str] = []
+    removed_by: list[str] = []
+    for kind, value, address, hostname, removed, request_id in [] if too_long else maps:
         identifier = Identifier(IdentifierKind(kind), bytes(value))
         if removed:
             removals.append(identifier)
+            removed_by.append(request_id)
         else:
             upserts.append(HostMap(identifier, address, hostname))
+            upserted_by.append(request_id)
+    request_ids = upserted_by + removed_by
     return Difference(cidr, accepted, generation, from_signed(digest), upserts, removals, request_ids, too_long)
