@@ -1,11 +1,12 @@
 """Programs of PostgreSQL as children of the reactor that die with it, and their words."""
 
+import contextlib
 import os
 import re
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
@@ -100,10 +101,8 @@ class Child(ProcessProtocol):
 
     def send(self, signal_number: int) -> None:
         """Send a signal; a process that has ended already is not an error."""
-        try:
+        with contextlib.suppress(ProcessExitedAlready):
             self.transport.signalProcess(signal_number)  # type: ignore[union-attr]
-        except ProcessExitedAlready:
-            pass
 
     def connectionMade(self) -> None:
         self._pid: int = self.transport.pid  # type: ignore[union-attr]
@@ -176,6 +175,3 @@ def spawn(reactor: Any, identity: Identity, arguments: Sequence[str], *, dies_of
         path="/",
     )
     return child
-
-
-Spawn = Callable[..., Child]

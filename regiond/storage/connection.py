@@ -98,8 +98,17 @@ def split_hosts(dsn: str) -> tuple[str, ...]:
     )
 
 
+class _Cursor(txpostgres.Cursor):  # type: ignore[misc]
+    """txpostgres' cursor, without its reading of every cancelled statement (a timeout, say) as our cancelling it."""
+
+    def _handleCancellation(self, failure: Failure) -> Failure:
+        return failure
+
+
 class _Wire(txpostgres.Connection):  # type: ignore[misc]
     """txpostgres' connection, telling of its death and of notifications by calls instead of by the log."""
+
+    cursorFactory = _Cursor
 
     def __init__(self, reactor: IReactorTime, on_dead: Callable[[Exception], None]) -> None:
         super().__init__(reactor, cooperator=_NEVER)
@@ -200,17 +209,20 @@ class Connection:
         return os.dup(self._wire.fileno())
 
     def check(self) -> bool:
-        """Whether an idle connection still lives, reading what the kernel already has. Costs one system call."""
+        """Whether an idle connection still lives, reading what the kernel already has: one system call mostly."""
         if self._reason is not None:
             return False
         poller = select.poll()
         poller.register(self._wire.fileno(), select.POLLIN | select.POLLRDHUP)
-        if poller.poll(0):
+        while self._reason is None and poller.poll(0):
+            # the server's last words come first, the end of the stream after them
+            self._unwatch()
             try:
                 self._wire.pollable().poll()
             except psycopg2.Error as error:
                 self._dead(error)
             else:
+                self._watch()
                 self._wire.checkForNotifies()
         return self._reason is None
 
@@ -231,6 +243,7 @@ class Connection:
             raise RuntimeError("a connection runs one statement at a time")
         cursor = self._wire.cursor()
         self._busy = True
+        self._unwatch()
         try:
             await self._guarded(cursor.execute(sql, args))
             rows = cursor.fetchall() if cursor.description is not None else []
@@ -244,6 +257,7 @@ class Connection:
             raise ConnectionLost(self._reason or "", outcome_unknown=code != "25006") from error
         finally:
             self._busy = False
+            self._watch()
         return rows, count
 
     def on_notify(self, receive: Callable[[str, str], None]) -> None:
@@ -278,6 +292,19 @@ class Connection:
             self._wire.close()
         if self.on_lost is not None:
             self.on_lost(self, reason)
+
+    def _unwatch(self) -> None:
+        """Take the socket from the reactor before libpq touches it.
+
+        libpq closes it by itself when it finds it broken. The reactor would still have its number then, fail to remove
+        it (epoll refuses closed ones) and be left with tables that contradict each other.
+        """
+        self._reactor.removeReader(self._wire)
+
+    def _watch(self) -> None:
+        """Give the socket back: an end, a notice or a notification may come at any time."""
+        if self._reason is None and not self._wire.pollable().closed:
+            self._reactor.addReader(self._wire)
 
     async def _guarded(self, inner: "Deferred[Any]") -> None:
         """Wait for txpostgres without ever letting a cancellation reach it."""

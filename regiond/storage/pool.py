@@ -5,8 +5,9 @@
 * Every call has a deadline, waiting and further attempts included. At the deadline the socket is closed; the server
   notices (`client_connection_check_interval`), and `statement_timeout` ends what it does not.
 * Serialization failures and deadlocks (40001, 40P01) are tried again by themselves in `query`, `execute` and
-  `transaction`: the server has undone everything. A lost connection is not, unless the caller says `retry=True`: the
-  work is idempotent, or only reads. In `session`, which may hold several transactions, nothing is without it.
+  `transaction`: the server has undone everything; so it has when a transaction's connection is lost before COMMIT was
+  sent. When the answer is lost, the work is tried again only if the caller says `retry=True`: it is idempotent, or
+  only reads. In `session`, which may hold several transactions, nothing is tried again without that.
 * The functions that are lent a session may therefore run more than once and should touch nothing but the database.
 * While there is no connection one attempt at a time is made, with a growing and random delay; callers wait for it,
   at most `patience` seconds and at most `max_waiting` of them, and then get DatabaseUnavailable.
@@ -32,7 +33,7 @@ from twisted.python.failure import Failure
 from regiond.storage.connection import Arguments, Connection, ConnectionLost, Connector, Row, Vet, first_line
 from regiond.storage.errors import DatabaseUnavailable, TransactionLeftOpen
 
-__all__ = ["ConnectionLost", "DatabaseUnavailable", "Pool", "PoolStats", "Session", "TransactionLeftOpen"]
+__all__ = ["ConnectionLost", "DatabaseUnavailable", "Pool", "PoolStats", "Row", "Session", "TransactionLeftOpen"]
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class Session:
 
     def __init__(self, connection: Connection) -> None:
         self._connection: Connection | None = connection
+        self.used = False
 
     async def run(self, sql: str, args: Arguments = None) -> list[Row]:
         """Send one string of one or more statements; the rows of the last one, [] when it has none.
@@ -72,20 +74,23 @@ class Session:
         Without `args` a percent sign is a percent sign. Raises psycopg2.Error for what the server says about the
         statement and ConnectionLost when the connection died on the way.
         """
-        return await self._live().run(sql, args)
+        rows, _ = await self._send(sql, args)
+        return rows
 
     async def execute(self, sql: str, args: Arguments = None) -> int:
         """As `run`, but returns how many rows the last statement changed."""
-        _, count = await self._live().execute(sql, args)
+        _, count = await self._send(sql, args)
         return count
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open, failed or not."""
-        return self._live().transaction_status in (
-            extensions.TRANSACTION_STATUS_INTRANS,
-            extensions.TRANSACTION_STATUS_INERROR,
-        )
+        """Whether a transaction is open, failed or not, or a statement is in flight that may have begun one."""
+        return self._live().transaction_status != extensions.TRANSACTION_STATUS_IDLE
+
+    async def _send(self, sql: str, args: Arguments) -> tuple[list[Row], int]:
+        connection = self._live()
+        self.used = self.used or connection.lost is None
+        return await connection.execute(sql, args)
 
     def _live(self) -> Connection:
         if self._connection is None:
@@ -205,8 +210,12 @@ class Pool:
         begin = "BEGIN" if isolation is None else f"BEGIN ISOLATION LEVEL {isolation}"
 
         async def work(session: Session) -> T:
-            await session.run(begin)
-            result = await fn(session)
+            try:
+                await session.run(begin)
+                result = await fn(session)
+            except ConnectionLost as error:
+                error.outcome_unknown = False
+                raise
             if not session.in_transaction:
                 raise RuntimeError("the transaction's function ended the transaction by itself")
             await session.run("COMMIT")
@@ -219,7 +228,15 @@ class Pool:
 
         Raises TransactionLeftOpen when it returns in the middle of a transaction (which is undone).
         """
-        return await self._call(fn, deadline, on_conflict=retry, on_loss=retry)
+
+        async def work(session: Session) -> T:
+            try:
+                return await fn(session)
+            except ConnectionLost as error:
+                error.outcome_unknown = session.used
+                raise
+
+        return await self._call(work, deadline, on_conflict=retry, on_loss=retry)
 
     async def _call(self, work: Work[T], deadline: float | None, *, on_conflict: bool, on_loss: bool) -> T:
         end = self._reactor.seconds() + (self._deadline if deadline is None else deadline)
@@ -236,7 +253,7 @@ class Pool:
                 if not on_conflict or error.pgcode not in CONFLICT_CODES or not self._again(attempt, end):
                     raise
             except ConnectionLost as error:
-                # what was never sent, or refused by a server that cannot write, is safe to send again
+                # what was never sent, undone, or refused by a server that cannot write, is safe to send again
                 unknown = error.outcome_unknown = unknown or error.outcome_unknown
                 if (unknown and not on_loss) or not self._again(attempt, end):
                     raise
@@ -373,7 +390,7 @@ class Pool:
             done.addCallback(self._attempt_over, done)
 
     def _refill_in(self, seconds: float) -> None:
-        if self._refilling is None:
+        if self._refilling is None and self._open:
             self._refilling = self._reactor.callLater(seconds, self._refill)
 
     def _back_off(self) -> None:
