@@ -36,7 +36,8 @@ from regiond.domain.accounts import (
 from regiond.domain.ids import ID_BITS, NewId, Prefix, format_id, parse_id
 from regiond.domain.mutations import Actor
 from regiond.requests import Caller, RequestContext
-from regiond.storage.accounts import AccountStore, Change
+from regiond.storage.accounts import AccountStore
+from regiond.storage.changes import Change
 
 CACHE_SECONDS: Final = 5.0
 CACHE_SIZE: Final = 10_000
@@ -151,7 +152,7 @@ class Accounts:
         """Raises NotPermitted, NameTaken, and ValueError for what is not a name."""
         _need_admin(context)
         name = parse_name(name)
-        account = await self._store.create_account(_change(context), self._new_id(), name, role)
+        account = await self._store.create_account(context.change, self._new_id(), name, role)
         self._log.info(
             "account {account} with role {role} made by {actor}",
             event="account.created",
@@ -184,7 +185,7 @@ class Accounts:
         account = await self.account(context, account_id)
         if account.name == LOCAL_ACCOUNT:
             raise errors.NotPermitted("the built-in account `local` cannot be disabled: the socket's owner needs it")
-        changed = await self._store.set_disabled(_change(context), account.id, disabled)
+        changed = await self._store.set_disabled(context.change, account.id, disabled)
         assert changed is not None, "accounts are never deleted"
         self._forget_all()
         self._log.info(
@@ -219,7 +220,7 @@ class Accounts:
         if owner.name == LOCAL_ACCOUNT:
             raise errors.NotPermitted("the built-in account `local` has no tokens: name an account with `account`")
         return await self._make_token(
-            _change(context), owner, name, read_only=read_only, expires_at=expires_at, asked_by=context.caller.name
+            context.change, owner, name, read_only=read_only, expires_at=expires_at, asked_by=context.caller.name
         )
 
     async def _make_token(
@@ -279,7 +280,7 @@ class Accounts:
         """Raises NotFound, for others' tokens too."""
         number = parse_id(Prefix.TOKEN, token_id)
         owner = None if context.caller.is_admin else context.caller.account
-        if number is None or not await self._store.delete_token(_change(context), number, owner):
+        if number is None or not await self._store.delete_token(context.change, number, owner):
             raise errors.NotFound(f"there is no token {token_id[:64]}")
         self._forget_all()
         self._log.info(
@@ -294,10 +295,6 @@ class Accounts:
 def _need_admin(context: RequestContext) -> None:
     if not context.caller.is_admin:
         raise errors.NotPermitted("this needs an account with the role admin")
-
-
-def _change(context: RequestContext) -> Change:
-    return Change(context.caller.actor, context.request_id, context.idempotency)
 
 
 def _cursor(prefix: Prefix, after: str | None) -> int | None:

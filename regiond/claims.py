@@ -119,8 +119,8 @@ class Claims:
         name = _hostname(hostname)
         assert name is not None
         parsed = [_mac(f"/macs/{index}", mac).text for index, mac in enumerate(macs)]
-        node = await self._nodes.create(context.caller.actor, context.request_id, name, parsed, owner_id, comment)
-        return (await self._reads.nodes([node]))[0]
+        node = await self._nodes.create(context.change, name, parsed, owner_id, comment)
+        return await self.node(context, format_id(Prefix.NODE, node))
 
     async def list_nodes(
         self, context: RequestContext, *, filters: Mapping[str, Sequence[str]], limit: int, after: str | None

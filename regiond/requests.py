@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from regiond.domain.mutations import Actor, Idempotency
+from regiond.storage.changes import Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +38,8 @@ class RequestContext:
         if self.idempotency_key is None:
             return None
         return Idempotency(self.caller.account, self.idempotency_key, self.fingerprint)
+
+    @property
+    def change(self) -> Change:
+        """For what does not go through the writer."""
+        return Change(self.caller.actor, self.request_id, self.idempotency)

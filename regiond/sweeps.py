@@ -94,7 +94,8 @@ class Sweeps:
 
     async def _submit(self, steps: Sequence[Step]) -> None:
         waiting = [Deferred.fromCoroutine(self._writer.submit(Mutation(REGION, (step,), "sweep"))) for step in steps]
-        for _, result in await DeferredList(waiting, consumeErrors=True):
+        results: list[tuple[bool, Any]] = await DeferredList(waiting, consumeErrors=True)
+        for _, result in results:
             # Not found: somebody else was faster.
             if isinstance(result, Failure) and not result.check(errors.NotFound):
                 result.raiseException()

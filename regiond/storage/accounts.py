@@ -4,16 +4,13 @@ Changes are safe to repeat after a lost answer: they are recognised by the id th
 idempotency key. What is stored under a key is only the id of what was made; a token's secret is stored nowhere.
 """
 
-import json
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from regiond.domain import errors
 from regiond.domain.accounts import AccountView, Role, StoredSecret, TokenView
 from regiond.domain.ids import Prefix, format_id
-from regiond.domain.mutations import Actor, Idempotency
+from regiond.storage.changes import Change, once, write_audit
 from regiond.storage.connection import Row
 from regiond.storage.pool import Pool, Session
 
@@ -30,15 +27,6 @@ class Credential:
     read_only: bool
     secret: StoredSecret
     seconds_left: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Who changes something, in which request."""
-
-    actor: Actor
-    request_id: str
-    idempotency: Idempotency | None = None
 
 
 class AccountStore:
@@ -123,10 +111,10 @@ class AccountStore:
             if not made:
                 raise errors.NameTaken(f"there is an account {name} already")
             after = {"name": name, "role": role.value}
-            await _audit(session, change, "account.create", format_id(Prefix.ACCOUNT, account), None, after)
+            await write_audit(session, change, "account.create", format_id(Prefix.ACCOUNT, account), None, after)
             return account
 
-        made = await self._once(change, insert, f"{_ACCOUNTS} WHERE a.id = %s", (account,))
+        made = await once(self._pool, change, insert, f"{_ACCOUNTS} WHERE a.id = %s", (account,))
         found = await self.account(made)
         assert found is not None, "accounts are never deleted"
         return found
@@ -141,7 +129,7 @@ class AccountStore:
             )
             if changed:
                 action = "account.disable" if disabled else "account.enable"
-                await _audit(session, change, action, format_id(Prefix.ACCOUNT, account), None, None)
+                await write_audit(session, change, action, format_id(Prefix.ACCOUNT, account), None, None)
 
         await self._pool.transaction(update, retry=True)
         return await self.account(account)
@@ -172,10 +160,10 @@ class AccountStore:
             if not made:
                 raise errors.NameTaken(f"the account has a token {name!r} already")
             after = {"account": format_id(Prefix.ACCOUNT, account), "name": name, "read_only": read_only}
-            await _audit(session, change, "token.create", format_id(Prefix.TOKEN, token), None, after)
+            await write_audit(session, change, "token.create", format_id(Prefix.TOKEN, token), None, after)
             return token
 
-        made = await self._once(change, insert, f"{_TOKENS} WHERE t.id = %s", (token,))
+        made = await once(self._pool, change, insert, f"{_TOKENS} WHERE t.id = %s", (token,))
         found = await self.token(made)
         if found is None:
             raise errors.NotFound("the token that this request made has been revoked since")
@@ -194,84 +182,14 @@ class AccountStore:
             if not gone:
                 raise errors.NotFound(f"there is no token {format_id(Prefix.TOKEN, token)}")
             before = {"account": gone[0][1], "name": gone[0][0]}
-            await _audit(session, change, "token.revoke", format_id(Prefix.TOKEN, token), before, None)
+            await write_audit(session, change, "token.revoke", format_id(Prefix.TOKEN, token), before, None)
             return token
 
         try:
-            await self._once(change, delete)
+            await once(self._pool, change, delete)
         except errors.NotFound:
             return False
         return True
-
-    async def _once(
-        self,
-        change: Change,
-        work: Callable[[Session], Awaitable[int]],
-        made_before: str | None = None,
-        args: Sequence[Any] = (),
-    ) -> int:
-        """Do the work unless it was done before: under the same key, or (`made_before` finds a row) by ourselves.
-
-        Returns the id of what was made, then or now.
-        """
-        key = change.idempotency
-
-        async def run(session: Session) -> int:
-            if key is not None:
-                # a second request with the key waits here until the first one has committed or failed
-                first = await session.run(
-                    """INSERT INTO idempotency (account, key, fingerprint, answer) VALUES (%s, %s, %s, '')
-                       ON CONFLICT (account, key) DO NOTHING RETURNING key""",
-                    (key.account, key.key, key.fingerprint),
-                )
-                if not first:
-                    return await _answered(session, key)
-            if made_before is not None:
-                mine = await session.run(made_before, args)
-                if mine:
-                    return int(mine[0][0])
-            made = await work(session)
-            if key is not None:
-                await session.run(
-                    "UPDATE idempotency SET answer = %s WHERE account = %s AND key = %s",
-                    (json.dumps({"id": made}), key.account, key.key),
-                )
-            return made
-
-        # without a key a repeated DELETE would find nothing, and say so of its own success
-        return await self._pool.transaction(run, retry=made_before is not None or key is not None)
-
-
-async def _answered(session: Session, key: Idempotency) -> int:
-    rows = await session.run(
-        "SELECT fingerprint, answer FROM idempotency WHERE account = %s AND key = %s", (key.account, key.key)
-    )
-    if not rows or rows[0][0] != key.fingerprint:
-        raise errors.IdempotencyKeyReused("this Idempotency-Key was used for another request")
-    return int(json.loads(rows[0][1])["id"])
-
-
-async def _audit(
-    session: Session,
-    change: Change,
-    action: str,
-    thing: str,
-    before: dict[str, Any] | None,
-    after: dict[str, Any] | None,
-) -> None:
-    await session.run(
-        """INSERT INTO audit (account, actor, action, object, before, after, request_id)
-           VALUES (%s, %s, %s, %s, %s::jsonb, %s::jsonb, %s)""",
-        (
-            change.actor.account,
-            change.actor.name,
-            action,
-            thing,
-            None if before is None else json.dumps(before),
-            None if after is None else json.dumps(after),
-            change.request_id,
-        ),
-    )
 
 
 def _first_account(rows: list[Row]) -> AccountView | None:

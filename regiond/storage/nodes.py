@@ -7,8 +7,7 @@ from psycopg2 import errorcodes
 
 from regiond.domain import errors
 from regiond.domain.ids import NewId, Prefix, format_id
-from regiond.domain.mutations import Actor
-from regiond.storage.audit import write_audit
+from regiond.storage.changes import Change, once, write_audit
 from regiond.storage.pool import Pool, Session
 
 
@@ -19,13 +18,14 @@ class NodeStore:
         self._pool = pool
         self._new_id = new_id
 
-    async def create(
-        self, actor: Actor, request_id: str, hostname: str, macs: Sequence[str], owner: int, comment: str | None
-    ) -> int:
-        """The new node's id. Raises NameTaken for a host name, IdentifierTaken for a MAC address of another node."""
+    async def create(self, change: Change, hostname: str, macs: Sequence[str], owner: int, comment: str | None) -> int:
+        """The new node's id, or with a repeated idempotency key the one first made.
+
+        Raises NameTaken for a host name, IdentifierTaken for a MAC address of another node.
+        """
         node = self._new_id()
 
-        async def create(session: Session) -> None:
+        async def create(session: Session) -> int:
             await session.run(
                 "INSERT INTO node (id, hostname, owner, comment) VALUES (%s, %s, %s, %s)",
                 (node, hostname, owner, comment),
@@ -34,14 +34,14 @@ class NodeStore:
                 "INSERT INTO node_mac (node, mac) SELECT %s, unnest(%s::text[])", (node, list(dict.fromkeys(macs)))
             )
             after = {"hostname": hostname, "macs": list(macs)}
-            await write_audit(session, actor, "node.create", format_id(Prefix.NODE, node), None, after, request_id)
+            await write_audit(session, change, "node.create", format_id(Prefix.NODE, node), None, after)
+            return node
 
         try:
-            await self._pool.transaction(create)
+            return await once(self._pool, change, create, "SELECT id FROM node WHERE id = %s", (node,))
         except psycopg2.Error as error:
             if error.pgcode != errorcodes.UNIQUE_VIOLATION:
                 raise
             if error.diag.constraint_name == "node_mac_pkey":
                 raise errors.IdentifierTaken("one of these MAC addresses is another node's") from error
             raise errors.NameTaken(f"there is a node {hostname} already") from error
-        return node

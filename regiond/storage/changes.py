@@ -1,0 +1,91 @@
+"""Changes that do not go through the writer: accounts, tokens, nodes, ranges. Once each, and audited.
+
+A change is safe to repeat after a lost answer: it is recognised by the id that its caller made, or by its idempotency
+key. What is stored under the key is only the id of what was made.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from regiond.domain import errors
+from regiond.domain.mutations import Actor, Idempotency
+from regiond.storage.pool import Pool, Session
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Who changes something, in which request."""
+
+    actor: Actor
+    request_id: str
+    idempotency: Idempotency | None = None
+
+
+async def once(
+    pool: Pool,
+    change: Change,
+    work: Callable[[Session], Awaitable[int]],
+    made_before: str | None = None,
+    args: Sequence[Any] = (),
+) -> int:
+    """Do the work in a transaction, unless it was done before: under the same key, or by us (`made_before` finds it).
+
+    Returns the id of what was made, then or now. Raises IdempotencyKeyReused.
+    """
+    key = change.idempotency
+
+    async def run(session: Session) -> int:
+        if key is not None:
+            # a second request with the key waits here until the first one has committed or failed
+            first = await session.run(
+                """INSERT INTO idempotency (account, key, fingerprint, answer) VALUES (%s, %s, %s, '')
+                   ON CONFLICT (account, key) DO NOTHING RETURNING key""",
+                (key.account, key.key, key.fingerprint),
+            )
+            if not first:
+                return await _answered(session, key)
+        if made_before is not None:
+            mine = await session.run(made_before, args)
+            if mine:
+                return int(mine[0][0])
+        made = await work(session)
+        if key is not None:
+            await session.run(
+                "UPDATE idempotency SET answer = %s WHERE account = %s AND key = %s",
+                (json.dumps({"id": made}), key.account, key.key),
+            )
+        return made
+
+    # without a key a repeated DELETE would find nothing, and say so of its own success
+    return await pool.transaction(run, retry=made_before is not None or key is not None)
+
+
+async def _answered(session: Session, key: Idempotency) -> int:
+    rows = await session.run(
+        "SELECT fingerprint, answer FROM idempotency WHERE account = %s AND key = %s", (key.account, key.key)
+    )
+    if not rows or rows[0][0] != key.fingerprint:
+        raise errors.IdempotencyKeyReused("this Idempotency-Key was used for another request")
+    return int(json.loads(rows[0][1])["id"])
+
+
+async def write_audit(
+    session: Session,
+    change: Change,
+    action: str,
+    object_id: str,
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
+) -> None:
+    """Who did what to which object. `before` and `after` must be plain JSON values."""
+    await session.run(
+        """INSERT INTO audit (account, actor, action, object, before, after, request_id)
+           VALUES (%s, %s, %s, %s, %s::jsonb, %s::jsonb, %s)""",
+        (
+            *(change.actor.account, change.actor.name, action, object_id),
+            *(None if value is None else json.dumps(value) for value in (before, after)),
+            change.request_id,
+        ),
+    )
