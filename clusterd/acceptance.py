@@ -66,12 +66,14 @@ class MapChange:
 class Accepted:
     """A change that is on disk.
 
-    `changes` is None where there are too many to list, or where the change replaced what other origins had left;
-    `dropped` are the subnets of a former origin that this one superseded.
+    `complete`: the `changes` tell all that the DHCP server has to be told. Otherwise there were too many to list, or
+    the subnet was not held before from this origin, and what the server has is unknown. `dropped` are the subnets of
+    a former origin that this one superseded.
     """
 
     record: SubnetRecord
-    changes: tuple[MapChange, ...] | None
+    changes: tuple[MapChange, ...]
+    complete: bool
     dropped: tuple[str, ...] = ()
 
 

@@ -172,9 +172,9 @@ class Convergence:
         known = self._records.get(record.subnet)
         self._records[record.subnet] = record
         self._news = True
-        if accepted.changes is None or known is None or known.cidr != record.cidr:
+        if not accepted.complete or known is None or known.cidr != record.cidr:
             self._compare = True
-        for change in accepted.changes or ():
+        for change in accepted.changes:
             ids = request_ids(change.identifier)
             self._remember(
                 (record.subnet, change.identifier),

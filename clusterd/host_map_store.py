@@ -252,7 +252,8 @@ class HostMapStore:
                 dropped.append(other.subnet)
         _, record = self._tables.record(announced.subnet)
         assert record is not None  # just written
-        return Accepted(record, None if base is None or dropped or changes is None else tuple(changes), tuple(dropped))
+        complete = base is not None and not dropped and changes is not None
+        return Accepted(record, tuple(changes or ()), complete, tuple(dropped))
 
     def _transfer(self, subnet: str, to_generation: int) -> _Transfer:
         transfer = self._transfers.get(subnet)

@@ -125,9 +125,10 @@ class Tables:
 
     def stage(self, transfer: int, upserts: Iterable[HostMap], removals: Iterable[Identifier]) -> None:
         """Add rows to a transfer; a row for an identifier replaces the earlier one."""
-        rows = [(transfer, *_identifier_row(identifier), None, None) for identifier in removals]
-        rows += [(transfer, *_map_row(host_map)) for host_map in upserts]
-        self._connection.executemany("INSERT OR REPLACE INTO staged VALUES (?, ?, ?, ?, ?)", rows)
+        statement = "INSERT OR REPLACE INTO staged VALUES (?, ?, ?, ?, ?)"
+        removed = ((transfer, *_identifier_row(identifier), None, None) for identifier in removals)
+        self._connection.executemany(statement, removed)
+        self._connection.executemany(statement, ((transfer, *_map_row(host_map)) for host_map in upserts))
 
     def count_staged(self, transfer: int) -> int:
         return int(

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.protocols.amp import RemoteAmpError
@@ -131,6 +131,8 @@ class RegionConnection(Service):
                     reason=str(error),
                     attempts=failures,
                 )
+            except CancelledError:
+                pass  # the service was stopped
             except Exception:
                 failures += 1
                 self._log.failure("connecting to {region} failed here", event="region.failed-here", region=region.name)
@@ -151,7 +153,7 @@ class RegionConnection(Service):
         """Connect, register, and stay until the connection ends. Raises when it did not come to a registration."""
         responders = RegionResponders(self._accepted)
         link = Link(self._clock, responders)
-        await region.endpoint.connect(_factory_of(link))
+        await region.endpoint.connect(_OneLink(link))
         try:
             await self._register(link)
             responders.open()
@@ -205,10 +207,16 @@ def _reporting_on(link: Link) -> Callable[[HostMapState], Awaitable[None]]:
     return report
 
 
-def _factory_of(link: Link) -> Factory:
-    factory = Factory.forProtocol(lambda: link)
-    factory.noisy = False
-    return factory
+class _OneLink(Factory):
+    """Gives the link that was made for this one connection."""
+
+    noisy = False
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def buildProtocol(self, addr: IAddress | None) -> Link:
+        return self._link
 
 
 async def _end_of(link: Link) -> None:

@@ -51,22 +51,26 @@ class Outcome:
 
     def __init__(self, awaitable: Any) -> None:
         self.value: Any = None
-        self.error: Exception | None = None
-        self.settled = False
+        self.error: BaseException | None = None
+        self._done = False
         deferred = awaitable if isinstance(awaitable, Deferred) else Deferred.fromCoroutine(awaitable)
         deferred.addCallbacks(self._settle, self._fail)
 
+    def done(self) -> bool:
+        """Whether it has come to a value or an error."""
+        return self._done
+
     def _settle(self, value: Any) -> None:
-        self.settled, self.value = True, value
+        self._done, self.value = True, value
 
     def _fail(self, failure: Failure) -> None:
-        self.settled, self.error = True, failure.value
+        self._done, self.error = True, failure.value
 
 
 def settled(outcome: Outcome, step: Callable[[], None]) -> Any:
     """The value after one step of whatever moves things; raises its error."""
     step()
-    assert outcome.settled, "still waiting"
+    assert outcome.done(), "still waiting"
     if outcome.error is not None:
         raise outcome.error
     return outcome.value

@@ -111,12 +111,12 @@ class StoreMachine(RuleBasedStateMachine):
         accepted = self.store.accept_delta(head, upserts, removals)
         self.model[subnet] = after
         self.generations[subnet] = (since + step, self.generations.get(subnet, (0, 0))[1])
-        if accepted.changes is not None:
-            assert set(accepted.changes) == {
-                MapChange(key, before.get(key), after.get(key))
-                for key in before.keys() | after.keys()
-                if before.get(key) != after.get(key)
-            }
+        assert set(accepted.changes) == {
+            MapChange(key, before.get(key), after.get(key))
+            for key in before.keys() | after.keys()
+            if before.get(key) != after.get(key)
+        }
+        assert accepted.complete == (since > 0)
 
     @rule(subnet=subnets, upserts=small_sets, wrong=st.integers(1, 5))
     def refused_delta(self, subnet: str, upserts: list[HostMap], wrong: int) -> None:
@@ -286,7 +286,7 @@ def test_a_large_transfer_does_not_list_its_changes(store: HostMapStore) -> None
     many = [host_map(number) for number in range(1, MAX_LISTED_CHANGES + 2)]
     store.accept_delta(announced(1, (), since=0), (), ())
     accepted = accept_snapshot(store, announced(2, many), many)
-    assert accepted.changes is None and accepted.record.host_maps == len(many)
+    assert not accepted.complete and accepted.record.host_maps == len(many)
     accepted = accept_snapshot(store, announced(3, many[1:]), many[1:])
     assert accepted.changes == (MapChange(many[0].identifier, many[0], None),)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 
 from clusterd.protocol import commands
@@ -63,9 +63,7 @@ class FakeRegion:
 
     def factory(self) -> Factory:
         """Makes the region's end of each connection."""
-        factory = Factory.forProtocol(self.connect)
-        factory.noisy = False
-        return factory
+        return _RegionFactory(self)
 
     def connect(self) -> Link:
         """The region's end of a new connection."""
@@ -146,6 +144,16 @@ class FakeRegion:
             await self.call(commands.TransferPage, subnet=subnet, to_generation=generation, upserts=page, removals=())
         answer = await self.call(commands.CommitTransfer, subnet=subnet, to_generation=generation)
         return int(answer["accepted_generation"])
+
+
+class _RegionFactory(Factory):
+    noisy = False
+
+    def __init__(self, told: FakeRegion) -> None:
+        self._told = told
+
+    def buildProtocol(self, addr: IAddress | None) -> Link:
+        return self._told.connect()
 
 
 class _RegionResponders(Responders):

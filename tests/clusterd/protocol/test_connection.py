@@ -143,7 +143,7 @@ def test_a_call_has_a_deadline_and_a_late_answer_is_ignored() -> None:
     waiting = Outcome(there.client.call(Echo, text="wait"))
     there.flush()
     clock.advance(CALL_DEADLINE_SECONDS - 0.01)
-    assert not waiting.settled
+    assert not waiting.done()
     clock.advance(0.01)
     assert isinstance(waiting.error, CallTimedOut)
     responders.unanswered[0].callback({"text": "late"})
@@ -165,7 +165,7 @@ def test_pending_calls_fail_with_link_lost() -> None:
     lost = Outcome(there.client.lost)
     there.cut()
     assert [type(one.error) for one in waiting] == [LinkLost] * 3
-    assert lost.settled and not there.client.connected_now
+    assert lost.done() and not there.client.connected_now
     assert isinstance(Outcome(there.client.call(Echo, text="x")).error, LinkLost)
 
 
