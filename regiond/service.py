@@ -19,8 +19,11 @@ from regiond.catalogue import Catalogue
 from regiond.claims import Claims
 from regiond.cluster_rpc import ClusterLinkFactory, Connections, identify_plain
 from regiond.config import RegionSettings
+from regiond.health import Health
 from regiond.host_map_dispatch import HostMapDispatch
-from regiond.http.site import make_site
+from regiond.http.application import Application
+from regiond.http.site import ApiSite
+from regiond.http.use_cases import UseCases
 from regiond.inventory import Inventory
 from regiond.postgres.embedded import EmbeddedPostgres
 from regiond.postgres.errors import PostgresUnavailable
@@ -32,7 +35,7 @@ from regiond.storage.errors import DatabaseUnavailable, SchemaError
 from regiond.storage.nodes import NodeStore
 from regiond.storage.pool import ConnectionLost, Pool
 from regiond.storage.reads import Reads
-from regiond.storage.schema import current, migrate
+from regiond.storage.schema import migrate
 from regiond.storage.topology import ClusterStore
 from regiond.storage.writer import Writer
 from regiond.sweeps import Sweeps
@@ -95,6 +98,8 @@ class Region:
         self.claims = Claims(
             self.writer, self.reads, NodeStore(pool, random_id), self.catalogue, self.progress, random_id
         )
+        use_cases = UseCases(self.claims, self.inventory, self.accounts, Health(pool))
+        self.application = Application(reactor, use_cases)
         self.links = ClusterLinkFactory(reactor, identity, self.connections, self.dispatch, identify_plain)
         self.sweeps = Sweeps(
             reactor, pool, self.writer, self.dispatch.sweep, self.clusters.drain_absent, self._heartbeat
@@ -140,6 +145,7 @@ class RegionDaemon(Service):
         self._pools: list[Pool] = []
         self._region: Region | None = None
         self._ports: list[IListeningPort] = []
+        self._sites: list[ApiSite] = []
         self._starting: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -170,7 +176,7 @@ class RegionDaemon(Service):
         await region.accounts.local_caller()
         self._region = region
         region.start()
-        await self._open_doors(region, pool)
+        await self._open_doors(region)
         self._log.info(
             "regiond {version} is ready",
             event="regiond.started",
@@ -182,17 +188,15 @@ class RegionDaemon(Service):
             database="embedded" if self._embedded is not None else "external",
         )
 
-    async def _open_doors(self, region: Region, pool: Pool) -> None:
-        async def ready() -> bool:
-            return await current(pool)
-
+    async def _open_doors(self, region: Region) -> None:
         for address in self._settings.clusters.listen:
             await self._listen(address, region.links)
-        site = make_site(self._reactor, region.claims, region.inventory, region.accounts, ready, local=False)
+        site = ApiSite(self._reactor, region.application, local=False)
         for address in self._settings.http.listen:
             await self._listen(address, site)
-        local = make_site(self._reactor, region.claims, region.inventory, region.accounts, ready, local=True)
+        local = ApiSite(self._reactor, region.application, local=True)
         await self._listen(self._settings.api_socket, local)
+        self._sites = [site, local]
 
     async def _listen(self, address: LinkAddress, factory: Any) -> None:
         self._ports.append(await address.server_endpoint(self._reactor).listen(factory))
@@ -202,6 +206,8 @@ class RegionDaemon(Service):
             self._starting.cancel()
         for port in self._ports:
             await _finished(port.stopListening())
+        for site in self._sites:
+            await site.finished()
         if self._region is not None:
             await self._region.stop()
         for pool in self._pools:
