@@ -15,6 +15,8 @@ import pytest
 import pytest_twisted
 from psycopg2 import extensions
 from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
 
 from regiond.postgres.embedded import EmbeddedPostgres
 from regiond.storage.connection import Connector
@@ -50,6 +52,10 @@ class TestServer:
         """The DSN of another database of the server."""
         return str(extensions.make_dsn(self.dsn, dbname=database))
 
+    def name_of(self, dsn: str) -> str:
+        """The database that a DSN names."""
+        return str(extensions.parse_dsn(dsn)["dbname"])
+
     async def run(self, sql: str, args: Any = None, database: str = "hostmap") -> list[tuple[Any, ...]]:
         """Run one statement on a connection of its own."""
         connection = await Connector(self._reactor, self.dsn_for(database)).connect()
@@ -61,7 +67,7 @@ class TestServer:
     async def create(self, template: str = "template1") -> str:
         """A new database; its name."""
         name = f"test_{next(self._numbers)}"
-        await self.run(f"CREATE DATABASE {name} TEMPLATE {template}")
+        await self.run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return name
 
     async def drop(self, name: str) -> None:
@@ -80,6 +86,21 @@ class TestServer:
                 await pool.close()
             self._template = name
         return self._template
+
+
+@pytest.fixture
+def logged_failures() -> Iterator[list[LogEvent]]:
+    """The events with a failure that are logged during the test."""
+    events: list[LogEvent] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if "log_failure" in event:
+            events.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    yield events
+    globalLogPublisher.removeObserver(observe)
 
 
 @pytest.fixture(scope="session")

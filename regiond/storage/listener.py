@@ -51,6 +51,8 @@ class Listener:
         self._running: Deferred[None] | None = None
         self._stopped = False
         self.listening = False
+        self.failures = 0
+        """Attempts and losses in a row; 0 again once it listens."""
 
     def start(self) -> None:
         """Begin to connect and listen, and to do so again for ever."""
@@ -70,12 +72,11 @@ class Listener:
             self._log.failure("listening broke", failure, event="listener.bug", channel=self._channel)
 
     async def _run(self) -> None:
-        failures = 0
         while True:
             try:
                 connection = await self._connector.connect()
             except DatabaseUnavailable as error:
-                if failures == 0:
+                if self.failures == 0:
                     self._log.warn(
                         "cannot listen on {channel}: {reason}",
                         event="listener.unreachable",
@@ -88,16 +89,14 @@ class Listener:
                 finally:
                     self.listening = False
                     connection.close()
-                if self._reactor.seconds() - connection.born > LONGEST_BACK_OFF_SECONDS:
-                    failures = 0
                 self._log.warn(
                     "stopped hearing {channel}: {reason}",
                     event="listener.lost",
                     channel=self._channel,
                     reason=reason,
                 )
-            failures += 1
-            ceiling = min(LONGEST_BACK_OFF_SECONDS, FIRST_BACK_OFF_SECONDS * 2.0 ** min(failures, 10))
+            self.failures += 1
+            ceiling = min(LONGEST_BACK_OFF_SECONDS, FIRST_BACK_OFF_SECONDS * 2.0 ** min(self.failures, 10))
             await deferLater(self._reactor, ceiling * (1 + self._jitter()) / 2)
 
     async def _listen(self, connection: Connection) -> str:
@@ -106,7 +105,7 @@ class Listener:
         quoted = '"' + self._channel.replace('"', '""') + '"'
         try:
             await connection.run(f"LISTEN {quoted}")
-            self.listening = True
+            self.listening, self.failures = True, 0
             self._call(self._on_reconnect)
             while connection.lost is None:
                 await self._lost_within(connection, self._heartbeat)

@@ -62,7 +62,7 @@ def deaf_server() -> Iterator[int]:
 
 async def kill_all(postgres: TestServer, dsn: str) -> int:
     """End every server process of the database; how many there were."""
-    name = extensions.parse_dsn(dsn)["dbname"]
+    name = postgres.name_of(dsn)
     rows = await postgres.run("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [name])
     return len(rows)
 
@@ -502,7 +502,7 @@ async def test_a_silent_first_host_does_not_hide_the_second(empty_database: str,
 
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_cannot_write_is_left(postgres: TestServer, empty_database: str) -> None:
-    name = extensions.parse_dsn(empty_database)["dbname"]
+    name = postgres.name_of(empty_database)
     async with running_pool(empty_database, 1) as pool:
         await pool.execute("CREATE TABLE t (x integer)")
         await postgres.run(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -589,7 +589,7 @@ async def test_every_acknowledged_row_is_there_after_many_kills(postgres: TestSe
             await until(partial(has, target))
             await postgres.run(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s ORDER BY random() LIMIT %s",
-                [extensions.parse_dsn(empty_database)["dbname"], 1 + kill % 4],
+                [postgres.name_of(empty_database), 1 + kill % 4],
             )
         finished.append(True)
         await gatherResults(running)
