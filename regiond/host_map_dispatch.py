@@ -53,6 +53,8 @@ class _Target:
     accepted: int
     in_flight: bool = False
     again: bool = False
+    replace: bool = False  # the cluster holds what no difference can build on: send the whole set
+    backing_off: bool = False
 
 
 @dataclass(slots=True)
@@ -199,7 +201,7 @@ class HostMapDispatch:
     def _kick(self, target: _Target) -> None:
         if target.in_flight:
             target.again = True
-        else:
+        elif not target.backing_off:
             target.in_flight = True
             self._run(self._deliver(target), target.connection)
 
@@ -215,6 +217,8 @@ class HostMapDispatch:
                 settled = await self._bring_up_to_date(target)
                 if settled and not target.again:
                     return
+            if not settled:
+                raise errors.DigestMismatch(f"not settled after {MAX_ROUNDS} attempts")
         except (LinkLost, CallTimedOut, amp.RemoteAmpError, DatabaseUnavailable, errors.ProtocolError) as error:
             self._retry(target, error)
         finally:
@@ -246,7 +250,7 @@ class HostMapDispatch:
             )
             return True
         try:
-            if target.accepted == 0 or change.too_long:
+            if target.replace or change.too_long:
                 snapshot = await self._reads.snapshot(target.subnet)
                 if snapshot is None:
                     return True
@@ -254,6 +258,10 @@ class HostMapDispatch:
             else:
                 accepted = await self._apply(target, change)
         except errors.GenerationMismatch as mismatch:
+            if change.from_generation == 0:
+                # It holds something after all, which at its registration was not what this region sent.
+                target.replace = True
+                return False
             target.accepted = mismatch.accepted
             await self._record(
                 Acknowledge(target.connection.cluster, target.subnet, accepted_generation=target.accepted, reset=True)
@@ -267,13 +275,14 @@ class HostMapDispatch:
                 subnet=format_id(Prefix.SUBNET, target.subnet),
                 generation=change.to_generation,
             )
-            target.accepted = 0
+            target.replace = True
             return False
         except errors.HistoryMismatch:
             # It registered with another past than ours: let it register again.
             target.connection.link.abort()
             return True
         target.accepted = accepted
+        target.replace = False
         self._back_off.pop(target.connection.cluster, None)
         await self._record(
             Acknowledge(target.connection.cluster, target.subnet, accepted_generation=accepted, reset=False)
@@ -384,9 +393,11 @@ class HostMapDispatch:
             reason=f"{type(error).__name__}: {error}"[:500],
         )
         target.again = False
+        target.backing_off = True
         self._clock.callLater(delay, self._kick_if_current, target)
 
     def _kick_if_current(self, target: _Target) -> None:
+        target.backing_off = False
         if self._held.by_cluster.get(target.connection.cluster, {}).get(target.subnet) is target:
             self._kick(target)
 
