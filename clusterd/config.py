@@ -24,10 +24,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from clusterd.daemon.config_file import Strict
-from clusterd.daemon.endpoints import LinkAddressSetting, LoopbackAddress
+from clusterd.daemon.endpoints import LinkAddress, LinkAddressSetting, LoopbackAddress
 from clusterd.protocol.values import parse_name
 
 DEFAULT_STATE_DIRECTORY = Path("/var/lib/hostmap/cluster")
+MAX_ENDPOINTS = 32
 DEFAULT_REGION = LoopbackAddress("127.0.0.1", 5250)
 
 
@@ -59,12 +60,19 @@ class Backend(StrEnum):
     DNSMASQ = "dnsmasq"
 
 
+def _some(addresses: tuple[LinkAddress, ...]) -> tuple[LinkAddress, ...]:
+    # Not pydantic's min_length, which counts a list of mistaken addresses as an empty one.
+    if not 1 <= len(addresses) <= MAX_ENDPOINTS:
+        raise ValueError(f"expected 1 to {MAX_ENDPOINTS} addresses")
+    return addresses
+
+
 class RegionSettings(Strict):
     """Where the region is."""
 
-    endpoints: tuple[Annotated[LinkAddressSetting, AfterValidator(_not_port_zero)], ...] = Field(
-        default=(DEFAULT_REGION,), min_length=1, max_length=32
-    )
+    endpoints: Annotated[
+        tuple[Annotated[LinkAddressSetting, AfterValidator(_not_port_zero)], ...], AfterValidator(_some)
+    ] = (DEFAULT_REGION,)
 
 
 class DhcpSettings(Strict):

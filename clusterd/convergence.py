@@ -180,7 +180,8 @@ class Convergence:
                 (record.subnet, change.identifier),
                 Transition(change.before, change.after, record.accepted_generation, ids),
             )
-        self._show_states([record.subnet])
+        if self._error is not None:
+            self._show_states([record.subnet])  # it waits for a server that refuses; otherwise soon told as applied
         self._kick()
 
     async def forget(self, subnet: str, cidr: str | None) -> None:

@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.protocols.amp import RemoteAmpError
 
 from clusterd.acceptance import Origin
@@ -124,7 +124,10 @@ class RegionConnection(Service):
                 failures = 0
             except _EXPECTED as error:
                 failures += 1
-                self._log.warn(
+                # The same for days: told less and less often.
+                level = LogLevel.warn if failures & (failures - 1) == 0 else LogLevel.debug
+                self._log.emit(
+                    level,
                     "no connection to the region at {region}: {reason}",
                     event="region.unreachable",
                     region=region.name,

@@ -63,7 +63,8 @@ class ClusterDaemon(Service):
             self._thread.start()
             self._convergence.start()
         except (StoreUnusable, StoreFailed) as error:
-            raise SystemExit(f"clusterd cannot start: {error}") from None
+            self._log.critical("clusterd cannot start: {reason}", event="clusterd.cannot-start", reason=str(error))
+            raise SystemExit(1) from None
         super().startService()
         self._connection = self._connect()
         self._topology.start()

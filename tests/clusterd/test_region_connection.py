@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
@@ -53,7 +54,7 @@ class WireEndpoint:
             return Deferred()
         if self.down:
             return fail(Refused())
-        client = protocolFactory.buildProtocol(None)
+        client = protocolFactory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 5250))
         self.wire = wire(self.region.connect(), client)
         connected: Deferred[Any] = Deferred()
         connected.callback(client)
@@ -240,7 +241,7 @@ def test_regions_are_tried_in_turn(cluster: Cluster) -> None:
 
 
 def attempt_times(cluster: Cluster, count: int) -> Sequence[float]:
-    times = []
+    times: list[float] = []
     seen = sum(endpoint.attempts for endpoint in cluster.endpoints)
     while len(times) < count:
         cluster.clock.advance(0.25)

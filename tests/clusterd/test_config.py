@@ -1,0 +1,87 @@
+"""clusterd's settings: good without a file, and every mistake said at once."""
+
+from pathlib import Path
+
+import pytest
+
+from clusterd.config import Backend, ClusterSettings
+from clusterd.daemon.config_file import ConfigError, load, validate
+from clusterd.daemon.endpoints import LoopbackAddress, UnixAddress
+
+
+def test_an_empty_file_is_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "Rack-7.example.net")
+    (tmp_path / "clusterd.toml").write_text("")
+    settings = load(tmp_path / "clusterd.toml", ClusterSettings)
+    assert settings.name == "rack-7"
+    assert settings.region.endpoints == (LoopbackAddress("127.0.0.1", 5250),)
+    assert settings.dhcp.backend is Backend.FILE
+    assert settings.hosts_file == Path("/var/lib/hostmap/cluster/dhcp-hosts")
+    assert settings.store_path.parent.parent == settings.state_directory
+
+
+def test_everything_can_be_said(tmp_path: Path) -> None:
+    (tmp_path / "clusterd.toml").write_text(
+        """
+        name = "Rack-7"
+        state_directory = "/srv/hostmap"
+        [region]
+        endpoints = ["unix:/run/hostmap/region.sock", "tcp:[::1]:5250"]
+        [dhcp]
+        backend = "dnsmasq"
+        hosts_file = "/etc/hostmap/hosts"
+        pid_file = "/run/dnsmasq.pid"
+        [topology]
+        ignore = ["ib*"]
+        watch = ["br-lan"]
+        """
+    )
+    settings = load(tmp_path / "clusterd.toml", ClusterSettings)
+    assert settings.name == "rack-7"
+    assert settings.region.endpoints == (UnixAddress("/run/hostmap/region.sock"), LoopbackAddress("::1", 5250))
+    assert (settings.dhcp.backend, settings.dhcp.pid_file) == (Backend.DNSMASQ, Path("/run/dnsmasq.pid"))
+    assert settings.hosts_file == Path("/etc/hostmap/hosts")
+    assert (settings.topology.ignore, settings.topology.watch) == (("ib*",), ("br-lan",))
+
+
+def test_every_mistake_is_said_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(
+            {
+                "nmae": "x",
+                "name": "a name",
+                "state_directory": "relative",
+                "region": {"endpoints": ["tcp:192.0.2.1:5250"]},
+                "dhcp": {"backend": "isc"},
+                "topology": {"ignore": [""]},
+            },
+            ClusterSettings,
+            "clusterd.toml",
+        )
+    mistakes = sorted(caught.value.mistakes)
+    assert len(mistakes) == 6
+    for mistake, words in zip(
+        mistakes,
+        ["[dhcp] backend", "mutual TLS", "[topology] ignore #1", "not a name", 'did you mean "name"', "absolute"],
+        strict=True,
+    ):
+        assert words in mistake
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"region": {"endpoints": []}}, "expected 1 to 32 addresses"),
+        ({"region": {"endpoints": ["tcp:127.0.0.1:0"]}}, "port 0"),
+        ({"dhcp": {"pid_file": "/run/dnsmasq.pid"}}, "nobody is told"),
+    ],
+)
+def test_what_cannot_work_is_a_mistake(content: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        validate(content, ClusterSettings, "clusterd.toml")
+
+
+def test_a_host_name_that_is_no_cluster_name_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "(none)")
+    with pytest.raises(ConfigError, match="name: not a name"):
+        validate({}, ClusterSettings, "no --config given")
