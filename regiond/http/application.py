@@ -1,0 +1,241 @@
+"""One request from bytes to bytes: find the route, know the caller, read what it takes, answer, log one line."""
+
+import json
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Final, Protocol
+
+from twisted.logger import Logger, LogLevel
+
+from regiond.domain.errors import DomainError
+from regiond.domain.ids import parse_id
+from regiond.http import representations
+from regiond.http.bodies import Query
+from regiond.http.problems import MEDIA_TYPE, Problem, invalid, of_database, of_domain_error
+from regiond.http.reading import acceptable_request_id, read_body, read_idempotency_key, read_query, split_query
+from regiond.http.routes import ROUTES
+from regiond.http.routing import Access, Answer, Call, Found, Route, Router
+from regiond.http.use_cases import UseCases
+from regiond.requests import Caller, RequestContext
+from regiond.storage.errors import DatabaseUnavailable
+
+MAX_BODY_BYTES: Final = 1_000_000
+MAX_LOGGED_PATH: Final = 200
+_NOBODY: Final = Caller(account=-1, name="nobody", is_admin=False, read_only=True)
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Clock(Protocol):
+    """Monotonic seconds; a reactor is one."""
+
+    def seconds(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A request as it came. Header names are lower case; `target` is path and query, percent-encoded.
+
+    `local`: it came over the region's own UNIX socket, which only its owner can open. `too_large`: the body had more
+    than MAX_BODY_BYTES and is not here.
+    """
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+    local: bool
+    too_large: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """What is sent back. A HEAD's body is there and not sent."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """What becomes known of a request while it is served."""
+
+    incoming: Incoming
+    path: str
+    request_id: str
+    caller: Caller | None = None
+
+
+class Application:
+    """The HTTP API without a socket."""
+
+    _log = Logger(namespace="region.http")
+
+    def __init__(
+        self,
+        clock: Clock,
+        use_cases: UseCases,
+        *,
+        routes: Iterable[Route] = ROUTES,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        new_request_id: Callable[[], str] = lambda: secrets.token_hex(8),
+    ) -> None:
+        self._clock = clock
+        self._use_cases = use_cases
+        self._router = Router(routes)
+        self._now = now
+        self._new_request_id = new_request_id
+
+    async def answer(self, incoming: Incoming) -> Outgoing:
+        """Never raises: what is unexpected becomes a 500 with a reference that is also in the log."""
+        started = self._clock.seconds()
+        given = acceptable_request_id(incoming.headers.get("x-request-id"))
+        path = incoming.target.partition("?")[0]
+        exchange = _Exchange(incoming, path, given or self._new_request_id())
+        try:
+            outgoing = _encoded(await self._answer(exchange), exchange.request_id)
+        except Problem as problem:
+            outgoing = _encoded_problem(problem, exchange.request_id)
+        except DomainError as error:
+            caller = exchange.caller or _NOBODY
+            refusal = of_domain_error(error, lambda held: representations.holder(held, caller))
+            outgoing = _encoded_problem(refusal, exchange.request_id)
+        except DatabaseUnavailable as error:
+            self._log.warn(
+                "no answer from the database: {reason}",
+                event="http.database_unavailable",
+                reason=str(error),
+                outcome_unknown=error.outcome_unknown,
+                request_id=exchange.request_id,
+            )
+            outgoing = _encoded_problem(of_database(error), exchange.request_id)
+        except Exception:
+            outgoing = self._internal_error(exchange)
+        self._log_request(exchange, outgoing.status, self._clock.seconds() - started)
+        return outgoing
+
+    async def _answer(self, exchange: _Exchange) -> Answer:
+        incoming = exchange.incoming
+        found = self._router.find(exchange.path)
+        if found is None:
+            raise Problem("not-found", f"there is nothing at {exchange.path[:MAX_LOGGED_PATH]}")
+        if incoming.method == "OPTIONS":
+            return Answer(204, headers=[("Allow", found.allowed)])
+        route = _route(found, incoming.method)
+        if route.access is not Access.ANYBODY:
+            exchange.caller = await self._caller(incoming)
+            _check_access(route, exchange.caller, incoming.method)
+        pairs = split_query(incoming.target.partition("?")[2])
+        query = read_query(route.query, pairs)
+        if getattr(query, "force", False) and not (exchange.caller and exchange.caller.is_admin):
+            raise Problem("not-permitted", "force needs an account with the role admin")
+        _check_after(route, query)
+        body = _body(route, incoming)
+        context = self._context(exchange, getattr(query, "wait", None))
+        call: Call[Any, Any] = Call(context, found.parameters, query, pairs, body, self._now(), route)
+        return await route.handler(self._use_cases, call)
+
+    async def _caller(self, incoming: Incoming) -> Caller:
+        authorization = incoming.headers.get("authorization")
+        accounts = self._use_cases.accounts
+        if authorization is None and incoming.local:
+            return await accounts.local_caller()
+        caller = None if authorization is None else await accounts.authenticate(authorization.encode("latin-1"))
+        if caller is None:
+            if authorization is None:
+                detail, challenge = "send a token: Authorization: Bearer hm_…", "Bearer"
+            else:
+                detail, challenge = "the token is not valid (any more)", 'Bearer error="invalid_token"'
+            raise Problem("unauthenticated", detail, [("WWW-Authenticate", challenge)])
+        return caller
+
+    def _context(self, exchange: _Exchange, wait: float | None) -> RequestContext:
+        incoming = exchange.incoming
+        key = read_idempotency_key(incoming.headers.get("idempotency-key"))
+        fingerprint = ""
+        if key is not None:
+            told = b"\0".join([incoming.method.encode(), exchange.path.encode(), incoming.body])
+            fingerprint = sha256(told).hexdigest()
+        return RequestContext(exchange.caller or _NOBODY, exchange.request_id, fingerprint, key, wait)
+
+    def _internal_error(self, exchange: _Exchange) -> Outgoing:
+        reference = secrets.token_hex(6)
+        self._log.failure(
+            "a request failed: {method} {path}",
+            event="http.internal_error",
+            method=exchange.incoming.method,
+            path=exchange.path[:MAX_LOGGED_PATH],
+            reference=reference,
+            request_id=exchange.request_id,
+        )
+        problem = Problem(
+            "internal-error", f"this is a bug; its traceback is in the log under {reference}", reference=reference
+        )
+        return _encoded_problem(problem, exchange.request_id)
+
+    def _log_request(self, exchange: _Exchange, status: int, seconds: float) -> None:
+        self._log.emit(
+            LogLevel.info if exchange.path.startswith("/api/") else LogLevel.debug,
+            "{method} {path} {status}",
+            event="http.request",
+            method=exchange.incoming.method,
+            path=exchange.path[:MAX_LOGGED_PATH],
+            status=status,
+            duration_ms=round(seconds * 1000, 2),
+            request_id=exchange.request_id,
+            account=exchange.caller.name if exchange.caller else None,
+        )
+
+
+def _route(found: Found, method: str) -> Route:
+    route = found.routes.get("GET" if method == "HEAD" else method)
+    if route is None:
+        raise Problem("method-not-allowed", f"allowed here: {found.allowed}", [("Allow", found.allowed)])
+    return route
+
+
+def _check_access(route: Route, caller: Caller, method: str) -> None:
+    if route.access is Access.ADMIN and not caller.is_admin:
+        raise Problem("not-permitted", f"{caller.name} does not have the role admin")
+    if caller.read_only and method not in _SAFE_METHODS:
+        raise Problem("read-only-token", "use a token that was not made read-only")
+
+
+def _check_after(route: Route, query: Query) -> None:
+    after = getattr(query, "after", None)
+    if after is not None and (route.list_of is None or parse_id(route.list_of, after) is None):
+        raise invalid("?after", f"not an id of this list: {after[:64]!r}")
+
+
+def _body(route: Route, incoming: Incoming) -> Any:
+    if incoming.too_large:
+        raise Problem("body-too-large", f"a body has at most {MAX_BODY_BYTES} bytes", max_bytes=MAX_BODY_BYTES)
+    if "if-match" in incoming.headers and incoming.method not in _SAFE_METHODS:
+        # ignoring it would do what the caller explicitly does not want
+        raise invalid("If-Match", "conditional requests are not supported here")
+    if route.body is not None:
+        return read_body(route.body, incoming.headers.get("content-type"), incoming.body)
+    if incoming.body:
+        raise invalid("", f"{route.method} takes no body here")
+    return None
+
+
+def _encoded(answer: Answer, request_id: str) -> Outgoing:
+    headers = [*answer.headers, ("X-Request-ID", request_id), ("Cache-Control", "no-store")]
+    if answer.content is None:
+        return Outgoing(answer.status, tuple(headers), b"")
+    headers.append(("Content-Type", "application/json"))
+    return Outgoing(answer.status, tuple(headers), _json(answer.content))
+
+
+def _encoded_problem(problem: Problem, request_id: str) -> Outgoing:
+    answer = _encoded(Answer(problem.status, problem.content(request_id), problem.headers), request_id)
+    headers = (*(header for header in answer.headers if header[0] != "Content-Type"), ("Content-Type", MEDIA_TYPE))
+    return replace(answer, headers=headers)
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode() + b"\n"

@@ -1,0 +1,195 @@
+"""The bodies and queries of requests. What is not named here is an error."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from regiond.domain.accounts import Role
+from regiond.http.fields import (
+    DEFAULT_PAGE,
+    AccountName,
+    Address,
+    Alias,
+    ClientId,
+    Duid,
+    ExpiresIn,
+    Flag,
+    Hostname,
+    Limit,
+    Mac,
+    Name,
+    SelectorText,
+    Text,
+    Wait,
+)
+
+MAX_MACS = 16
+MAX_COUNT = 256
+
+
+class Body(BaseModel):
+    """A JSON object; types are not guessed (`"3"` is no number)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class NewDevice(Body):
+    """An unmanaged device: who it is, and where it wants an address."""
+
+    interface: SelectorText
+    mac: Mac | None = None
+    macs: list[Mac] = Field(default=[], max_length=MAX_MACS)
+    duid: Duid | None = None
+    address: Address | None = None
+    hostname: Hostname | None = None
+    owner: AccountName | None = None
+    comment: Text | None = None
+
+    @model_validator(mode="after")
+    def _who_it_is(self) -> Self:
+        if self.mac is not None and self.macs:
+            raise ValueError("give either mac or macs")
+        if self.mac is None and not self.macs and self.duid is None:
+            raise ValueError("give mac, macs or duid")
+        _need_distinct(self.macs)
+        return self
+
+    @property
+    def all_macs(self) -> tuple[str, ...]:
+        return (self.mac,) if self.mac is not None else tuple(self.macs)
+
+
+class NewNode(Body):
+    """A machine that gets extra addresses."""
+
+    hostname: Hostname
+    macs: list[Mac] = Field(default=[], max_length=MAX_MACS)
+    owner: AccountName | None = None
+    comment: Text | None = None
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        _need_distinct(self.macs)
+        return self
+
+
+class NewNodeAddress(Body):
+    """An extra address of a node, for another MAC address or for an alias of one of its NICs."""
+
+    interface: SelectorText
+    mac: Mac | None = None
+    alias: Alias | None = None
+    client_id: ClientId | None = None
+    duid: Duid | None = None
+    address: Address | None = None
+    hostname: Hostname | None = None
+
+    @model_validator(mode="after")
+    def _for_whom(self) -> Self:
+        given = [value for value in (self.mac, self.client_id, self.duid) if value is not None]
+        if len(given) > 1:
+            raise ValueError("give one of mac, client_id and duid")
+        if not given and self.alias is None:
+            raise ValueError("give mac, alias, client_id or duid")
+        return self
+
+
+class NewReservation(Body):
+    """Addresses that the region keeps for an account and never hands out."""
+
+    interface: SelectorText | None = None
+    address: Address | None = None
+    mac: Mac | None = None
+    count: int = Field(default=1, ge=1, le=MAX_COUNT)
+    hostname: Hostname | None = None
+    purpose: Text | None = None
+    comment: Text | None = None
+    user: AccountName | None = None
+    expires_in: ExpiresIn | None = None
+
+    @model_validator(mode="after")
+    def _where(self) -> Self:
+        if self.interface is None and self.address is None:
+            raise ValueError("give interface, address or both")
+        if self.address is not None and self.count > 1:
+            raise ValueError("one address is asked for: leave out count")
+        return self
+
+
+class NewAccount(Body):
+    name: AccountName
+    role: Role = Field(default=Role.USER, strict=False)
+
+
+class AccountChange(Body):
+    disabled: bool
+
+
+class NewTokenBody(Body):
+    """A bearer token; without `account` it is the caller's own."""
+
+    name: Name
+    account: AccountName | None = None
+    read_only: bool = False
+    expires_in: ExpiresIn | None = None
+
+
+class Query(BaseModel):
+    """The query of a URL. A field that is a list may be repeated; every other one may not."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoQuery(Query):
+    """No parameter at all."""
+
+
+class Waiting(Query):
+    """How long the answer may wait until the host map is applied."""
+
+    wait: Wait | None = None
+
+
+class Forcing(Query):
+    """Free the address at once, without the clusters' confirmation (admin)."""
+
+    force: Flag = False
+
+
+class Page(Query):
+    """A part of a list: `limit` entries after the one with the id `after`."""
+
+    limit: Limit = DEFAULT_PAGE
+    after: str | None = None
+
+
+class ReservationPage(Page):
+    """Filters; the values of one are alternatives, and all filters hold."""
+
+    kind: list[str] = []
+    status: list[str] = []
+    subnet: list[str] = []
+    address: list[str] = []
+    mac: list[str] = []
+    device: list[str] = []
+    node: list[str] = []
+
+    @property
+    def filters(self) -> dict[str, list[str]]:
+        named = {name: getattr(self, name) for name in type(self).model_fields if name not in Page.model_fields}
+        return {name: values for name, values in named.items() if values}
+
+
+class InterfacePage(Page):
+    """With `selector`, only the cluster interfaces that it names."""
+
+    selector: SelectorText | None = None
+
+
+class TokenPage(Page):
+    account: AccountName | None = None
+
+
+def _need_distinct(macs: list[str]) -> None:
+    if len(set(macs)) < len(macs):
+        raise ValueError("a MAC address is given twice")

@@ -1,0 +1,59 @@
+"""Unmanaged devices over HTTP."""
+
+from regiond.domain.ids import Prefix, format_id
+from regiond.domain.views import DeviceView
+from regiond.http import representations
+from regiond.http.bodies import Forcing, NewDevice, NoQuery, Page, Waiting
+from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page, released
+from regiond.http.use_cases import UseCases
+
+PATH = f"{BASE}/devices"
+
+
+def _id(view: DeviceView) -> str:
+    return format_id(Prefix.DEVICE, view.id)
+
+
+async def create(use: UseCases, call: Call[NewDevice, Waiting]) -> Answer:
+    body = call.body
+    view, new = await use.claims.create_device(
+        call.context,
+        interface=body.interface,
+        macs=body.all_macs,
+        duid=body.duid,
+        address=body.address,
+        hostname=body.hostname,
+        owner=body.owner,
+        comment=body.comment,
+    )
+    return created(representations.device(view), f"{PATH}/{_id(view)}", new)
+
+
+async def read_list(use: UseCases, call: Call[None, Page]) -> Answer:
+    rows = await use.claims.list_devices(call.context, filters={}, limit=call.query.limit + 1, after=call.query.after)
+    return page(call, rows, representations.device, _id)
+
+
+async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:
+    return Answer(200, representations.device(await use.claims.device(call.context, call.path["device"])))
+
+
+async def delete(use: UseCases, call: Call[None, Forcing]) -> Answer:
+    still = await use.claims.delete_device(call.context, call.path["device"], force=call.query.force)
+    return released(still, lambda: {"releasing": [representations.reservation(view) for view in still]})
+
+
+ROUTES = [
+    Route("POST", PATH, create, Access.ADMIN, "Claim an address for a new device", NewDevice, Waiting, (201, 200)),
+    Route("GET", PATH, read_list, Access.USER, "List devices", query=Page, list_of=Prefix.DEVICE),
+    Route("GET", f"{PATH}/{{device}}", read, Access.USER, "Read a device"),
+    Route(
+        "DELETE",
+        f"{PATH}/{{device}}",
+        delete,
+        Access.ADMIN,
+        "Delete a device and release everything it has",
+        query=Forcing,
+        statuses=(204, 202),
+    ),
+]

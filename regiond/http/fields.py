@@ -1,0 +1,84 @@
+"""The types of single values in bodies and queries: read once, normalised, with errors that tell what is expected."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+
+from clusterd.protocol.addresses import canonical_address
+from clusterd.protocol.values import (
+    Identifier,
+    IdentifierKind,
+    format_mac,
+    parse_hex,
+    parse_hostname,
+    parse_mac,
+    parse_name,
+)
+from regiond.domain.selectors import MAX_SELECTOR_LENGTH
+
+MAX_TEXT_LENGTH = 500
+MAX_NAME_LENGTH = 100
+MAX_ALIAS_LENGTH = 64
+MAX_WAIT_SECONDS = 30.0
+MAX_EXPIRES_IN_SECONDS = 10 * 366 * 86400
+MAX_PAGE = 1000
+DEFAULT_PAGE = 100
+
+_SECONDS = re.compile(r"[0-9]{1,2}(\.[0-9]{1,6})?")
+_DIGITS = re.compile(r"[0-9]{1,6}")
+
+
+def _printable(text: str) -> str:
+    if not all(character.isprintable() or character in "\n\t" for character in text):
+        raise ValueError("control characters are not allowed")
+    return text
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("one line of printable characters, without spaces around it")
+    return text
+
+
+def _octets(kind: IdentifierKind) -> Any:
+    def read(text: str) -> str:
+        return Identifier(kind, parse_hex(text)).text
+
+    return AfterValidator(read)
+
+
+def _seconds(value: Any) -> Any:
+    if not isinstance(value, str) or not _SECONDS.fullmatch(value) or float(value) > MAX_WAIT_SECONDS:
+        raise ValueError(f"seconds from 0 to {MAX_WAIT_SECONDS:g}")
+    return float(value)
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, str) or not _DIGITS.fullmatch(value):
+        raise ValueError("a whole number")
+    return int(value)
+
+
+def _flag(value: Any) -> Any:
+    if value not in ("true", "false"):
+        raise ValueError("true or false")
+    return value == "true"
+
+
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH), AfterValidator(_printable)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH), AfterValidator(_one_line)]
+Alias = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ALIAS_LENGTH), AfterValidator(_one_line)]
+SelectorText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_SELECTOR_LENGTH)]
+AccountName = Annotated[str, AfterValidator(parse_name)]
+Mac = Annotated[str, AfterValidator(lambda text: format_mac(parse_mac(text)))]
+Hostname = Annotated[str, AfterValidator(parse_hostname)]
+Address = Annotated[str, AfterValidator(canonical_address)]
+ClientId = Annotated[str, _octets(IdentifierKind.CLIENT_ID)]
+Duid = Annotated[str, _octets(IdentifierKind.DUID)]
+ExpiresIn = Annotated[int, Field(ge=1, le=MAX_EXPIRES_IN_SECONDS, description="seconds from now")]
+
+# values of the query are text
+Wait = Annotated[float, BeforeValidator(_seconds)]
+Limit = Annotated[int, BeforeValidator(_number), Field(ge=1, le=MAX_PAGE)]
+Flag = Annotated[bool, BeforeValidator(_flag)]

@@ -1,0 +1,123 @@
+"""Nodes and their extra addresses over HTTP."""
+
+from regiond.domain.ids import Prefix, format_id
+from regiond.domain.views import NodeView, ReservationView
+from regiond.http import representations
+from regiond.http.bodies import Forcing, NewNode, NewNodeAddress, NoQuery, Page, Waiting
+from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page, page_of_all, released
+from regiond.http.use_cases import UseCases
+
+PATH = f"{BASE}/nodes"
+NODE = f"{PATH}/{{node}}"
+ADDRESSES = f"{NODE}/addresses"
+ADDRESS = f"{ADDRESSES}/{{reservation}}"
+
+
+def _id(view: NodeView) -> str:
+    return format_id(Prefix.NODE, view.id)
+
+
+def _reservation_id(view: ReservationView) -> str:
+    return format_id(Prefix.RESERVATION, view.reservation.id)
+
+
+async def create(use: UseCases, call: Call[NewNode, NoQuery]) -> Answer:
+    body = call.body
+    view = await use.claims.create_node(
+        call.context, hostname=body.hostname, macs=tuple(body.macs), owner=body.owner, comment=body.comment
+    )
+    return created(representations.node(view), f"{PATH}/{_id(view)}")
+
+
+async def read_list(use: UseCases, call: Call[None, Page]) -> Answer:
+    rows = await use.claims.list_nodes(call.context, filters={}, limit=call.query.limit + 1, after=call.query.after)
+    return page(call, rows, representations.node, _id)
+
+
+async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:
+    return Answer(200, representations.node(await use.claims.node(call.context, call.path["node"])))
+
+
+async def delete(use: UseCases, call: Call[None, Forcing]) -> Answer:
+    still = await use.claims.delete_node(call.context, call.path["node"], force=call.query.force)
+    return released(still, lambda: {"releasing": [representations.reservation(view) for view in still]})
+
+
+async def claim_address(use: UseCases, call: Call[NewNodeAddress, Waiting]) -> Answer:
+    body = call.body
+    view, new = await use.claims.claim_node_address(
+        call.context,
+        call.path["node"],
+        interface=body.interface,
+        mac=body.mac,
+        alias=body.alias,
+        client_id=body.client_id,
+        duid=body.duid,
+        address=body.address,
+        hostname=body.hostname,
+    )
+    return created(representations.reservation(view), f"{call.url()}/{_reservation_id(view)}", new)
+
+
+async def list_addresses(use: UseCases, call: Call[None, Page]) -> Answer:
+    rows = await use.claims.list_node_addresses(call.context, call.path["node"])
+    return page_of_all(call, rows, representations.reservation, _reservation_id)
+
+
+async def read_address(use: UseCases, call: Call[None, NoQuery]) -> Answer:
+    view = await use.claims.node_address(call.context, call.path["node"], call.path["reservation"])
+    return Answer(
+        200, representations.reservation(view), [("ETag", representations.reservation_etag(view.reservation))]
+    )
+
+
+async def release_address(use: UseCases, call: Call[None, Forcing]) -> Answer:
+    still = await use.claims.release_node_address(
+        call.context, call.path["node"], call.path["reservation"], force=call.query.force
+    )
+    return released(still, lambda: representations.reservation(still[0]))
+
+
+ROUTES = [
+    Route("POST", PATH, create, Access.ADMIN, "Make a node", NewNode, statuses=(201,)),
+    Route("GET", PATH, read_list, Access.USER, "List nodes", query=Page, list_of=Prefix.NODE),
+    Route("GET", NODE, read, Access.USER, "Read a node"),
+    Route(
+        "DELETE",
+        NODE,
+        delete,
+        Access.ADMIN,
+        "Delete a node and release its extra addresses",
+        query=Forcing,
+        statuses=(204, 202),
+    ),
+    Route(
+        "POST",
+        ADDRESSES,
+        claim_address,
+        Access.USER,
+        "Claim an extra address for a node",
+        NewNodeAddress,
+        Waiting,
+        (201, 200),
+    ),
+    Route(
+        "GET",
+        ADDRESSES,
+        list_addresses,
+        Access.USER,
+        "List a node's extra addresses",
+        query=Page,
+        list_of=Prefix.RESERVATION,
+    ),
+    Route("GET", ADDRESS, read_address, Access.USER, "Read one extra address"),
+    Route(
+        "DELETE",
+        ADDRESS,
+        release_address,
+        Access.USER,
+        "Release an extra address",
+        query=Forcing,
+        statuses=(204, 202),
+    ),
+]

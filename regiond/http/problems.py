@@ -1,0 +1,102 @@
+"""The one table from what went wrong to an HTTP status, and its RFC 9457 form.
+
+`type` is the stable slug that programs compare; `detail` is for people and says what to do.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from regiond.domain.errors import Candidate, DomainError
+from regiond.domain.reservations import Reservation
+from regiond.storage.errors import DatabaseUnavailable
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+# slug → (status, title)
+PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
+    "malformed-json": (400, "The body is not JSON"),
+    "invalid-request": (400, "The request cannot be understood"),
+    "bad-selector": (400, "The selector cannot be read"),
+    "unauthenticated": (401, "A valid token is needed"),
+    "not-permitted": (403, "The account may not do this"),
+    "read-only-token": (403, "The token may only read"),
+    "not-found": (404, "There is no such thing"),
+    "no-such-cluster-interface": (404, "The selector names nothing"),
+    "method-not-allowed": (405, "The method is not allowed here"),
+    "ambiguous-selector": (409, "The selector names several subnets"),
+    "address-taken": (409, "The address is taken"),
+    "identifier-taken": (409, "The client has another reservation on this subnet"),
+    "address-outside-subnet": (409, "The address is not in the subnet"),
+    "address-not-usable": (409, "No host can have this address"),
+    "address-in-dynamic-range": (409, "The DHCP server leases this address itself"),
+    "address-in-reserved-range": (409, "The address is excluded from allocation"),
+    "address-of-infrastructure": (409, "A gateway or cluster controller has this address"),
+    "subnet-exhausted": (409, "No claimable address is left"),
+    "wrong-address-family": (409, "The identifier does not fit the address family"),
+    "delete-under-owner": (409, "The reservation is deleted elsewhere"),
+    "name-taken": (409, "The name is taken"),
+    "body-too-large": (413, "The body is too large"),
+    "unsupported-media-type": (415, "The body has to be JSON"),
+    "idempotency-key-reused": (422, "The Idempotency-Key was used for another request"),
+    "internal-error": (500, "A bug in the region"),
+    "database-unavailable": (503, "The database does not answer"),
+    "not-ready": (503, "The region cannot serve requests now"),
+}
+
+
+class Problem(Exception):
+    """An answer that is an error. `headers` go with it."""
+
+    def __init__(self, slug: str, detail: str, headers: Sequence[tuple[str, str]] = (), **members: Any) -> None:
+        super().__init__(detail)
+        self.slug = slug
+        self.status, self.title = PROBLEMS[slug]
+        self.detail = detail
+        self.headers = tuple(headers)
+        self.members = members
+
+    def content(self, request_id: str) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "type": self.slug,
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "request_id": request_id,
+            **self.members,
+        }
+
+
+def invalid(pointer: str, detail: str) -> Problem:
+    """One mistake: `pointer` is a JSON pointer into the body, `?name` of the query, or the name of a header."""
+    return Problem(
+        "invalid-request", f"{pointer or 'the body'}: {detail}", errors=[{"pointer": pointer, "detail": detail}]
+    )
+
+
+def of_domain_error(error: DomainError, show_holder: Callable[[Reservation], Any]) -> Problem:
+    """`show_holder` decides how much of a holder the asker may see."""
+    return Problem(error.slug, error.detail, **{name: _plain(v, show_holder) for name, v in error.members.items()})
+
+
+def of_database(error: DatabaseUnavailable) -> Problem:
+    """The caller can try again at once, and learns whether that is safe without a key."""
+    if error.outcome_unknown:
+        detail = (
+            "the database's answer was lost: this request may have been carried out or not. "
+            "Repeat it with the same Idempotency-Key to get its one answer"
+        )
+    else:
+        detail = "nothing was changed: try again"
+    return Problem("database-unavailable", detail, [("Retry-After", "1")], outcome_unknown=error.outcome_unknown)
+
+
+def _plain(value: Any, show_holder: Callable[[Reservation], Any]) -> Any:
+    if isinstance(value, Reservation):
+        return show_holder(value)
+    if isinstance(value, Candidate):
+        return asdict(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item, show_holder) for item in value]
+    return value

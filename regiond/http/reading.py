@@ -1,0 +1,150 @@
+"""From the bytes of a request to values: JSON, models, queries and headers, with every mistake in one answer."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeVar, get_origin
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, ValidationError
+
+from regiond.http.bodies import Query
+from regiond.http.problems import Problem, invalid
+
+MAX_ERRORS: Final = 50
+MAX_QUERY_PARAMETERS: Final = 200
+MAX_IDEMPOTENCY_KEY_LENGTH: Final = 200
+MAX_REQUEST_ID_LENGTH: Final = 128
+
+M = TypeVar("M", bound=BaseModel)
+Q = TypeVar("Q", bound=Query)
+
+
+def read_body(model: type[M], content_type: str | None, body: bytes) -> M:
+    """Raises a Problem: unsupported-media-type, malformed-json, invalid-request."""
+    if not body:
+        raise Problem("malformed-json", "a JSON object is expected as the body")
+    if not _is_json(content_type):
+        raise Problem("unsupported-media-type", "send the body as Content-Type: application/json")
+    try:
+        value = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise Problem("malformed-json", "the body is not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise Problem(
+            "malformed-json", f"{error.msg} at line {error.lineno}, column {error.colno}", position=error.pos
+        ) from error
+    except RecursionError as error:
+        raise Problem("malformed-json", "nested too deeply") from error
+    except ValueError as error:
+        raise Problem("malformed-json", str(error)[:200]) from error
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _mistakes(model, error, "/") from error
+
+
+def read_query(model: type[Q], pairs: Sequence[tuple[str, str]]) -> Q:
+    """Raises the Problem invalid-request: unknown parameters, repeated ones that may not be, bad values."""
+    values: dict[str, Any] = {}
+    repeated = []
+    for name, text in pairs:
+        field = model.model_fields.get(name)
+        if field is not None and get_origin(field.annotation) is list:
+            values.setdefault(name, []).append(text)
+        elif name in values:
+            repeated.append(name)
+        else:
+            values[name] = text
+    if repeated:
+        raise invalid(f"?{repeated[0]}", "given more than once")
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _mistakes(model, error, "?") from error
+
+
+def split_query(text: str) -> list[tuple[str, str]]:
+    """The names and values of a query as it came. Raises the Problem invalid-request."""
+    if not text:
+        return []
+    try:
+        pairs = parse_qsl(
+            text,
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=MAX_QUERY_PARAMETERS,
+        )
+    except ValueError as error:
+        raise invalid("?", "the query cannot be read: expected name=value pairs of UTF-8 text, joined by &") from error
+    for name, value in pairs:
+        if not (name.isprintable() and value.isprintable()):
+            raise invalid("?", "control characters are not allowed")
+    return pairs
+
+
+def read_idempotency_key(text: str | None) -> str | None:
+    """Raises the Problem invalid-request."""
+    if text is None:
+        return None
+    if not 1 <= len(text) <= MAX_IDEMPOTENCY_KEY_LENGTH or not _is_visible_ascii(text):
+        raise invalid("Idempotency-Key", f"1 to {MAX_IDEMPOTENCY_KEY_LENGTH} visible ASCII characters")
+    return text
+
+
+def acceptable_request_id(text: str | None) -> str | None:
+    """The request id of the caller, if it may be used."""
+    if text and len(text) <= MAX_REQUEST_ID_LENGTH and _is_visible_ascii(text):
+        return text
+    return None
+
+
+def _is_visible_ascii(text: str) -> bool:
+    return all("!" <= character <= "~" for character in text)
+
+
+def _is_json(content_type: str | None) -> bool:
+    kind, _, parameters = (content_type or "").partition(";")
+    charset = parameters.strip().lower().replace('"', "")
+    return kind.strip().lower() == "application/json" and charset in ("", "charset=utf-8")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice[:64]!r} is there twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _mistakes(model: type[BaseModel], error: ValidationError, sort: str) -> Problem:
+    errors = [
+        {"pointer": _pointer(entry["loc"], sort), "detail": _detail(model, entry)}
+        for entry in error.errors(include_url=False, include_input=False)
+    ]
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    detail = f"{first['pointer'] or 'the body'}: {first['detail']}{more}"
+    return Problem("invalid-request", detail, errors=errors[:MAX_ERRORS])
+
+
+def _pointer(place: Sequence[int | str], sort: str) -> str:
+    """RFC 6901 for bodies; `?name` for queries."""
+    if sort == "?":
+        return f"?{place[0]}" if place else "?"
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1")[:100] for part in place)
+
+
+def _detail(model: type[BaseModel], entry: Mapping[str, Any]) -> str:
+    if entry["type"] == "extra_forbidden":
+        known = ", ".join(model.model_fields) or "none"
+        return f"not known here; known: {known}"
+    raised = entry.get("ctx", {}).get("error")
+    if entry["type"] in ("value_error", "assertion_error") and raised is not None:
+        return str(raised)
+    return str(entry["msg"])

@@ -1,0 +1,205 @@
+"""Domain values as the JSON that people and programs see."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from regiond.domain.accounts import AccountView, TokenView
+from regiond.domain.ids import Prefix, format_id
+from regiond.domain.reservations import ClusterProgress, Reservation, overall_state
+from regiond.domain.views import (
+    ClusterSubnetView,
+    ClusterView,
+    DeviceView,
+    InterfaceView,
+    NodeView,
+    ReservationView,
+    SubnetView,
+)
+from regiond.requests import Caller
+
+Json = dict[str, Any]
+
+
+def reservation(view: ReservationView) -> Json:
+    """A reservation with the state of its host map, or null where it has none by its nature."""
+    return {**record(view.reservation), "waits_for": list(view.waits_for), "host_map": _host_map(view)}
+
+
+def record(held: Reservation) -> Json:
+    """The record alone: what does not change with the progress of host maps."""
+    return {
+        "id": format_id(Prefix.RESERVATION, held.id),
+        "kind": held.kind.value,
+        "status": held.status.value,
+        "address": held.address,
+        "subnet": {"id": format_id(Prefix.SUBNET, held.subnet), "cidr": held.cidr, "vrf": held.vrf},
+        "mac": held.macs[0] if held.macs else None,
+        "macs": list(held.macs),
+        "client_id": held.client_id,
+        "duid": held.duid,
+        "alias": held.alias,
+        "hostname": held.hostname,
+        "owner": held.owner_name,
+        "device": _optional_id(Prefix.DEVICE, held.device),
+        "node": _optional_id(Prefix.NODE, held.node),
+        "group": _optional_id(Prefix.GROUP, held.group),
+        "purpose": held.purpose,
+        "comment": held.comment,
+        "created": moment(held.created),
+        "expires_at": moment(held.expires_at),
+        "free_at": moment(held.free_at),
+        "etag": reservation_etag(held),
+    }
+
+
+def reservation_etag(held: Reservation) -> str:
+    """Over what a client can write, so a host map's progress does not change it. As it stands in the header."""
+    written = [held.id, held.status.value, held.hostname, held.purpose, held.comment, moment(held.expires_at)]
+    return f'"{hashlib.sha256(json.dumps(written).encode()).hexdigest()[:16]}"'
+
+
+def holder(held: Reservation, caller: Caller) -> Json:
+    """Who has what the caller wanted: all of it to an admin and to its owner, only the kind to others."""
+    if caller.is_admin or held.owner == caller.account:
+        return record(held)
+    return {"kind": held.kind.value}
+
+
+def device(view: DeviceView) -> Json:
+    return {
+        "id": format_id(Prefix.DEVICE, view.id),
+        "hostname": view.hostname,
+        "owner": view.owner_name,
+        "comment": view.comment,
+        "created": moment(view.created),
+        "reservations": [reservation(held) for held in view.reservations],
+    }
+
+
+def node(view: NodeView) -> Json:
+    return {
+        "id": format_id(Prefix.NODE, view.id),
+        "hostname": view.hostname,
+        "macs": list(view.macs),
+        "owner": view.owner_name,
+        "comment": view.comment,
+        "created": moment(view.created),
+    }
+
+
+def cluster(view: ClusterView) -> Json:
+    return {
+        "id": format_id(Prefix.CLUSTER, view.id),
+        "name": view.name,
+        "vrf": view.vrf,
+        "hostname": view.hostname,
+        "backend": view.backend,
+        "software_version": view.software_version,
+        "connected": view.connected,
+        "connected_since": moment(view.connected_since),
+        "last_heard": moment(view.last_heard),
+        "subnets": [_cluster_subnet(subnet) for subnet in view.subnets],
+    }
+
+
+def interface(view: InterfaceView, caller: Caller) -> Json:
+    """A cluster interface; the controller's own MAC address is an admin's to see."""
+    return {
+        "id": format_id(Prefix.CLUSTER_INTERFACE, view.id),
+        "cluster": {"id": format_id(Prefix.CLUSTER, view.cluster), "name": view.cluster_name},
+        "nic": view.nic,
+        "cidr": view.cidr,
+        "vrf": view.vrf,
+        "subnet": _optional_id(Prefix.SUBNET, view.subnet),
+        "addresses": list(view.addresses),
+        "gateways": list(view.gateways),
+        "mac": view.mac if caller.is_admin else None,
+        "kind": view.kind,
+        "vlan": view.vlan,
+        "up": view.up,
+        "present": view.present,
+        "serving": view.serving,
+    }
+
+
+def subnet(view: SubnetView) -> Json:
+    return {
+        "id": format_id(Prefix.SUBNET, view.id),
+        "cidr": view.cidr,
+        "vrf": view.vrf,
+        "generation": view.generation,
+        "release_hold_seconds": view.release_hold_seconds,
+        "clusters": list(view.clusters),
+        "reservations": view.reservations,
+        "releasing": view.releasing,
+    }
+
+
+def account(view: AccountView) -> Json:
+    return {
+        "id": format_id(Prefix.ACCOUNT, view.id),
+        "name": view.name,
+        "role": view.role.value,
+        "disabled": view.disabled,
+        "created": moment(view.created),
+    }
+
+
+def token(view: TokenView) -> Json:
+    """A token without its secret."""
+    return {
+        "id": format_id(Prefix.TOKEN, view.id),
+        "account": view.account_name,
+        "name": view.name,
+        "read_only": view.read_only,
+        "created": moment(view.created),
+        "expires_at": moment(view.expires_at),
+    }
+
+
+def moment(time: datetime | None) -> str | None:
+    """RFC 3339 in UTC with milliseconds."""
+    if time is None:
+        return None
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _optional_id(prefix: Prefix, number: int | None) -> str | None:
+    return None if number is None else format_id(prefix, number)
+
+
+def _host_map(view: ReservationView) -> Json | None:
+    if view.progress is None:
+        return None
+    return {"state": overall_state(view.progress).value, "clusters": _clusters(view.progress)}
+
+
+def _clusters(progress: Sequence[ClusterProgress]) -> list[Json]:
+    return [
+        {
+            "id": format_id(Prefix.CLUSTER, each.cluster),
+            "name": each.name,
+            "state": each.state.value,
+            "generation": each.generation,
+            "since": moment(each.since),
+            "error": each.error,
+        }
+        for each in progress
+    ]
+
+
+def _cluster_subnet(view: ClusterSubnetView) -> Json:
+    return {
+        "id": format_id(Prefix.SUBNET, view.subnet),
+        "cidr": view.cidr,
+        "role": view.role,
+        "desired_generation": view.desired_generation,
+        "accepted_generation": view.accepted_generation,
+        "applied_generation": view.applied_generation,
+        "pending": view.desired_generation - view.applied_generation,
+        "error": view.error,
+        "since": moment(view.since),
+    }

@@ -1,0 +1,78 @@
+"""Reservations over HTTP: all kinds are read here, user reservations are also made and released."""
+
+from datetime import timedelta
+
+from regiond.domain.ids import Prefix, format_id
+from regiond.domain.views import ReservationView
+from regiond.http import representations
+from regiond.http.bodies import Forcing, NewReservation, NoQuery, ReservationPage, Waiting
+from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page, released
+from regiond.http.use_cases import UseCases
+
+PATH = f"{BASE}/reservations"
+RESERVATION = f"{PATH}/{{reservation}}"
+
+
+def _id(view: ReservationView) -> str:
+    return format_id(Prefix.RESERVATION, view.reservation.id)
+
+
+async def create(use: UseCases, call: Call[NewReservation, Waiting]) -> Answer:
+    """One reservation is answered as itself, several as a group."""
+    body = call.body
+    views, new = await use.claims.reserve(
+        call.context,
+        interface=body.interface,
+        address=body.address,
+        mac=body.mac,
+        count=body.count,
+        hostname=body.hostname,
+        purpose=body.purpose,
+        comment=body.comment,
+        user=body.user,
+        expires_at=None if body.expires_in is None else call.now + timedelta(seconds=body.expires_in),
+    )
+    if body.count == 1:
+        return created(representations.reservation(views[0]), f"{PATH}/{_id(views[0])}", new)
+    group = views[0].reservation.group
+    content = {
+        "group": None if group is None else format_id(Prefix.GROUP, group),
+        "reservations": [representations.reservation(view) for view in views],
+    }
+    return created(content, None, new)
+
+
+async def read_list(use: UseCases, call: Call[None, ReservationPage]) -> Answer:
+    query = call.query
+    rows = await use.claims.list_reservations(
+        call.context, filters=query.filters, limit=query.limit + 1, after=query.after
+    )
+    return page(call, rows, representations.reservation, _id)
+
+
+async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:
+    view = await use.claims.reservation(call.context, call.path["reservation"])
+    return Answer(
+        200, representations.reservation(view), [("ETag", representations.reservation_etag(view.reservation))]
+    )
+
+
+async def release(use: UseCases, call: Call[None, Forcing]) -> Answer:
+    still = await use.claims.release_reservation(call.context, call.path["reservation"], force=call.query.force)
+    return released(still, lambda: representations.reservation(still[0]))
+
+
+ROUTES = [
+    Route("POST", PATH, create, Access.USER, "Reserve addresses", NewReservation, Waiting, (201, 200)),
+    Route("GET", PATH, read_list, Access.USER, "List reservations", query=ReservationPage, list_of=Prefix.RESERVATION),
+    Route("GET", RESERVATION, read, Access.USER, "Read a reservation"),
+    Route(
+        "DELETE",
+        RESERVATION,
+        release,
+        Access.USER,
+        "Release a user reservation",
+        query=Forcing,
+        statuses=(204, 202),
+    ),
+]

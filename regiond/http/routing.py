@@ -1,0 +1,193 @@
+"""Routes as values: method, path, who may, what it takes, what it answers. Nothing is reachable without such a row."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote, unquote_to_bytes, urlencode
+
+from regiond.domain.ids import Prefix
+from regiond.http.bodies import Body, NoQuery, Page, Query
+from regiond.http.use_cases import UseCases
+from regiond.requests import Caller, RequestContext
+
+BASE = "/api/v1"
+
+B = TypeVar("B")
+Q = TypeVar("Q", bound=Query)
+T = TypeVar("T")
+
+
+class Access(Enum):
+    """Who may use a route: anybody without a token, any account, or admins only."""
+
+    ANYBODY = "anybody"
+    USER = "user"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A status and what json.dumps takes; None is no body at all."""
+
+    status: int
+    content: Any = None
+    headers: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[B, Q]):
+    """One request, understood: its path's parameters, its query and its body."""
+
+    context: RequestContext
+    path: Mapping[str, str]
+    query: Q
+    raw_query: Sequence[tuple[str, str]]
+    body: B
+    now: datetime
+    route: "Route"
+
+    @property
+    def caller(self) -> Caller:
+        return self.context.caller
+
+    def url(self) -> str:
+        """The path of this request without its query."""
+        return self.route.url(self.path)
+
+
+HandlerOf = Callable[[UseCases, Call[Any, Any]], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`path` is a template such as `/api/v1/devices/{device}`; `statuses` are those of success.
+
+    `list_of` says what a list's pages are cut by: the ids of its entries.
+    """
+
+    method: str
+    path: str
+    handler: HandlerOf
+    access: Access
+    summary: str
+    body: type[Body] | None = None
+    query: type[Query] = NoQuery
+    statuses: tuple[int, ...] = (200,)
+    list_of: Prefix | None = None
+
+    def url(self, parameters: Mapping[str, str]) -> str:
+        """The path with its parameters filled in."""
+        return "/".join(
+            quote(parameters[segment[1:-1]], safe="") if segment.startswith("{") else segment
+            for segment in self.path.split("/")
+        )
+
+
+@dataclass(slots=True)
+class _Place:
+    """One point in the tree of paths."""
+
+    below: dict[str, "_Place"] = field(default_factory=dict)
+    parameter: "tuple[str, _Place] | None" = None
+    routes: dict[str, Route] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What stands at a path: a route by method, and the path's parameters."""
+
+    routes: Mapping[str, Route]
+    parameters: Mapping[str, str]
+
+    @property
+    def allowed(self) -> str:
+        """The value of an Allow header."""
+        methods = set(self.routes) | {"OPTIONS"} | ({"HEAD"} if "GET" in self.routes else set())
+        return ", ".join(sorted(methods))
+
+
+class Router:
+    """Finds routes by path. Raises ValueError when two routes are the same or contradict each other."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._root = _Place()
+        for route in routes:
+            self._add(route)
+
+    def _add(self, route: Route) -> None:
+        place = self._root
+        for segment in route.path.split("/")[1:]:
+            if not segment.startswith("{"):
+                place = place.below.setdefault(segment, _Place())
+                continue
+            name = segment[1:-1]
+            if place.parameter is None:
+                place.parameter = (name, _Place())
+            if place.parameter[0] != name:
+                raise ValueError(f"{route.path}: this parameter is called {place.parameter[0]} elsewhere")
+            place = place.parameter[1]
+        if route.method in place.routes:
+            raise ValueError(f"two routes for {route.method} {route.path}")
+        place.routes[route.method] = route
+
+    def find(self, path: str) -> Found | None:
+        """What stands at a path as it came, percent-encoded. None where nothing does."""
+        if not path.startswith("/"):
+            return None
+        place = self._root
+        parameters: dict[str, str] = {}
+        for segment in path.split("/")[1:]:
+            below = place.below.get(segment)
+            if below is not None:
+                place = below
+                continue
+            value = _decoded(segment)
+            if place.parameter is None or not value:
+                return None
+            name, place = place.parameter
+            parameters[name] = value
+        return Found(place.routes, parameters) if place.routes else None
+
+
+def _decoded(segment: str) -> str | None:
+    """A percent-encoded segment as printable text, or None."""
+    try:
+        text = unquote_to_bytes(segment).decode()
+    except UnicodeDecodeError:
+        return None
+    return text if text.isprintable() else None
+
+
+# ---- answers that several nouns share ----
+
+
+def created(content: Any, location: str | None, new: bool = True) -> Answer:
+    """201 with where it is; 200 for what was there already, exactly so."""
+    return Answer(201 if new else 200, content, () if location is None else [("Location", location)])
+
+
+def released(still_releasing: Sequence[Any], content: Callable[[], Any]) -> Answer:
+    """204 when everything is free, else 202 with what is not."""
+    return Answer(202, content()) if still_releasing else Answer(204)
+
+
+def page(call: Call[Any, Any], rows: Sequence[T], show: Callable[[T], Any], id_of: Callable[[T], str]) -> Answer:
+    """One page of a list of which one row more than the limit was asked for: that one tells of a next page."""
+    query: Page = call.query
+    shown = rows[: query.limit]
+    headers = []
+    if len(rows) > query.limit:
+        others = [(name, value) for name, value in call.raw_query if name != "after"]
+        following = urlencode([*others, ("after", id_of(shown[-1]))])
+        headers.append(("Link", f'<{call.url()}?{following}>; rel="next"'))
+    return Answer(200, [show(row) for row in shown], headers)
+
+
+def page_of_all(call: Call[Any, Any], rows: Sequence[T], show: Callable[[T], Any], id_of: Callable[[T], str]) -> Answer:
+    """As `page`, of a list that was read as a whole."""
+    query: Page = call.query
+    after = query.after
+    ordered = sorted(rows, key=id_of)
+    return page(call, [row for row in ordered if after is None or id_of(row) > after], show, id_of)

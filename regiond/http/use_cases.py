@@ -1,0 +1,156 @@
+"""What the HTTP API needs of the rest of the region. `Claims`, `Inventory` and `Accounts` are these in earnest."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
+from regiond.domain.views import ClusterView, DeviceView, InterfaceView, NodeView, ReservationView, SubnetView
+from regiond.requests import Caller, RequestContext
+
+
+class ClaimUseCases(Protocol):
+    """Devices, nodes and their addresses, user reservations. A bool says whether anything new was made."""
+
+    async def create_device(
+        self,
+        context: RequestContext,
+        *,
+        interface: str,
+        macs: tuple[str, ...],
+        duid: str | None,
+        address: str | None,
+        hostname: str | None,
+        owner: str | None,
+        comment: str | None,
+    ) -> tuple[DeviceView, bool]: ...
+
+    async def list_devices(
+        self, context: RequestContext, *, filters: Mapping[str, Sequence[str]], limit: int, after: str | None
+    ) -> Sequence[DeviceView]: ...
+
+    async def device(self, context: RequestContext, device_id: str) -> DeviceView: ...
+
+    async def delete_device(
+        self, context: RequestContext, device_id: str, *, force: bool
+    ) -> Sequence[ReservationView]: ...
+
+    async def create_node(
+        self, context: RequestContext, *, hostname: str, macs: tuple[str, ...], owner: str | None, comment: str | None
+    ) -> NodeView: ...
+
+    async def list_nodes(
+        self, context: RequestContext, *, filters: Mapping[str, Sequence[str]], limit: int, after: str | None
+    ) -> Sequence[NodeView]: ...
+
+    async def node(self, context: RequestContext, node_id: str) -> NodeView: ...
+
+    async def delete_node(self, context: RequestContext, node_id: str, *, force: bool) -> Sequence[ReservationView]: ...
+
+    async def claim_node_address(
+        self,
+        context: RequestContext,
+        node_id: str,
+        *,
+        interface: str,
+        mac: str | None,
+        alias: str | None,
+        client_id: str | None,
+        duid: str | None,
+        address: str | None,
+        hostname: str | None,
+    ) -> tuple[ReservationView, bool]: ...
+
+    async def list_node_addresses(self, context: RequestContext, node_id: str) -> Sequence[ReservationView]: ...
+
+    async def node_address(self, context: RequestContext, node_id: str, reservation_id: str) -> ReservationView: ...
+
+    async def release_node_address(
+        self, context: RequestContext, node_id: str, reservation_id: str, *, force: bool
+    ) -> Sequence[ReservationView]: ...
+
+    async def reserve(
+        self,
+        context: RequestContext,
+        *,
+        interface: str | None,
+        address: str | None,
+        mac: str | None,
+        count: int,
+        hostname: str | None,
+        purpose: str | None,
+        comment: str | None,
+        user: str | None,
+        expires_at: datetime | None,
+    ) -> tuple[Sequence[ReservationView], bool]: ...
+
+    async def list_reservations(
+        self, context: RequestContext, *, filters: Mapping[str, Sequence[str]], limit: int, after: str | None
+    ) -> Sequence[ReservationView]: ...
+
+    async def reservation(self, context: RequestContext, reservation_id: str) -> ReservationView: ...
+
+    async def release_reservation(
+        self, context: RequestContext, reservation_id: str, *, force: bool
+    ) -> Sequence[ReservationView]: ...
+
+
+class InventoryUseCases(Protocol):
+    """Clusters, their interfaces, and subnets."""
+
+    async def clusters(self) -> Sequence[ClusterView]: ...
+    async def cluster(self, cluster_id: str) -> ClusterView: ...
+    async def interfaces(self, selector: str | None) -> Sequence[InterfaceView]: ...
+    async def interface(self, interface_id: str) -> InterfaceView: ...
+    async def subnets(self) -> Sequence[SubnetView]: ...
+    async def subnet(self, subnet_id: str) -> SubnetView: ...
+
+
+class AccountUseCases(Protocol):
+    """Who asks; accounts and tokens."""
+
+    async def authenticate(self, authorization: bytes | None) -> Caller | None: ...
+    async def local_caller(self) -> Caller: ...
+    async def create_account(self, context: RequestContext, *, name: str, role: Role) -> AccountView: ...
+
+    async def list_accounts(
+        self, context: RequestContext, *, limit: int, after: str | None
+    ) -> Sequence[AccountView]: ...
+
+    async def account(self, context: RequestContext, account_id: str) -> AccountView: ...
+
+    async def set_account_disabled(self, context: RequestContext, account_id: str, disabled: bool) -> AccountView: ...
+
+    async def create_token(
+        self,
+        context: RequestContext,
+        *,
+        name: str,
+        account: str | None,
+        read_only: bool,
+        expires_at: datetime | None,
+    ) -> NewToken: ...
+
+    async def list_tokens(
+        self, context: RequestContext, *, account: str | None, limit: int, after: str | None
+    ) -> Sequence[TokenView]: ...
+
+    async def token(self, context: RequestContext, token_id: str) -> TokenView: ...
+    async def revoke_token(self, context: RequestContext, token_id: str) -> None: ...
+
+
+class Health(Protocol):
+    """Whether requests can be served now."""
+
+    async def shortcomings(self) -> Sequence[str]:
+        """What stands in the way, in words; empty when nothing does."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    claims: ClaimUseCases
+    inventory: InventoryUseCases
+    accounts: AccountUseCases
+    health: Health
