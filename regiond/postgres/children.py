@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -159,12 +160,14 @@ class Child(ProcessProtocol):
             self._suppressed = 0
 
 
-def spawn(reactor: Any, identity: Identity, arguments: Sequence[str], *, dies_of: int = signal.SIGINT) -> Child:
-    """Start `arguments[0]` (a path) as `identity`; it gets the signal `dies_of` when this process ends.
+def spawn(
+    reactor: Any, identity: Identity, directory: Path, arguments: Sequence[str], *, dies_of: int = signal.SIGINT
+) -> Child:
+    """Start `arguments[0]` (a path) as `identity` in `directory`; it gets the signal `dies_of` when this process ends.
 
     Must be called from the main thread: the kernel ties the signal to the thread that forks.
     """
-    child = Child(reactor, os.path.basename(arguments[0]))  # noqa: PTH119 - a name in a log, not a file
+    child = Child(reactor, Path(arguments[0]).name)
     uid, gid = (-1, -1) if identity.is_us else (identity.uid, identity.gid)
     helper = str(files("regiond.postgres") / "exec_child.py")
     reactor.spawnProcess(
@@ -172,6 +175,6 @@ def spawn(reactor: Any, identity: Identity, arguments: Sequence[str], *, dies_of
         sys.executable,
         [sys.executable, "-I", "-S", "-B", helper, *map(str, (os.getpid(), dies_of, uid, gid)), *arguments],
         env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
-        path="/",
+        path=str(directory),
     )
     return child

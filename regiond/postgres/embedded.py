@@ -90,7 +90,8 @@ class EmbeddedPostgres:
             await self._prepare_data(place, identity, programs)
             place.open_socket_directory()
             place.write_access_rules()
-            child = self._spawn(identity, str(programs / "postgres"), "-D", str(place.data), *self._options(place))
+            command = (str(programs / "postgres"), "-D", str(place.data), *self._options(place))
+            child = self._spawn(identity, place.data, *command)
             await self._ready(place, child)
             dsn = await self._database(place, identity, child)
         except OSError as error:
@@ -134,24 +135,26 @@ class EmbeddedPostgres:
     # The steps of a start
 
     async def _prepare_data(self, place: Place, identity: Identity, programs: Path) -> None:
+        await self._wait_for_previous(place)
         await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), place.remove_unfinished)
         found = place.data_version()
         if found is None:
             await self._make_data(place, identity, programs)
             return
-        major = await self._major_version(identity, programs)
+        major = await self._major_version(place, identity, programs)
         if found != major:
             raise PostgresUnavailable(
                 f"{place.data} was written by PostgreSQL {found}, but this regiond brings PostgreSQL {major}: dump it "
                 f"with the regiond or the PostgreSQL that wrote it (pg_dump), move the directory away, start again and "
                 f"restore the dump"
             )
-        await self._wait_for_previous(place)
+        place.forget_postmaster()
 
     async def _make_data(self, place: Place, identity: Identity, programs: Path) -> None:
         fresh = place.new_data_directory()
         child = self._spawn(
             identity,
+            fresh,
             *(str(programs / "initdb"), "-D", str(fresh), "-U", ROLE, "--auth-local=peer", "--auth-host=reject"),
             *("--data-checksums", "-E", "UTF8", "--locale=C.UTF-8", "--no-instructions"),
         )
@@ -163,8 +166,8 @@ class EmbeddedPostgres:
         place.adopt(fresh)
         self._log.info("made a new database", event="postgres.initialized", directory=str(place.data))
 
-    async def _major_version(self, identity: Identity, programs: Path) -> str:
-        child = self._spawn(identity, str(programs / "postgres"), "--version")
+    async def _major_version(self, place: Place, identity: Identity, programs: Path) -> str:
+        child = self._spawn(identity, place.root, str(programs / "postgres"), "--version")
         await self._ended_within(child, START_DEADLINE_SECONDS)
         match = re.search(r"\(PostgreSQL\) (\d+)", child.last_words)
         if match is None or self._stopping:
@@ -173,12 +176,8 @@ class EmbeddedPostgres:
         return match[1]
 
     async def _wait_for_previous(self, place: Place) -> None:
-        """Let the server of a regiond that was killed finish going away.
-
-        No other regiond is here: we hold the lock. Its processes are known by their working directory, since process
-        ids are given out again.
-        """
-        if place.postmaster() is None:
+        """Let the server or the initdb of a regiond that was killed finish going away. We hold the lock by now."""
+        if not place.may_have_living():
             return
         end = self._reactor.seconds() + PREVIOUS_DEADLINE_SECONDS
         while living := place.living():
@@ -188,7 +187,6 @@ class EmbeddedPostgres:
                     f"(processes {', '.join(map(str, sorted(living)))}): stop it first"
                 )
             await deferLater(self._reactor, POLL_SECONDS)
-        place.forget_postmaster()
 
     async def _ready(self, place: Place, child: Child) -> None:
         """Wait until the server's own status file says that it is this child and that it takes connections."""
@@ -252,10 +250,10 @@ class EmbeddedPostgres:
         }
         return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
 
-    def _spawn(self, identity: Identity, *arguments: str) -> Child:
+    def _spawn(self, identity: Identity, directory: Path, *arguments: str) -> Child:
         if self._stopping:
             raise PostgresUnavailable("stopped while starting")
-        self._child = spawn(self._reactor, identity, arguments)
+        self._child = spawn(self._reactor, identity, directory, arguments)
         return self._child
 
     async def _ended_within(self, child: Child, seconds: float) -> bool:

@@ -30,6 +30,7 @@ PORT: Final = 5432
 SERVER_USERS: Final = ("hostmap", "postgres", "nobody")
 LONGEST_SOCKET_PATH_BYTES: Final = 107
 RUNTIME_BASES: Final = (Path("/run"), Path("/tmp"))  # noqa: S108 - a private directory is made in it
+_UNFINISHED: Final = "new-"
 _RUNTIME_PREFIX: Final = "hostmap-"
 
 
@@ -63,7 +64,8 @@ class Place:
 
     def __init__(self, state_directory: Path, identity: Identity) -> None:
         self._identity = identity
-        self._state_directory = state_directory.absolute()
+        # resolved: the kernel names working directories that way
+        self._state_directory = state_directory.resolve()
         self.root = self._state_directory / "postgres"
         self.data = self.root / "data"
         self.hba_file = self.root / "hba.conf"
@@ -116,7 +118,7 @@ class Place:
 
     def new_data_directory(self) -> Path:
         """An empty directory of the server's user, to be filled and then handed to `adopt`."""
-        path = Path(tempfile.mkdtemp(prefix="new-", dir=self.root))
+        path = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self.root))
         self._give(path)
         return path
 
@@ -127,7 +129,7 @@ class Place:
 
     def remove_unfinished(self) -> None:
         """Remove what an interrupted initdb left. Takes as long as the disk does: call it in a thread."""
-        for path in self.root.glob("new-*"):
+        for path in self.root.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(path)
 
     def data_version(self) -> str | None:
@@ -156,15 +158,24 @@ class Place:
         except (FileNotFoundError, ValueError):
             return None
 
+    def may_have_living(self) -> bool:
+        """Whether anything is left of a server or an initdb that did not end in order."""
+        return (self.data / "postmaster.pid").exists() or any(self.root.glob(f"{_UNFINISHED}*"))
+
     def living(self) -> set[int]:
-        """The processes that work in the data directory: a postmaster that is still going away, and its children."""
+        """The processes that work in a data directory, finished or not: those of a killed regiond, still going away.
+
+        They are known by their working directory, since process ids are given out again.
+        """
         return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._works(entry)}
 
     def _works(self, entry: Path) -> bool:
         try:
-            return Path(entry, "cwd").readlink() == self.data
+            directory = Path(entry, "cwd").readlink()
         except OSError:
             return False
+        # a removed one reads "… (deleted)"
+        return directory == self.data or (directory.parent == self.root and directory.name.startswith(_UNFINISHED))
 
     def forget_postmaster(self) -> None:
         """Remove the postmaster.pid of a server of which nothing lives.
