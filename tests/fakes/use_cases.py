@@ -1,0 +1,205 @@
+"""Use cases that answer what a test says, behind the HTTP API's protocols.
+
+Each call is checked against the signature of the real thing, so the fake cannot be called in a way the region is not.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from regiond.accounts import Accounts
+from regiond.claims import Claims
+from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
+from regiond.domain.reservations import ClusterProgress, Kind, MapState, Reservation, Status
+from regiond.domain.views import (
+    ClusterSubnetView,
+    ClusterView,
+    DeviceView,
+    InterfaceView,
+    NodeView,
+    ReservationView,
+    SubnetView,
+)
+from regiond.http.use_cases import AccountUseCases, ClaimUseCases, InventoryUseCases, UseCases
+from regiond.inventory import Inventory
+from regiond.requests import Caller
+
+NOW = datetime(2026, 1, 31, 12, 0, 0, 123000, UTC)
+ADMIN = Caller(1, "root", is_admin=True, read_only=False)
+ALICE = Caller(2, "alice", is_admin=False, read_only=False)
+LOCAL = Caller(3, "local", is_admin=True, read_only=False)
+TOKENS = {
+    b"Bearer admin": ADMIN,
+    b"Bearer alice": ALICE,
+    b"Bearer admin-reads": replace(ADMIN, read_only=True),
+    b"Bearer alice-reads": replace(ALICE, read_only=True),
+}
+
+RESERVATION = Reservation(
+    id=7,
+    kind=Kind.USER,
+    status=Status.ACTIVE,
+    address="192.0.2.7",
+    subnet=5,
+    cidr="192.0.2.0/24",
+    vrf="default",
+    owner=ALICE.account,
+    owner_name=ALICE.name,
+    macs=("00:16:3e:00:00:07",),
+    client_id=None,
+    duid=None,
+    alias=None,
+    hostname="web1",
+    device=None,
+    node=None,
+    purpose="a test",
+    comment=None,
+    group=None,
+    created=NOW,
+    expires_at=None,
+    map_generation=None,
+)
+RESERVATION_VIEW = ReservationView(RESERVATION, None)
+PROGRESS = ClusterProgress(9, "rack-a", MapState.PENDING, 4, NOW, None)
+MAPPED_VIEW = ReservationView(
+    replace(RESERVATION, id=8, kind=Kind.DEVICE, device=6, purpose=None, map_generation=5), (PROGRESS,)
+)
+RELEASING_VIEW = replace(
+    MAPPED_VIEW,
+    reservation=replace(MAPPED_VIEW.reservation, status=Status.RELEASING, release_generation=6),
+    waits_for=("cluster rack-a has to confirm",),
+)
+DEVICE_VIEW = DeviceView(6, "web1", "root", None, NOW, (MAPPED_VIEW,))
+NODE_VIEW = NodeView(4, "node1", ALICE.account, ALICE.name, ("00:16:3e:00:00:01",), None, NOW)
+CLUSTER_VIEW = ClusterView(
+    9,
+    "rack-a",
+    "default",
+    "controller",
+    "dnsmasq",
+    "0.1.0",
+    True,
+    NOW,
+    NOW,
+    (ClusterSubnetView(5, "192.0.2.0/24", "serving", 5, 5, 4, None, NOW),),
+)
+INTERFACE_VIEW = InterfaceView(
+    id=11,
+    cluster=9,
+    cluster_name="rack-a",
+    nic="eth1",
+    cidr="192.0.2.0/24",
+    vrf="default",
+    subnet=5,
+    addresses=("192.0.2.2",),
+    gateways=("192.0.2.1",),
+    mac="00:16:3e:00:00:02",
+    kind="physical",
+    vlan=None,
+    up=True,
+    present=True,
+    serving="serving",
+)
+SUBNET_VIEW = SubnetView(5, "192.0.2.0/24", "default", 5, 600, ("rack-a",), 3, 1)
+ACCOUNT_VIEW = AccountView(ALICE.account, ALICE.name, Role.USER, False, NOW)
+TOKEN_VIEW = TokenView(12, ALICE.account, ALICE.name, "laptop", False, NOW, None)
+
+
+class Scripted:
+    """Answers each method with `answers[name]`: a value, an exception to raise, or a function of the arguments."""
+
+    def __init__(self, real: type, answers: dict[str, Any]) -> None:
+        self._real = real
+        self.answers = answers
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        signature = inspect.signature(getattr(self._real, name))
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(self, *args, **kwargs)
+            self.calls.append((name, {key: value for key, value in bound.arguments.items() if key != "self"}))
+            answer = self.answers[name]
+            if isinstance(answer, BaseException):
+                raise answer
+            return await answer(**kwargs) if callable(answer) else answer
+
+        return call
+
+
+class FakeHealth:
+    """Ready, unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.reasons: Sequence[str] = ()
+
+    async def shortcomings(self) -> Sequence[str]:
+        return self.reasons
+
+
+class FakeRegion:
+    """All the use cases, answering with one well-formed thing of each sort."""
+
+    def __init__(self) -> None:
+        self.claims = Scripted(
+            Claims,
+            {
+                "create_device": (DEVICE_VIEW, True),
+                "list_devices": [DEVICE_VIEW],
+                "device": DEVICE_VIEW,
+                "delete_device": [],
+                "create_node": NODE_VIEW,
+                "list_nodes": [NODE_VIEW],
+                "node": NODE_VIEW,
+                "delete_node": [],
+                "claim_node_address": (MAPPED_VIEW, True),
+                "list_node_addresses": [MAPPED_VIEW],
+                "node_address": MAPPED_VIEW,
+                "release_node_address": [],
+                "reserve": ([RESERVATION_VIEW], True),
+                "list_reservations": [RESERVATION_VIEW],
+                "reservation": RESERVATION_VIEW,
+                "release_reservation": [],
+            },
+        )
+        self.inventory = Scripted(
+            Inventory,
+            {
+                "clusters": [CLUSTER_VIEW],
+                "cluster": CLUSTER_VIEW,
+                "interfaces": [INTERFACE_VIEW],
+                "interface": INTERFACE_VIEW,
+                "subnets": [SUBNET_VIEW],
+                "subnet": SUBNET_VIEW,
+            },
+        )
+        self.accounts = Scripted(
+            Accounts,
+            {
+                "local_caller": LOCAL,
+                "create_account": ACCOUNT_VIEW,
+                "list_accounts": [ACCOUNT_VIEW],
+                "account": ACCOUNT_VIEW,
+                "set_account_disabled": ACCOUNT_VIEW,
+                "create_token": NewToken(TOKEN_VIEW, "hm_the-secret"),
+                "list_tokens": [TOKEN_VIEW],
+                "token": TOKEN_VIEW,
+                "revoke_token": None,
+            },
+        )
+        self.accounts.authenticate = self._authenticate  # type: ignore[attr-defined]
+        self.health = FakeHealth()
+
+    async def _authenticate(self, authorization: bytes | None) -> Caller | None:
+        return TOKENS.get(authorization or b"")
+
+    @property
+    def use_cases(self) -> UseCases:
+        return UseCases(
+            cast(ClaimUseCases, self.claims),
+            cast(InventoryUseCases, self.inventory),
+            cast(AccountUseCases, self.accounts),
+            self.health,
+        )

@@ -1,0 +1,97 @@
+"""The HTTP API on a loopback port or a UNIX socket, and requests to it."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import treq
+from twisted.internet import reactor as global_reactor
+from twisted.internet.endpoints import TCP4ServerEndpoint, UNIXClientEndpoint, UNIXServerEndpoint
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from regiond.http.application import Application
+from regiond.http.site import ApiSite
+from tests.fakes.use_cases import NOW, FakeRegion
+
+reactor: Any = global_reactor
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@implementer(IAgentEndpointFactory)
+class _Socket:
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def endpointForURI(self, uri: Any) -> UNIXClientEndpoint:
+        return UNIXClientEndpoint(reactor, self._path)
+
+
+class Server:
+    """A site that listens, in front of a fake region."""
+
+    def __init__(self, region: FakeRegion, site: ApiSite, port: int | None, path: str | None) -> None:
+        self.region = region
+        self.site = site
+        self.port = port
+        pool = HTTPConnectionPool(reactor, persistent=False)
+        if path is None:
+            self._agent = Agent(reactor, pool=pool)
+        else:
+            self._agent = Agent.usingEndpointFactory(reactor, _Socket(path), pool=pool)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        content: Any = None,
+        *,
+        token: str | None = "admin",
+        raw: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Send `content` as JSON, or `raw` as it is."""
+        sent: dict[bytes | str, bytes | str] = {name: value for name, value in (headers or {}).items()}
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token}"
+        body = raw
+        if content is not None:
+            body = json.dumps(content).encode()
+        if body is not None and "Content-Type" not in sent:
+            sent["Content-Type"] = "application/json"
+        url = f"http://127.0.0.1:{self.port or 1}{path}"
+        response = await treq.request(method, url, data=body, headers=sent, agent=self._agent)
+        received = {
+            name.decode().lower(): b", ".join(values).decode() for name, values in response.headers.getAllRawHeaders()
+        }
+        return Reply(response.code, received, await response.content())
+
+
+@asynccontextmanager
+async def serving(*, path: str | None = None, timeout: float = 60.0) -> AsyncIterator[Server]:
+    """A server on a free loopback port, or on a UNIX socket whose users are trusted."""
+    region = FakeRegion()
+    application = Application(reactor, region.use_cases, now=lambda: NOW)
+    site = ApiSite(reactor, application, local=path is not None, timeout=timeout)
+    endpoint = (
+        TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1") if path is None else UNIXServerEndpoint(reactor, path)
+    )
+    port = await endpoint.listen(site)
+    try:
+        yield Server(region, site, None if path is not None else port.getHost().port, path)
+    finally:
+        await site.finished()
+        await port.stopListening()

@@ -1,0 +1,212 @@
+"""The API at its sockets: large, slow, broken and vanished clients, and requests on one connection."""
+
+import json
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+from regiond.http.application import MAX_BODY_BYTES
+from regiond.http.site import DRAIN_BYTES
+from tests.fakes.use_cases import RESERVATION_VIEW
+from tests.regiond.http.serving import Server, serving
+
+reactor: Any = global_reactor
+
+BODY = json.dumps({"interface": "rack-a:eth1"}).encode()
+HEAD = b"POST /api/v1/reservations HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer admin\r\n"
+TYPED = HEAD + b"Content-Type: application/json\r\n"
+
+
+class Wire(Protocol):
+    """A connection of raw bytes."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.closed: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self.closed.callback(None)
+
+    def send(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(data)
+
+    def hang_up(self) -> None:
+        assert self.transport is not None
+        self.transport.abortConnection()  # type: ignore[attr-defined]
+
+
+async def connected(server: Server) -> Wire:
+    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", server.port or 0)
+    wire: Wire = await connectProtocol(endpoint, Wire())
+    return wire
+
+
+async def until(condition: Any, seconds: float = 10.0) -> None:
+    end = reactor.seconds() + seconds
+    while not condition():
+        assert reactor.seconds() < end, "the condition did not come true"
+        await deferLater(reactor, 0.005)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_body_of_two_megabytes_is_refused_and_not_kept() -> None:
+    async with serving() as server:
+        body = json.dumps({"interface": "x" * 2_000_000}).encode()
+        reply = await server.request("POST", "/api/v1/reservations", raw=body)
+        assert (reply.status, reply.json["type"]) == (413, "body-too-large")
+        assert reply.json["max_bytes"] == MAX_BODY_BYTES
+        assert server.region.claims.calls == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_body_may_have_exactly_the_limit() -> None:
+    async with serving() as server:
+        fitting = BODY + b" " * (MAX_BODY_BYTES - len(BODY))
+        assert (await server.request("POST", "/api/v1/reservations", raw=fitting)).status == 201
+        assert (await server.request("POST", "/api/v1/reservations", raw=fitting + b" ")).status == 413
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_an_endless_body_is_cut_off_and_never_held_in_memory(chunked: bool) -> None:
+    async with serving() as server:
+        wire = await connected(server)
+        length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 99999999999"
+        wire.send(TYPED + length + b"\r\n\r\n")
+        piece = b"x" * 1_000_000
+        for _ in range(DRAIN_BYTES // len(piece) + 2):
+            wire.send(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+        await until(lambda: wire.closed.called)
+        assert wire.received.startswith(b"HTTP/1.1 413 ")
+        assert server.region.claims.calls == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_pieces_of_too_large_a_body_are_dropped() -> None:
+    async with serving() as server:
+        requests: list[Any] = []
+        serve = server.site.serve
+
+        def watch(request: Any) -> None:
+            requests.append(request)
+            serve(request)
+
+        server.site.serve = watch  # type: ignore[method-assign]
+        await server.request("POST", "/api/v1/reservations", raw=b"x" * (3 * MAX_BODY_BYTES))
+        assert [sum(map(len, request._chunks)) for request in requests] == [0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_requests_on_one_connection_are_answered_in_order() -> None:
+    async with serving() as server:
+        gate: Deferred[None] = Deferred()
+
+        async def reserve(**arguments: Any) -> Any:
+            await gate
+            return [RESERVATION_VIEW], True
+
+        server.region.claims.answers["reserve"] = reserve
+        wire = await connected(server)
+        first = TYPED + b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+        wire.send(first + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await until(lambda: server.site.in_flight == 1)
+        assert wire.received == b""
+        gate.callback(None)
+        await until(lambda: wire.closed.called)
+        created, alive = wire.received.split(b"HTTP/1.1 ")[1:]
+        assert created.startswith(b"201 ") and alive.startswith(b"200 ") and alive.endswith(b'{"status":"ok"}\n')
+
+
+@pytest_twisted.ensureDeferred
+async def test_chunks_are_a_body() -> None:
+    async with serving() as server:
+        wire = await connected(server)
+        wire.send(TYPED + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+        wire.send(b"".join(b"1\r\n%c\r\n" % byte for byte in BODY) + b"0\r\n\r\n")
+        await until(lambda: wire.closed.called)
+        assert wire.received.startswith(b"HTTP/1.1 201 ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_hangs_up_does_not_stop_its_request_nor_break_anything(caught_logs: list[Any]) -> None:
+    async with serving() as server:
+        gate: Deferred[None] = Deferred()
+
+        async def reserve(**arguments: Any) -> Any:
+            await gate
+            return [RESERVATION_VIEW], True
+
+        server.region.claims.answers["reserve"] = reserve
+        wire = await connected(server)
+        wire.send(TYPED + b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY))
+        await until(lambda: server.site.in_flight == 1)
+        finished = Deferred.fromCoroutine(server.site.finished())
+        wire.hang_up()
+        await wire.closed
+        assert not finished.called
+        gate.callback(None)
+        await finished
+        assert [event["status"] for event in caught_logs if event.get("event") == "http.request"] == [201]
+        assert not [event for event in caught_logs if event.get("log_failure")]
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET /healthz HTTP/1.1\r\nHos", TYPED + b"Content-Length: 10\r\n\r\n{"],
+    ids=["nothing", "half a head", "half a body"],
+)
+async def test_a_client_that_says_no_more_is_hung_up_on(sent: bytes) -> None:
+    async with serving(timeout=0.2) as server:
+        wire = await connected(server)
+        wire.send(sent)
+        await until(lambda: wire.closed.called)
+        assert wire.received == b""
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01",
+        b"GET\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nno colon\r\n\r\n",
+        TYPED + b"Content-Length: -1\r\n\r\n",
+        TYPED + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+        TYPED + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_refused_and_others_are_served(sent: bytes, caught_logs: list[Any]) -> None:
+    async with serving(timeout=0.2) as server:
+        wire = await connected(server)
+        wire.send(sent)
+        await until(lambda: wire.closed.called)
+        assert wire.received[:12] in (b"", b"HTTP/1.1 400")
+        assert (await server.request("GET", "/healthz")).status == 200
+        assert server.region.claims.calls == []
+        assert not [event for event in caught_logs if event.get("log_failure")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_form_is_not_parsed() -> None:
+    async with serving() as server:
+        form = b"interface=rack-a%3Aeth1"
+        reply = await server.request(
+            "POST",
+            "/api/v1/reservations",
+            raw=form,
+            headers={"Content-Type": "multipart/form-data; boundary=x"},
+        )
+        assert (reply.status, reply.json["type"]) == (415, "unsupported-media-type")
