@@ -9,14 +9,15 @@ After the five fixed keys come the event's own fields. A failure adds `error` (`
 terminal that shows it is safe. Twisted's own JSON form starts records with 0x1e and cannot tell an address
 from an unserialisable object.
 
-A request id is an ordinary field, `request_id`, which every caller passes on itself.
+A request id is an ordinary field, `request_id`, which every caller passes on itself. Debug events are left out here
+as in the text form: Twisted's own observers (`--logger=twisted.logger.…`) have them.
 """
 
 import json
 import sys
 from typing import TextIO
 
-from twisted.logger import ILogObserver, LogEvent
+from twisted.logger import ILogObserver, LogEvent, LogLevel
 from zope.interface import implementer
 
 from clusterd.daemon.log_lines import Plain, read_event
@@ -39,14 +40,16 @@ def render_json(event: LogEvent) -> str:
 
 @implementer(ILogObserver)
 class JsonLogObserver:
-    """Writes each event to `stream` with a single write, then flushes. Never raises: a full disk or a closed
-    pipe under the log must not stop the daemon.
+    """Writes each event from info upwards to `stream` with a single write, then flushes. Never raises: a full disk or
+    a closed pipe under the log must not stop the daemon.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def __call__(self, event: LogEvent) -> None:
+        if event.get("log_level") is LogLevel.debug:
+            return
         line = render_json(event) + "\n"
         try:
             self._stream.write(line)

@@ -1,6 +1,6 @@
 """Logs for a person at a terminal: time, level, message, then `key=value` fields, one line per event.
 
-A failure's traceback follows, indented. Debug events are left out; the JSON form has them. Control characters
+A failure's traceback follows, indented. Debug events are left out. Control characters
 are escaped: nothing that a client sends can move the cursor or forge a line.
 """
 
