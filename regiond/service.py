@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from clusterd.daemon.config_file import ConfigError
 from clusterd.daemon.daemon_options import DaemonOptions
-from clusterd.daemon.endpoints import LinkAddress
+from clusterd.daemon.endpoints import LinkAddress, LoopbackAddress, UnixAddress
 from regiond.accounts import Accounts, random_id
 from regiond.catalogue import Catalogue
 from regiond.claims import Claims
@@ -176,30 +176,33 @@ class RegionDaemon(Service):
         await region.accounts.local_caller()
         self._region = region
         region.start()
-        await self._open_doors(region)
+        http, clusters = await self._open_doors(region)
         self._log.info(
             "regiond {version} is ready",
             event="regiond.started",
             version=version("hostmap"),
             region=identity.region,
             history=identity.history,
-            http=[*map(str, self._settings.http.listen), str(self._settings.api_socket)],
-            clusters=list(map(str, self._settings.clusters.listen)),
+            http=list(map(str, http)),
+            clusters=list(map(str, clusters)),
             database="embedded" if self._embedded is not None else "external",
         )
 
-    async def _open_doors(self, region: Region) -> None:
-        for address in self._settings.clusters.listen:
-            await self._listen(address, region.links)
+    async def _open_doors(self, region: Region) -> tuple[list[LinkAddress], list[LinkAddress]]:
+        """Where the HTTP API and where the clusters' listener are to be found."""
+        clusters = [await self._listen(address, region.links) for address in self._settings.clusters.listen]
         site = ApiSite(self._reactor, region.application, local=False)
-        for address in self._settings.http.listen:
-            await self._listen(address, site)
+        http = [await self._listen(address, site) for address in self._settings.http.listen]
         local = ApiSite(self._reactor, region.application, local=True)
-        await self._listen(self._settings.api_socket, local)
+        http.append(await self._listen(self._settings.api_socket, local))
         self._sites = [site, local]
+        return http, clusters
 
-    async def _listen(self, address: LinkAddress, factory: Any) -> None:
-        self._ports.append(await address.server_endpoint(self._reactor).listen(factory))
+    async def _listen(self, address: LinkAddress, factory: Any) -> LinkAddress:
+        """Where it listens: the port is the one that was chosen where the setting leaves it open."""
+        port = await address.server_endpoint(self._reactor).listen(factory)
+        self._ports.append(port)
+        return address if isinstance(address, UnixAddress) else LoopbackAddress(address.host, port.getHost().port)
 
     async def _stop(self) -> None:
         if self._starting is not None:
