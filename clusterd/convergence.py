@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from clusterd.acceptance import Accepted, Origin, SubnetRecord
-from clusterd.convergence_log import ConvergenceLog, lines_of_changes, lines_of_comparison
+from clusterd.convergence_log import ConvergenceLog, lines_of_changes, lines_of_comparison, told
 from clusterd.convergence_plan import (
     Key,
     Plan,
@@ -268,7 +268,8 @@ class Convergence:
         for host_map in plan.removed | plan.added:
             self._stuck.pop(host_map, None)
         self._keep(plan, rejections, before)
-        self._changes_log.told(list(lines_of_changes(work.transitions, work.records)), self._not_done(plan, rejections))
+        lines = lines_of_changes(work.transitions, work.records)
+        self._changes_log.changes(told(lines, self._not_done(plan, rejections)))
 
     async def _repair(self, work: _Work) -> None:
         actual = await self._backend.read()
@@ -283,8 +284,11 @@ class Convergence:
             rejections = await self._backend.apply(plan.removed, plan.added)
         before, self._rejected, self._stuck = self._rejected, {}, {}
         self._keep(plan, rejections, before)
-        lines = lines_of_comparison(plan, work.transitions, work.records)
-        self._changes_log.told(list(lines), self._not_done(plan, rejections))
+        not_done = self._not_done(plan, rejections)
+        lines = await self._run_in_thread(
+            lambda: told(lines_of_comparison(plan, work.transitions, work.records), not_done)
+        )
+        self._changes_log.changes(lines)
 
     async def _read_back(self, plan: Plan, rejections: Iterable[Rejection]) -> None:
         refused = {rejection.host_map for rejection in rejections}

@@ -1,6 +1,6 @@
 """The log lines of host map changes: one line per host map, which an operator can grep by address or identifier."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from twisted.logger import Logger
@@ -40,11 +40,11 @@ def lines_of_comparison(
     plan: Plan, transitions: Mapping[Key, Transition], records: Mapping[str, SubnetRecord]
 ) -> Iterator[ChangeLine]:
     """What a comparison found: asked for and not done yet, or, where all had been done, somebody else's doing."""
-    for host_map in sorted(plan.added):
+    for host_map in plan.added:
         for subnet in plan.holders.get(host_map, ()):
             yield from _line_of_difference("applied", host_map, subnet, transitions, records)
     networks = {subnet: network_of(record.cidr) for subnet, record in records.items()} if plan.removed else {}
-    for host_map in sorted(plan.removed):
+    for host_map in plan.removed:
         subnets = [subnet for subnet, network in networks.items() if contains(network, host_map.address)]
         for subnet in subnets:
             yield from _line_of_difference("removed", host_map, subnet, transitions, records)
@@ -71,18 +71,33 @@ def _line_of_difference(
         yield ChangeLine("drift-repaired", host_map, subnet, record.cidr, record.accepted_generation)
 
 
+Told = list[ChangeLine] | dict[tuple[str, int], dict[str, int]]
+"""Lines one by one, or counts by kind per network and generation where that would be too many."""
+
+
+def told(lines: Iterable[ChangeLine], failed: Mapping[HostMap, str]) -> Told:
+    """The lines of what was done, without what failed."""
+    done = [line for line in lines if line.host_map not in failed]
+    if len(done) <= MAX_LINES:
+        return sorted(done, key=lambda line: (line.kind, line.host_map))
+    counts: dict[tuple[str, int], dict[str, int]] = {}
+    for line in done:
+        of_subnet = counts.setdefault((line.cidr, line.generation), {})
+        of_subnet[line.kind] = of_subnet.get(line.kind, 0) + 1
+    return counts
+
+
 class ConvergenceLog:
     """Writes the lines. A change of more than MAX_LINES host maps is one line per subnet: it is a resynchronisation."""
 
     _log = Logger()
 
-    def told(self, lines: list[ChangeLine], failed: Mapping[HostMap, str]) -> None:
-        """What the server was told and did, except for `failed`, which `rejected` tells."""
-        done = [line for line in lines if line.host_map not in failed]
-        if len(done) > MAX_LINES:
-            self._in_bulk(done)
+    def changes(self, lines: Told) -> None:
+        """What the server was told and did."""
+        if isinstance(lines, dict):
+            self._in_bulk(lines)
             return
-        for line in done:
+        for line in lines:
             self._log.info(
                 _FORMATS[line.kind],
                 event=f"host-map.{line.kind}",
@@ -121,11 +136,7 @@ class ConvergenceLog:
             reason=reason,
         )
 
-    def _in_bulk(self, lines: list[ChangeLine]) -> None:
-        counts: dict[tuple[str, int], dict[str, int]] = {}
-        for line in lines:
-            of_subnet = counts.setdefault((line.cidr, line.generation), {})
-            of_subnet[line.kind] = of_subnet.get(line.kind, 0) + 1
+    def _in_bulk(self, counts: Mapping[tuple[str, int], Mapping[str, int]]) -> None:
         for (cidr, generation), count in counts.items():
             self._log.info(
                 "host maps of {subnet}: {applied} applied, {removed} removed, {repaired} repaired",

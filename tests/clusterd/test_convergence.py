@@ -344,6 +344,13 @@ def test_drift_is_repaired_every_few_minutes_and_logged(site: Site) -> None:
     ]
 
 
+def test_a_resynchronisation_is_one_line_per_subnet(site: Site) -> None:
+    with logged() as events:
+        site.change([host_map(n, f"10.{n >> 8}.{n & 255}.1") for n in range(1, 1101)], cidr="10.0.0.0/8")
+    (line,) = events
+    assert (line["event"], line["subnet"], line["applied"]) == ("host-map.bulk-applied", "10.0.0.0/8", 1100)
+
+
 def test_a_server_that_lost_most_is_given_everything_at_once(site: Site) -> None:
     many = [host_map(number) for number in range(1, 21)]
     site.change(many)
