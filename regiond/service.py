@@ -200,7 +200,7 @@ class RegionDaemon(Service):
 
     async def _listen(self, address: LinkAddress, factory: Any) -> LinkAddress:
         """Where it listens: the port is the one that was chosen where the setting leaves it open."""
-        port = await address.server_endpoint(self._reactor).listen(factory)
+        port: Any = await address.server_endpoint(self._reactor).listen(factory)
         self._ports.append(port)
         return address if isinstance(address, UnixAddress) else LoopbackAddress(address.host, port.getHost().port)
 

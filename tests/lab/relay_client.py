@@ -1,5 +1,9 @@
-"""A DHCPv4 client that plays a machine behind a relay, over ordinary UDP: the counterpart of `tests.lab.responder`."""
+"""A DHCPv4 client that plays a machine behind a relay, over ordinary UDP: the counterpart of `tests.lab.responder`.
 
+    python -m tests.lab.relay_client --port 10067 --relay 192.0.2.1 00:16:3e:00:00:01
+"""
+
+import argparse
 import secrets
 from socket import inet_aton
 from typing import Any
@@ -7,6 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.task import react
 
 from clusterd.protocol.values import parse_mac
 from tests.lab.dhcp_messages import Answer, Kind, Message, Option, decode
@@ -84,3 +89,26 @@ class RelayClient(DatagramProtocol):
         waiting = self._waiting.pop(message.transaction, None)
         if waiting is not None and message.is_reply:
             waiting.callback(Answer.of(message))
+
+
+async def _obtain_and_print(reactor: Any, server_port: int, relay_address: str, mac: str) -> None:
+    client = RelayClient(reactor, server_port, relay_address)
+    client.start()
+    answer = await client.obtain(mac)
+    await client.stop()
+    if answer is not None and answer.kind is Kind.ACK:
+        print(answer.address)
+
+
+def main() -> None:
+    """Print the address that a machine obtains; nothing when it obtains none."""
+    parser = argparse.ArgumentParser(description="A machine behind a DHCP relay on the loopback interface.")
+    parser.add_argument("--port", type=int, required=True, help="the server's")
+    parser.add_argument("--relay", required=True, metavar="ADDRESS")
+    parser.add_argument("mac")
+    given = parser.parse_args()
+    react(lambda reactor: Deferred.fromCoroutine(_obtain_and_print(reactor, given.port, given.relay, given.mac)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`make demo`, the whole way of an address on real parts, and `make run`, the same daemons left running."""

@@ -1,0 +1,229 @@
+"""What a demonstration happens on: one region and one site, running, in one state directory."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+from tests.demo.api import Api
+from tests.demo.processes import ROOT, Daemon, DemoFailed, Logs, stop, twistd, wait_for
+from tests.demo.site import CLUSTER, hosts_file, missing_for_dnsmasq
+from tests.lab.unprivileged import command_line
+
+START_SECONDS: Final = 60.0
+SITE_SECONDS: Final = 30.0
+ACCOUNT: Final = "demo"
+
+_REGION_CONFIGURATION = """\
+state_directory = "{state}"
+
+[http]
+listen = ["tcp:127.0.0.1:{port}"]
+
+[clusters]
+listen = ["unix:{link}"]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of site: whether its network is one of the kernel's, and what serves DHCP on it."""
+
+    network: str  # namespaces, told
+    dhcp: str  # dnsmasq, responder
+
+
+class Show(Protocol):
+    """What becomes of the daemons' log lines while they run."""
+
+    def __call__(self, daemon: str, line: str, /) -> None: ...
+
+
+def kinds_possible() -> tuple[list[Kind], list[str]]:
+    """The kinds of site that are worth a try here, best first, and why better ones are not."""
+    reasons = []
+    missing = missing_for_dnsmasq()
+    networks = [Kind("namespaces", "responder")]
+    if missing:
+        reasons.append(f"not installed: {', '.join(missing)}")
+    else:
+        networks.insert(0, Kind("namespaces", "dnsmasq"))
+    if os.geteuid() != 0 and (obstacle := _obstacle_to_user_namespaces()):
+        reasons.append(f"an ordinary user may not make network namespaces here ({obstacle})")
+        networks = []
+    return [*networks, Kind("told", "responder")], reasons
+
+
+def _obstacle_to_user_namespaces() -> str | None:
+    try:
+        probe = subprocess.run(command_line(["true"]), check=False, capture_output=True, text=True, timeout=30)
+    except OSError as error:
+        return str(error)
+    return None if probe.returncode == 0 else probe.stderr.strip() or f"status {probe.returncode}"
+
+
+def new_state_directory() -> Path:
+    """A new directory with a short name, which the user that PostgreSQL runs as can enter."""
+    base = "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else None
+    path = Path(tempfile.mkdtemp(prefix="hostmap-demo-", dir=base))
+    path.chmod(0o711)
+    return path
+
+
+class Region:
+    """regiond, on the PostgreSQL that it brings, with an admin account for programs."""
+
+    def __init__(self, state: Path, show: Show | None, port: int = 0) -> None:
+        state.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.link = f"unix:{state / 'link.sock'}"
+        self._socket = state / "api.sock"
+        config = state / "regiond.toml"
+        config.write_text(_REGION_CONFIGURATION.format(state=state, port=port, link=state / "link.sock"))
+        self.daemon = Daemon("regiond", twistd("regiond", config), _shown_by(show, "regiond"))
+
+    def ready(self) -> dict[str, Any]:
+        """Wait for it; what it said when it was. Raises DemoFailed."""
+        started = self.daemon.started("regiond.started", START_SECONDS)
+        address = urlsplit(started["http"][0].replace("tcp:", "http://", 1))
+        assert address.hostname is not None and address.port is not None
+        self.url = address.geturl()
+        self._host, self._port = address.hostname, address.port
+        return started
+
+    def new_token(self, name: str) -> str:
+        """An admin's token for programs; made through the socket that only this user can open."""
+        local = Api.over_socket(self._socket)
+        local.post("/users", {"name": ACCOUNT, "role": "admin"}).expect(201, 409)
+        token = local.post("/tokens", {"name": name, "account": ACCOUNT}).expect(201).content["token"]
+        assert isinstance(token, str)
+        return token
+
+    def api(self, token: str) -> Api:
+        """The API for who has the token."""
+        return Api.over_tcp(self._host, self._port, token)
+
+
+class Site:
+    """The process of `tests.demo.site`."""
+
+    def __init__(self, kind: Kind, state: Path, link: str, show: Show | None) -> None:
+        self.kind = kind
+        self.hosts_file = hosts_file(state)
+        command = [sys.executable, "-m", "tests.demo.site", "--state", str(state), "--region", link]
+        command += ["--network", kind.network, "--dhcp", kind.dhcp]
+        if kind.network == "namespaces" and os.geteuid() != 0:
+            command = command_line(command)
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+        )
+        assert self._process.stderr is not None
+        self.logs = Logs(self._process.stderr, _shown_by(show, "clusterd"))
+
+    def begin(self) -> str | None:
+        """Wait until it is ready; None, or why this kind of site cannot be made here. Raises DemoFailed."""
+        answer = self._read()
+        if "obstacle" in answer:
+            return str(answer["obstacle"])
+        self.can_ask_for_ipv6 = bool(answer["ready"]["can_ask_for_ipv6"])
+        return None
+
+    def obtain(self, mac: str, family: int, relay: str) -> str | None:
+        """What address a machine with this MAC address is given. Raises DemoFailed."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"mac": mac, "family": family, "relay": relay}).encode() + b"\n")
+        self._process.stdin.flush()
+        address = self._read()["address"]
+        return None if address is None else str(address)
+
+    def must_live(self) -> None:
+        """Raises DemoFailed when it has ended."""
+        if self._process.poll() is not None:
+            raise DemoFailed(f"the site ended with {self._process.returncode}")
+
+    def stop(self) -> None:
+        """End it and everything in it."""
+        assert self._process.stdin is not None
+        stop(self._process, self._process.stdin.close)
+        self.logs.join(SITE_SECONDS)
+
+    def _read(self) -> dict[str, Any]:
+        # Bounded by the site, whose every step is, and by the alarm of the whole demonstration.
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait(SITE_SECONDS)
+            raise DemoFailed(f"the site ended with {self._process.returncode}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+class Stage:
+    """A region and a site that are stopped at the end, whatever happens."""
+
+    def __init__(self, state: Path, show: Show | None = None) -> None:
+        self.state = state
+        self._show = show
+        self._stack = ExitStack()
+        self.region: Region | None = None
+        self.site: Site | None = None
+
+    def __enter__(self) -> "Stage":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start_region(self, port: int = 0) -> Region:
+        """Start it; `Region.ready` waits for it."""
+        self.region = Region(self.state / "region", self._show, port)
+        self._stack.callback(self.region.daemon.stop)
+        return self.region
+
+    def start_site(self, region: Region, tell: Callable[[str], None]) -> Site:
+        """The best kind of site that can be made here; `tell` hears why better ones cannot. Raises DemoFailed."""
+        kinds, reasons = kinds_possible()
+        for reason in reasons:
+            tell(reason)
+        for kind in kinds:
+            self.site = Site(kind, self.state / "site", region.link, self._show)
+            self._stack.callback(self.site.stop)
+            obstacle = self.site.begin()
+            if obstacle is None:
+                return self.site
+            tell(obstacle)
+        raise DemoFailed("no site can be made here")
+
+    def wait_for_interfaces(self, api: Api, region: Region, site: Site, count: int) -> list[dict[str, Any]]:
+        """Wait until the region has heard of as many cluster interfaces; they, in order. Raises DemoFailed."""
+        found: list[dict[str, Any]] = []
+
+        def reported() -> bool:
+            found[:] = api.get("/cluster-interfaces")
+            return len([one for one in found if one["present"] and one["cluster"]["name"] == CLUSTER]) >= count
+
+        def alive() -> None:
+            region.daemon.must_live()
+            site.must_live()
+
+        wait_for(reported, "clusterd has reported its interfaces to the region", SITE_SECONDS, alive=alive)
+        return sorted(found, key=lambda one: (one["nic"], one["cidr"]))
+
+    def last_lines(self, count: int) -> list[str]:
+        """The end of the daemons' logs, for when something went wrong."""
+        logs = {
+            "regiond": None if self.region is None else self.region.daemon.logs,
+            "clusterd": None if self.site is None else self.site.logs,
+        }
+        return [f"{name:<8} | {line}" for name, log in logs.items() if log for line in log.last_lines(count)]
+
+
+def _shown_by(show: Show | None, daemon: str) -> Callable[[str], None] | None:
+    return None if show is None else lambda line: show(daemon, line)
