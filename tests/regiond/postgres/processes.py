@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
-from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
+
+from tests.waiting import until
 
 reactor: Any = global_reactor
 
@@ -59,17 +60,6 @@ def start(
     program = str(interpreter or sys.executable)
     reactor.spawnProcess(process, program, [program, "-B", *arguments], env=variables)
     return process
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 30.0) -> None:
-    """Wait for a condition; fails the test when it does not come."""
-    end = reactor.seconds() + seconds
-    while True:
-        holds = condition()
-        if holds if isinstance(holds, bool) else await holds:
-            return
-        assert reactor.seconds() < end, "the condition did not come true"
-        await deferLater(reactor, 0.01)
 
 
 async def said(process: Process) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from regiond.postgres.binaries import installed, unenterable
 from regiond.postgres.embedded import EmbeddedPostgres, PostgresUnavailable
 from regiond.postgres.place import Place, server_identity
 from regiond.storage.connection import Connection, Connector
-from tests.regiond.postgres.processes import HOLDER, PROJECT, Process, said, start, until, working_in
+from tests.regiond.postgres.processes import HOLDER, PROJECT, Process, said, start, working_in
 from tests.requirements import need
+from tests.waiting import until
 
 reactor: Any = global_reactor
 

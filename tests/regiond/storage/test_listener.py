@@ -9,7 +9,8 @@ from twisted.internet import reactor as global_reactor
 
 from regiond.storage.listener import Listener
 from tests.database import TestServer
-from tests.regiond.storage.test_pool import kill_all, until
+from tests.regiond.storage.test_pool import kill_all
+from tests.waiting import until
 
 reactor: Any = global_reactor
 

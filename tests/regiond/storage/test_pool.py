@@ -12,11 +12,11 @@ import pytest_twisted
 from psycopg2 import errorcodes, extensions
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
-from twisted.internet.task import deferLater
 
 from regiond.storage.connection import SESSION_SETTINGS, Connection, Connector
 from regiond.storage.pool import ConnectionLost, DatabaseUnavailable, Pool, Session, TransactionLeftOpen
 from tests.database import TestServer
+from tests.waiting import until
 
 reactor: Any = global_reactor
 
@@ -30,17 +30,6 @@ async def running_pool(dsn: str, size: int = 2, **options: Any) -> Any:
         yield pool
     finally:
         await pool.close()
-
-
-async def until(condition: Callable[[], Awaitable[bool] | bool], seconds: float = 10.0) -> None:
-    """Wait for a condition; fails the test when it does not come."""
-    end = reactor.seconds() + seconds
-    while True:
-        holds = condition()
-        if holds if isinstance(holds, bool) else await holds:
-            return
-        assert reactor.seconds() < end, "the condition did not come true"
-        await deferLater(reactor, 0.01)
 
 
 def at_once(coroutine: Any) -> Any:
