@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import treq
@@ -13,6 +13,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from regiond.accounts import Accounts
 from regiond.http.application import Application
 from regiond.http.site import ApiSite
 from tests.fakes.use_cases import NOW, FakeRegion
@@ -64,7 +65,7 @@ class Server:
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """Send `content` as JSON, or `raw` as it is."""
-        sent: dict[bytes | str, bytes | str] = {name: value for name, value in (headers or {}).items()}
+        sent: dict[bytes | str, bytes | str] = dict((headers or {}).items())
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
         body = raw
@@ -81,10 +82,15 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(*, path: str | None = None, timeout: float = 60.0) -> AsyncIterator[Server]:
-    """A server on a free loopback port, or on a UNIX socket whose users are trusted."""
+async def serving(
+    *, path: str | None = None, timeout: float = 60.0, accounts: Accounts | None = None
+) -> AsyncIterator[Server]:
+    """A server on a free loopback port, or on a UNIX socket whose users are trusted. All use cases are scripted but
+    `accounts`, when they are given.
+    """
     region = FakeRegion()
-    application = Application(reactor, region.use_cases, now=lambda: NOW)
+    use_cases = region.use_cases if accounts is None else replace(region.use_cases, accounts=accounts)
+    application = Application(reactor, use_cases, now=lambda: NOW)
     site = ApiSite(reactor, application, local=path is not None, timeout=timeout)
     endpoint = (
         TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1") if path is None else UNIXServerEndpoint(reactor, path)

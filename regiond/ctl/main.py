@@ -1,0 +1,87 @@
+"""`regionctl`: what an operator does with the region, from a shell."""
+
+import os
+
+import click
+
+from regiond.ctl.accounts import accounts
+from regiond.ctl.client import DEFAULT_SOCKET, DEFAULT_TIMEOUT_SECONDS, Target, check_token, parse_url, read_token_file
+from regiond.ctl.clusters import clusters
+from regiond.ctl.command import RegionGroup, Settings
+from regiond.ctl.reservations import reservations
+from regiond.ctl.tokens import tokens
+
+
+@click.group(cls=RegionGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--socket",
+    metavar="PATH",
+    envvar="REGIOND_SOCKET",
+    show_envvar=True,
+    help=f"The region's UNIX socket, {DEFAULT_SOCKET} by default. Whoever can open it is the admin `local`.",
+)
+@click.option(
+    "--url",
+    metavar="URL",
+    envvar="REGIOND_URL",
+    show_envvar=True,
+    help="The region's URL instead, with a token from $REGIOND_TOKEN or --token-file.",
+)
+@click.option(
+    "--token-file",
+    metavar="PATH",
+    envvar="REGIOND_TOKEN_FILE",
+    show_envvar=True,
+    help="A file with a token in it. Tokens are never given as arguments: other users could see them.",
+)
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0.1, 3600),
+    default=DEFAULT_TIMEOUT_SECONDS,
+    show_default=True,
+    help="How long to wait for an answer.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what the API answered.")
+@click.pass_context
+def cli(
+    context: click.Context,
+    socket: str | None,
+    url: str | None,
+    token_file: str | None,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Ask and tell the region who has which IP address.
+
+    Exit codes: 0 done, 1 refused by the region, 2 a mistake in the command, 3 the region cannot be reached.
+    """
+    source = context.get_parameter_source("socket")
+    if url is not None and socket is not None and source is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--socket and --url exclude each other", context)
+    context.obj = Settings(_target(socket, url, token_file, timeout), as_json)
+
+
+def _target(socket: str | None, url: str | None, token_file: str | None, timeout: float) -> Target:
+    try:
+        token = None if token_file is None else read_token_file(token_file)
+        if url is None:
+            return Target(socket=socket or DEFAULT_SOCKET, token=token, timeout=timeout)
+        if token is None and "REGIOND_TOKEN" in os.environ:
+            token = check_token(os.environ["REGIOND_TOKEN"], "$REGIOND_TOKEN")
+        if token is None:
+            raise click.UsageError("--url needs a token, in $REGIOND_TOKEN or by --token-file")
+        return Target(url=parse_url(url), token=token, timeout=timeout)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+
+
+cli.add_command(accounts)
+cli.add_command(clusters)
+cli.add_command(reservations)
+cli.add_command(tokens)
+
+
+def main() -> None:
+    """The entry point."""
+    cli(prog_name="regionctl")

@@ -1,0 +1,50 @@
+"""What regionctl prints: aligned columns for people, or what the API answered."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+
+def print_json(content: Any) -> None:
+    """What the API answered, in one line."""
+    click.echo(json.dumps(content))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A header and one line for each row; None is a hyphen."""
+    lines = [list(columns), *([plain(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def plain(value: Any) -> str:
+    """One line that a terminal can show: control characters (a DHCP server's own words may have some) are escaped."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
+
+
+def reservation_rows(reservations: Iterable[Mapping[str, Any]]) -> Iterable[Sequence[Any]]:
+    """The cells of RESERVATION_COLUMNS."""
+    for each in reservations:
+        state = each["host_map"]["state"] if each["host_map"] else None
+        identifier = ",".join(each["macs"]) or each["client_id"] or each["duid"]
+        yield (
+            each["id"],
+            each["address"],
+            each["kind"],
+            each["status"],
+            state,
+            identifier,
+            each["hostname"],
+            each["owner"],
+            each["subnet"]["cidr"],
+        )
+
+
+RESERVATION_COLUMNS = ("ID", "ADDRESS", "KIND", "STATUS", "HOST MAP", "CLIENT", "HOSTNAME", "OWNER", "SUBNET")

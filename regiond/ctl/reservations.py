@@ -1,0 +1,86 @@
+"""`regionctl reservations`."""
+
+from typing import Any
+
+import click
+
+from regiond.ctl.client import segment
+from regiond.ctl.command import DURATION, Settings, given, json_option, pass_settings
+from regiond.ctl.output import RESERVATION_COLUMNS, plain, print_json, print_table, reservation_rows
+
+
+@click.group()
+def reservations() -> None:
+    """Addresses that are taken, and by whom."""
+
+
+@reservations.command("list")
+@click.option("--subnet", multiple=True, metavar="SELECTOR", help="On this subnet: a network, cluster:nic or id.")
+@click.option("--kind", multiple=True, type=click.Choice(["device", "node", "user"]), help="Of this kind.")
+@click.option("--status", multiple=True, type=click.Choice(["active", "releasing"]), help="In this state.")
+@click.option("--mac", multiple=True, metavar="MAC", help="With this MAC address.")
+@click.option("--address", multiple=True, metavar="ADDRESS", help="This address.")
+@json_option
+@pass_settings
+def list_reservations(
+    settings: Settings,
+    subnet: tuple[str, ...],
+    kind: tuple[str, ...],
+    status: tuple[str, ...],
+    mac: tuple[str, ...],
+    address: tuple[str, ...],
+) -> None:
+    """List reservations. An option given more than once means any of its values."""
+    chosen = {"subnet": subnet, "kind": kind, "status": status, "mac": mac, "address": address}
+    query = [(name, value) for name, values in chosen.items() for value in values]
+    found = settings.client.get_all("/reservations", query)
+    if settings.as_json:
+        print_json(found)
+    else:
+        print_table(RESERVATION_COLUMNS, reservation_rows(found))
+
+
+@reservations.command("claim")
+@click.option("--interface", metavar="SELECTOR", help="Where: 192.0.2.0/24, rack-a:eth1, ci-… or terms like vlan:12.")
+@click.option("--address", metavar="ADDRESS", help="This very address; the lowest free one by default.")
+@click.option("--count", type=click.IntRange(1, 256), help="So many addresses, all or none.")
+@click.option("--mac", metavar="MAC", help="A MAC address to remember with it.")
+@click.option("--hostname", metavar="NAME", help="A host name to remember with it.")
+@click.option("--purpose", metavar="TEXT", help="What it is for.")
+@click.option("--comment", metavar="TEXT", help="Anything else.")
+@click.option("--user", metavar="NAME", help="For this account (admin).")
+@click.option("--expires-in", type=DURATION, help="Give it back by itself after this time, e.g. 12h.")
+@click.option("--wait", type=click.FloatRange(0, 30), help="Wait so many seconds until clusters have applied it.")
+@json_option
+@pass_settings
+def claim(settings: Settings, /, interface: str | None, address: str | None, wait: float | None, **more: Any) -> None:
+    """Reserve addresses for yourself: the region hands them to nobody else, and no DHCP server answers with them."""
+    if interface is None and address is None:
+        raise click.UsageError("say where with --interface, or which with --address", click.get_current_context())
+    body = given(interface=interface, address=address, **more)
+    query = [] if wait is None else [("wait", f"{wait:.3f}")]
+    made = settings.client.post("/reservations", body, query, wait or 0.0).content
+    if settings.as_json:
+        print_json(made)
+    else:
+        print_table(RESERVATION_COLUMNS, reservation_rows(made.get("reservations", [made])))
+
+
+@reservations.command("release")
+@click.argument("reservation_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Free it at once, though a client may still be using it (admin).")
+@json_option
+@pass_settings
+def release(settings: Settings, reservation_ids: tuple[str, ...], force: bool) -> None:
+    """Give user reservations back, by their rs-… ids."""
+    for reservation_id in reservation_ids:
+        query = [("force", "true")] if force else []
+        reply = settings.client.delete(f"/reservations/{segment(reservation_id)}", query)
+        if reply.content is None:
+            if not settings.as_json:
+                click.echo(f"{reservation_id} is free")
+        elif settings.as_json:
+            print_json(reply.content)
+        else:
+            waits = "; ".join(map(plain, reply.content["waits_for"]))
+            click.echo(f"{reservation_id} ({reply.content['address']}) is releasing: {waits}")

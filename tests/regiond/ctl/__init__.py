@@ -1,0 +1,1 @@
+"""regionctl, against a real HTTP server."""
