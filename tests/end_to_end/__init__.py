@@ -1,0 +1,1 @@
+"""Both daemons as processes, a real PostgreSQL, real DHCP servers and clients."""
