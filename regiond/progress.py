@@ -19,6 +19,12 @@ class Progress:
         self._clock = clock
         self._reads = reads
         self._waiting: dict[int, set[Deferred[None]]] = {}
+        self._patient = True
+
+    def wait_no_longer(self) -> None:
+        """Whoever waits is answered with how things stand, and so is who comes later: the daemon is stopping."""
+        self._patient = False
+        self.acknowledged(list(self._waiting))
 
     def acknowledged(self, subnets: Iterable[int]) -> None:
         """A cluster's state of these subnets changed."""
@@ -47,7 +53,7 @@ class Progress:
                 if end is None:
                     wait = DEFAULT_WAIT_SECONDS if await self._all_connected(views) else 0.0
                     end = self._clock.seconds() + wait
-                if self._clock.seconds() >= end:
+                if self._clock.seconds() >= end or not self._patient:
                     return views
                 timer = self._clock.callLater(end - self._clock.seconds(), _wake, woken)
                 try:

@@ -209,6 +209,8 @@ class RegionDaemon(Service):
             self._starting.cancel()
         for port in self._ports:
             await _finished(port.stopListening())
+        if self._region is not None:
+            self._region.progress.wait_no_longer()
         for site in self._sites:
             await site.finished()
         if self._region is not None:
