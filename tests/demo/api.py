@@ -58,6 +58,10 @@ class Api:
         """The content of what is there. Raises DemoFailed."""
         return self._ask("GET", path, None).expect(200).content
 
+    def is_welcome(self) -> bool:
+        """Whether the token is still good."""
+        return self._ask("GET", "/tokens", None).status == 200
+
     def post(self, path: str, body: object) -> Answer:
         """Whatever the answer is."""
         return self._ask("POST", path, body)

@@ -38,14 +38,21 @@ def twistd(daemon: str, config: Path) -> list[str]:
     return [TWISTD, "--nodaemon", "--pidfile=", JSON_LOGGER, daemon, "--config", str(config)]
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float, *, alive: Callable[[], None]) -> None:
+def wait_for(
+    condition: Callable[[], object],
+    what: str,
+    seconds: float,
+    *,
+    alive: Callable[[], None],
+    pause: float = _POLL_SECONDS,
+) -> None:
     """Return as soon as the condition holds. `alive` raises when waiting has become pointless. Raises DemoFailed."""
     deadline = time.monotonic() + seconds
     while not condition():
         alive()
         if time.monotonic() > deadline:
             raise DemoFailed(f"not within {seconds:g} s: {what}")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(pause)
 
 
 class Logs:
@@ -75,18 +82,22 @@ class Logs:
         self._thread.join(seconds)
 
     def _read(self) -> None:
-        for octets in self._stream:
-            line = octets.decode(errors="replace").rstrip("\n")
-            event = _parsed(line)
-            text = line if event is None else _readable(event)
-            with self._lock:
-                if event is not None and event["level"] == "debug":
-                    continue
-                self._lines.append(text)
-                if event is not None and event["event"] is not None:
-                    self._events[event["event"]] = event
-            if self._show is not None:
-                self._show(text)
+        with self._stream as stream:
+            for octets in stream:
+                self._take(octets)
+
+    def _take(self, octets: bytes) -> None:
+        line = octets.decode(errors="replace").rstrip("\n")
+        event = _parsed(line)
+        if event is not None and event["level"] == "debug":
+            return
+        text = line if event is None else _readable(event)
+        with self._lock:
+            self._lines.append(text)
+            if event is not None and event["event"] is not None:
+                self._events[event["event"]] = event
+        if self._show is not None:
+            self._show(text)
 
 
 class Daemon:

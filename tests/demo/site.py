@@ -10,13 +10,14 @@ input does. clusterd's logs, as JSON, go to standard error.
 
 import argparse
 import json
+import select
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.demo.processes import ROOT, stop, twistd
 from tests.lab import namespaces
@@ -29,6 +30,7 @@ Obtain = Callable[[str, int, str], str | None]
 """From a MAC address, an IP version and a relay's address to the address that the machine was given."""
 
 _PATIENCE = 20.0
+_LOOK_SECONDS = 0.2
 
 _CONFIGURATION = """\
 name = "{name}"
@@ -92,7 +94,9 @@ def _responder(state: Path) -> Iterator[Obtain]:
 
 
 @contextmanager
-def _clusterd(state: Path, region: str, *, real_server: bool, made: Network | None) -> Iterator[None]:
+def _clusterd(
+    state: Path, region: str, *, real_server: bool, made: Network | None
+) -> Iterator["subprocess.Popen[bytes]"]:
     lines = [f'backend = "{"dnsmasq" if real_server else "file"}"', f'hosts_file = "{hosts_file(state)}"']
     if real_server:
         lines.append(f'pid_file = "{state / "dnsmasq.pid"}"')
@@ -106,9 +110,22 @@ def _clusterd(state: Path, region: str, *, real_server: bool, made: Network | No
         command = [sys.executable, "-m", "tests.demo.told_clusterd", str(config)]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     try:
-        yield
+        yield process
     finally:
         stop(process)
+
+
+def _requests(clusterd: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any]]:
+    """What is asked, until standard input ends. Ends the program when clusterd does."""
+    while True:
+        # Whoever asks waits for the answer before it asks again: nothing is left in Python's buffer here.
+        if select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
+            line = sys.stdin.readline()
+            if not line:
+                return
+            yield json.loads(line)
+        elif clusterd.poll() is not None:
+            sys.exit(f"clusterd ended with {clusterd.returncode}")
 
 
 def _say(content: object) -> None:
@@ -126,10 +143,9 @@ def _run(state: Path, region: str, *, with_network: bool, real_server: bool) -> 
         except LaboratoryError as error:
             _say({"obstacle": str(error)})
             return
-        stack.enter_context(_clusterd(state, region, real_server=real_server, made=made))
+        clusterd = stack.enter_context(_clusterd(state, region, real_server=real_server, made=made))
         _say({"ready": {"can_ask_for_ipv6": real_server and shutil.which("dhclient") is not None}})
-        for line in sys.stdin:
-            asked = json.loads(line)
+        for asked in _requests(clusterd):
             _say({"address": obtain(asked["mac"], asked["family"], asked["relay"])})
 
 

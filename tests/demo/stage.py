@@ -146,7 +146,7 @@ class Site:
     def must_live(self) -> None:
         """Raises DemoFailed when it has ended."""
         if self._process.poll() is not None:
-            raise DemoFailed(f"the site ended with {self._process.returncode}")
+            raise self._ended()
 
     def stop(self) -> None:
         """End it and everything in it."""
@@ -154,13 +154,18 @@ class Site:
         stop(self._process, self._process.stdin.close)
         self.logs.join(SITE_SECONDS)
 
+    def _ended(self) -> DemoFailed:
+        code = self._process.wait(SITE_SECONDS)
+        self.logs.join(SITE_SECONDS)
+        last = self.logs.last_lines(1)
+        return DemoFailed(last[0] if last else f"the site ended with {code}")
+
     def _read(self) -> dict[str, Any]:
         # Bounded by the site, whose every step is, and by the alarm of the whole demonstration.
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            self._process.wait(SITE_SECONDS)
-            raise DemoFailed(f"the site ended with {self._process.returncode}")
+            raise self._ended()
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -213,7 +218,8 @@ class Stage:
             region.daemon.must_live()
             site.must_live()
 
-        wait_for(reported, "clusterd has reported its interfaces to the region", SITE_SECONDS, alive=alive)
+        # Not too often: each question is a line in the region's log.
+        wait_for(reported, "clusterd has reported its interfaces to the region", SITE_SECONDS, alive=alive, pause=0.25)
         return sorted(found, key=lambda one: (one["nic"], one["cidr"]))
 
     def last_lines(self, count: int) -> list[str]:

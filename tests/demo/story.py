@@ -72,7 +72,9 @@ class Story:
 
     def _start_site(self, region: Region, api: Api) -> Site:
         self._begin(f'A site starts: the cluster controller "{CLUSTER}" with its clusterd and a DHCP server.')
-        site = self._stage.start_site(region, lambda why: self._say(f"(Not the best there is: {why}.)"))
+        site = self._stage.start_site(
+            region, lambda why: self._say(f"(A better kind of site cannot be made here: {why}.)")
+        )
         if site.kind.network == "namespaces":
             self._say("The controller and the machines of the site are network namespaces, joined by two cables.")
         else:
