@@ -80,11 +80,12 @@ class Claims:
         (reservation,) = outcome.reservations
         (view,) = await self._views(context, outcome)
         assert reservation.device is not None
-        found = await self._reads.devices([reservation.device])
-        if found:
-            return found[0], outcome.created
-        first = DeviceView(reservation.device, reservation.hostname, owner_name, comment, reservation.created, (view,))
-        return first, outcome.created
+        if not outcome.created or outcome.replayed:
+            found = await self._reads.devices([reservation.device])
+            if found:
+                return found[0], outcome.created
+        made = DeviceView(reservation.device, name, owner_name, comment, reservation.created, (view,))
+        return made, outcome.created
 
     async def list_devices(
         self, context: RequestContext, *, filters: Mapping[str, Sequence[str]], limit: int, after: str | None
@@ -284,17 +285,13 @@ class Claims:
 
     async def _views(self, context: RequestContext, outcome: Outcome) -> Sequence[ReservationView]:
         """The claimed reservations with their progress, in order; as first answered where one is gone again."""
-        settled = {
-            view.reservation.id: view
-            for view in await self._progress.settled(outcome.reservations, context.wait_seconds)
-        }
-        return [settled.get(r.id) or _first_view(r) for r in outcome.reservations]
+        return await self._progress.settled(outcome, context.wait_seconds)
 
     async def _still_there(self, outcome: Outcome) -> Sequence[ReservationView]:
         """The released reservations that clusters have yet to confirm."""
         if not outcome.reservations:
             return []
-        views = await self._progress.settled(outcome.reservations, 0.0)
+        views = await self._progress.settled(outcome, 0.0)
         return [view for view in views if view.reservation.status is Status.RELEASING]
 
     async def _first_answer(self, context: RequestContext) -> Outcome | None:
@@ -326,10 +323,6 @@ def _only_own(context: RequestContext) -> int | None:
 
 def _release(held: Reservation, force: bool) -> Release:
     return Release(held.id, held.subnet, held.address, force)
-
-
-def _first_view(reservation: Reservation) -> ReservationView:
-    return ReservationView(reservation, None if reservation.map_generation is None else ())
 
 
 def _path_of(held: Reservation) -> str:

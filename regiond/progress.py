@@ -5,9 +5,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from regiond.domain.mutations import Outcome
 from regiond.domain.reservations import MapState, Reservation, overall_state
 from regiond.domain.views import ReservationView
-from regiond.storage.reads import Reads, ReservationFilter
+from regiond.storage.reads import Reads, ReservationFilter, view_of
 
 DEFAULT_WAIT_SECONDS = 2.0
 
@@ -32,28 +33,31 @@ class Progress:
             for woken in self._waiting.pop(subnet, ()):
                 _wake(woken)
 
-    async def settled(self, reservations: Sequence[Reservation], seconds: float | None) -> list[ReservationView]:
-        """These reservations, once each host map is applied or refused or the time is up.
+    async def settled(self, outcome: Outcome, seconds: float | None) -> list[ReservationView]:
+        """The outcome's reservations, once each host map is applied or refused or the time is up.
 
         None waits the default time where every serving cluster is connected, and not at all elsewhere: an answer
-        that cannot come in time is not waited for. A reservation that is gone by now is not among the answer.
+        that cannot come in time is not waited for. A reservation that is gone by now is shown as it was.
         """
-        wanted = ReservationFilter(ids=[reservation.id for reservation in reservations])
-        subnets = {reservation.subnet for reservation in reservations}
-        if not any(reservation.map_generation for reservation in reservations):
-            return await self._reads.reservations(wanted)
-        end = None if seconds is None else self._clock.seconds() + seconds
+        views = [_as_committed(reservation, outcome) for reservation in outcome.reservations]
+        if outcome.created and not outcome.replayed:
+            if seconds is None:
+                seconds = DEFAULT_WAIT_SECONDS if _all_connected(outcome) else 0.0
+            if seconds == 0.0 or not _pending(views):
+                return views
+        now = {view.reservation.id: view for view in await self._until_settled(outcome, seconds or 0.0)}
+        return [now.get(view.reservation.id, view) for view in views]
+
+    async def _until_settled(self, outcome: Outcome, seconds: float) -> list[ReservationView]:
+        wanted = ReservationFilter(ids=[reservation.id for reservation in outcome.reservations])
+        subnets = {reservation.subnet for reservation in outcome.reservations}
+        end = self._clock.seconds() + seconds
         while True:
             # Before the rows are read: what is said while the query is under way must not go unheard.
             woken = self._listen(subnets)
             try:
                 views = await self._reads.reservations(wanted)
-                if not _pending(views):
-                    return views
-                if end is None:
-                    wait = DEFAULT_WAIT_SECONDS if await self._all_connected(views) else 0.0
-                    end = self._clock.seconds() + wait
-                if self._clock.seconds() >= end or not self._patient:
+                if not _pending(views) or self._clock.seconds() >= end or not self._patient:
                     return views
                 timer = self._clock.callLater(end - self._clock.seconds(), _wake, woken)
                 try:
@@ -63,11 +67,6 @@ class Progress:
                         timer.cancel()
             finally:
                 self._stop_listening(woken, subnets)
-
-    async def _all_connected(self, views: Sequence[ReservationView]) -> bool:
-        connected = {view.id for view in await self._reads.clusters() if view.connected}
-        waited_for = {cluster.cluster for view in views for cluster in view.progress or ()}
-        return bool(waited_for) and waited_for <= connected
 
     def _listen(self, subnets: Iterable[int]) -> Deferred[None]:
         woken: Deferred[None] = Deferred()
@@ -90,3 +89,12 @@ def _wake(woken: Deferred[None]) -> None:
 
 def _pending(views: Sequence[ReservationView]) -> bool:
     return any(view.progress is not None and overall_state(view.progress) is MapState.PENDING for view in views)
+
+
+def _as_committed(reservation: Reservation, outcome: Outcome) -> ReservationView:
+    return view_of(reservation, outcome.deliveries.get(reservation.subnet, ()), {})
+
+
+def _all_connected(outcome: Outcome) -> bool:
+    serving = [row for rows in outcome.deliveries.values() for row in rows if row.role == "serving"]
+    return bool(serving) and all(row.connected for row in serving)

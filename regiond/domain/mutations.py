@@ -6,12 +6,12 @@ its arguments.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from clusterd.protocol.values import Identifier, RejectedMap
-from regiond.domain.reservations import Kind, Reservation
+from regiond.domain.reservations import Delivery, Kind, Reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +146,14 @@ class Outcome:
 
     `created` tells whether anything new was made (a claim that found its very reservation made nothing);
     `reservations` are those of its claims and releases, in order of the steps; a release that freed its address
-    at once leaves it out. `replayed` is set on the answer to a repeated idempotency key.
+    at once leaves it out. `replayed` is set on the answer to a repeated idempotency key. `deliveries` tells how the
+    clusters stood with the subnets of those reservations at that moment; it is not part of a stored answer.
     """
 
     created: bool
     reservations: tuple[Reservation, ...]
     replayed: bool = False
+    deliveries: Mapping[int, tuple[Delivery, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

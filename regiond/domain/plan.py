@@ -55,7 +55,8 @@ def plan(facts: Facts, mutations: Sequence[Mutation]) -> Plan:
     """Decide every member of a batch. The facts must cover what the mutations touch (see `storage.batch`)."""
     planner = _Planner(facts)
     outcomes = [planner.member(mutation) for mutation in mutations]
-    return Plan(outcomes, planner.changes(), frozenset(planner.mapped))
+    changes = planner.changes()
+    return Plan(outcomes, changes, frozenset(subnet for subnet, _, _ in changes.subnets))
 
 
 class _Planner:
@@ -64,17 +65,15 @@ class _Planner:
         self.spaces = {subnet.id: FreeSpace(subnet.free) for subnet in facts.subnets.values()}
         self.reservations: dict[tuple[int, int], Reservation | None] = dict(facts.reservations)
         self.maps = dict(facts.maps)
-        self.own_maps: dict[int, set[Identifier]] = defaultdict(set)
-        self.former_maps: dict[int, set[Identifier]] = defaultdict(set)
+        self.identifiers: dict[int, set[Identifier]] = defaultdict(set)  # ever had, by reservation
         for (_, identifier), row in facts.maps.items():
-            (self.former_maps if row.removed else self.own_maps)[row.reservation].add(identifier)
+            self.identifiers[row.reservation].add(identifier)
         self.deliveries = {
             (subnet, delivery.cluster): delivery for subnet, rows in facts.deliveries.items() for delivery in rows
         }
         self.answered = dict(facts.answered)
         self.appended = Changes()
-        self.mapped: set[int] = set()
-        self.acknowledged: set[int] = set()
+        self.acknowledged: dict[int, bool] = {}
         self._undo: list[Callable[[], object]] = []
 
     # ---- one member, all or nothing ----
@@ -106,7 +105,8 @@ class _Planner:
             answer = Answered(key.fingerprint, _OUTCOME.dump_json(outcome).decode())
             self._set(self.answered, (key.account, key.key), answer)
             self._append(self.appended.answers, (key.account, key.key, answer))
-        return outcome
+        subnets = {reservation.subnet for reservation in touched if reservation.map_generation is not None}
+        return replace(outcome, deliveries={subnet: tuple(self._deliveries_of(subnet)) for subnet in subnets})
 
     def _step(self, mutation: Mutation, step: Step) -> tuple[bool, Reservation | None]:
         match step:
@@ -230,22 +230,17 @@ class _Planner:
             and holder.node == claim.node
             and (claim.kind is not Kind.DEVICE or holder.owner == claim.owner)
             and (not isinstance(claim.device, int) or holder.device == claim.device)
-            and self.own_maps.get(holder.id) == set(claim.identifiers)
+            and self._identifiers_of(holder, removed=False) == set(claim.identifiers)
             and claim.address in (None, holder.address)
             and (claim.hostname is None or claim.hostname == holder.hostname)
         )
 
     def _may_take_back(self, claim: Claim, holder: Reservation, row: MapFacts) -> bool:
         """An identifier may have its own releasing address back: nobody else can be using it."""
-        former = {
-            identifier
-            for identifier in self.former_maps.get(holder.id, ())
-            if self.maps[claim.subnet, identifier].reservation == holder.id
-        }
         return (
             holder.status is Status.RELEASING
             and row.reservation == holder.id
-            and former <= set(claim.identifiers)
+            and self._identifiers_of(holder, removed=True) <= set(claim.identifiers)
             and claim.address in (None, row.address)
         )
 
@@ -260,8 +255,8 @@ class _Planner:
         action = "reservation.force-release" if step.force else "reservation.release"
         if held.status is Status.RELEASING and not step.force:
             return held
-        own = list(self.own_maps.get(held.id, ()))
-        for identifier in own:
+        own = self._identifiers_of(held, removed=False)
+        for identifier in sorted(own):
             tombstone = replace(self.maps[subnet.id, identifier], removed=True, request_id=mutation.request_id)
             self._put_map(subnet.id, identifier, tombstone)
         self._audit(mutation, action, format_id(Prefix.RESERVATION, held.id), _summary(held), None)
@@ -302,29 +297,34 @@ class _Planner:
 
     def _acknowledge(self, step: Acknowledge) -> None:
         before = self.deliveries.get((step.subnet, step.cluster))
-        if before is None:
+        if before is None or before.role not in HOLDING_ROLES:
             return
         accepted, applied = before.accepted_generation, before.applied_generation
         if step.accepted_generation is not None:
             accepted = step.accepted_generation if step.reset else max(accepted, step.accepted_generation)
         if step.applied_generation is not None:
-            applied = step.applied_generation if step.reset else max(applied, step.applied_generation)
+            # A generation that this region has not reached is of another past: it confirms no removal.
+            known = step.applied_generation <= self.facts.subnets[step.subnet].generation
+            reached = step.applied_generation if known else 0
+            applied = reached if step.reset else max(applied, reached)
         error = step.error if step.rejected is not None or step.reset or step.error is not None else before.error
         after = replace(before, accepted_generation=accepted, applied_generation=applied, error=error)
         if after != before:
             self._set(self.deliveries, (step.subnet, step.cluster), replace(after, since=self.facts.now))
         if step.rejected is not None:
             self._set(self.appended.rejected, (step.subnet, step.cluster), step)
-        if step.subnet in self.facts.subnets:
-            self.acknowledged.add(step.subnet)
+        self._set(self.acknowledged, step.subnet, True)
 
     def _forgotten(self, cluster: int, subnet: int) -> None:
         before = self.deliveries.get((subnet, cluster))
-        if before is None or before.role != "draining":
+        if before is None or before.role not in HOLDING_ROLES:
             return
-        gone = replace(before, role="former", accepted_generation=0, applied_generation=0, error=None)
-        self._set(self.deliveries, (subnet, cluster), gone)
-        self.acknowledged.add(subnet)
+        # Where it serves again meanwhile, it has to be given everything anew.
+        role = "former" if before.role == "draining" else before.role
+        gone = replace(before, role=role, accepted_generation=0, applied_generation=0, error=None)
+        self._set(self.deliveries, (subnet, cluster), replace(gone, since=self.facts.now))
+        self._set(self.appended.rejected, (subnet, cluster), Acknowledge(cluster, subnet, rejected=()))
+        self._set(self.acknowledged, subnet, True)
 
     def _confirmed_by_all(self, subnet: int) -> int:
         """The generation whose removals every holder has applied: all of them, when nobody holds the subnet."""
@@ -362,21 +362,17 @@ class _Planner:
         self._undo.append(lambda: self.spaces[subnet].give(address))
 
     def _put_map(self, subnet: int, identifier: Identifier, row: MapFacts) -> None:
-        before = self.maps.get((subnet, identifier))
-        if before is not None and not before.removed:
-            self._forget_own(before.reservation, identifier)
-        if not row.removed:
-            self.own_maps[row.reservation].add(identifier)
-            self._undo.append(lambda: self.own_maps[row.reservation].discard(identifier))
         self._set(self.maps, (subnet, identifier), row)
-        # Stays set when the member is undone: a generation that rises for nothing harms nobody.
-        self.mapped.add(subnet)
+        self.identifiers[row.reservation].add(identifier)
 
-    def _forget_own(self, reservation: int, identifier: Identifier) -> None:
-        own = self.own_maps[reservation]
-        if identifier in own:
-            own.discard(identifier)
-            self._undo.append(lambda: own.add(identifier))
+    def _identifiers_of(self, reservation: Reservation, *, removed: bool) -> set[Identifier]:
+        """The identifiers of its host maps, or of its removed ones as far as nobody has them now."""
+        rows = {i: self.maps.get((reservation.subnet, i)) for i in self.identifiers.get(reservation.id, ())}
+        return {
+            i
+            for i, row in rows.items()
+            if row is not None and row.reservation == reservation.id and row.removed is removed
+        }
 
     def _audit(
         self,
@@ -403,12 +399,13 @@ class _Planner:
                 changes.reservations_new.append(after)
             elif after is not None:
                 changes.reservations_changed.append(after)
-        digests = {subnet: self.facts.subnets[subnet].digest for subnet in self.mapped}
+        digests: dict[int, int] = {}
         for (subnet, identifier), row in self.maps.items():
             before_map = self.facts.maps.get((subnet, identifier))
             if row is before_map:
                 continue
             changes.maps.append((subnet, identifier, row))
+            digests.setdefault(subnet, self.facts.subnets[subnet].digest)
             for state in (before_map, row):
                 if state is not None and not state.removed:
                     digests[subnet] ^= digest_of_map(HostMap(identifier, state.address, state.hostname))

@@ -106,13 +106,14 @@ class Daemon:
     log: Path
     namespace: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    program: Sequence[str] = (str(TWISTD),)
     process: "subprocess.Popen[bytes] | None" = None
 
     def start(self, *events: str) -> None:
         """Start it and wait for each of these events in its log."""
         offset = self.log.stat().st_size if self.log.exists() else 0
         inside = within(self.namespace) if self.namespace is not None else []
-        command = [*inside, str(TWISTD), "--nodaemon", "--pidfile=", self.plugin, "--config", str(self.config)]
+        command = [*inside, *self.program, "--nodaemon", "--pidfile=", self.plugin, "--config", str(self.config)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **self.environment}
@@ -181,13 +182,13 @@ class Daemon:
 
 
 class Region(Daemon):
-    """A regiond with its own PostgreSQL below `directory`, reached over UNIX sockets only."""
+    """A regiond with its own PostgreSQL below `directory`, reached over UNIX sockets and, if told so, over TCP."""
 
-    def __init__(self, directory: Path, name: str = "region") -> None:
+    def __init__(self, directory: Path, name: str = "region", *, listen: Sequence[str] = ()) -> None:
         self.state = directory / name
         config = directory / f"{name}.toml"
         config.write_text(
-            f'state_directory = "{self.state}"\n[http]\nlisten = []\n'
+            f'state_directory = "{self.state}"\n[http]\nlisten = {json.dumps(list(listen))}\n'
             f'[clusters]\nlisten = ["unix:{directory}/link.sock"]\n'
         )
         super().__init__("regiond", config, directory / f"{name}.log")

