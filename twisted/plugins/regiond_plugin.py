@@ -2,4 +2,4 @@
 
 from twisted.application.service import ServiceMaker
 
-regiond = ServiceMaker("regiond", "regiond.service", "the authority over IP address reservations", "regiond")
+regiond = ServiceMaker("regiond", "regiond.start", "the authority over IP address reservations", "regiond")
