@@ -40,11 +40,17 @@ def parse_mac(text: str) -> bytes:
         raise ValueError(f"not a MAC address: {text[:64]!r} (expected six octets such as 00:16:3e:12:34:56)")
     octets = _MAC_SEPARATORS.split(lowered)
     packed = bytes.fromhex("".join(octet.zfill(2) for octet in octets) if len(octets) == 6 else "".join(octets))
+    _check_mac(packed)
+    return packed
+
+
+def _check_mac(packed: bytes) -> None:
+    if len(packed) != 6:
+        raise ValueError(f"a MAC address has six octets, not {len(packed)}")
     if packed[0] & 1:
         raise ValueError(f"{format_mac(packed)} is a multicast MAC address: no machine can have it as its own")
     if not any(packed):
         raise ValueError("00:00:00:00:00:00 is not the address of a machine")
-    return packed
 
 
 def format_mac(packed: bytes) -> str:
@@ -116,7 +122,7 @@ class Identifier:
 
     def __post_init__(self) -> None:
         if self.kind is IdentifierKind.MAC:
-            parse_mac(self.value.hex())
+            _check_mac(self.value)
         elif self.kind is IdentifierKind.DUID:
             if not 3 <= len(self.value) <= MAX_DUID_BYTES:
                 raise ValueError(f"a DUID has 3 to {MAX_DUID_BYTES} octets (RFC 8415, 11.1)")

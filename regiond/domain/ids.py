@@ -11,6 +11,7 @@ from enum import StrEnum
 ID_BITS = 50
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _VALUES = {character: index for index, character in enumerate(_ALPHABET)}
+_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]  # ten bits at a time: every answer has many ids
 _LENGTH = ID_BITS // 5
 
 NewId = Callable[[], int]
@@ -21,6 +22,7 @@ class Prefix(StrEnum):
 
     ACCOUNT = "ac"
     ADDRESS_RANGE = "rg"
+    AUDIT_ENTRY = "au"
     CLUSTER = "cl"
     CLUSTER_INTERFACE = "ci"
     DEVICE = "dv"
@@ -34,8 +36,11 @@ class Prefix(StrEnum):
 
 def format_id(prefix: Prefix, number: int) -> str:
     """`(Prefix.SUBNET, 7)` → `"sn-0000000007"`."""
-    characters = [_ALPHABET[(number >> shift) & 31] for shift in range(ID_BITS - 5, -1, -5)]
-    return f"{prefix.value}-{''.join(characters)}"
+    pairs = _PAIRS
+    return (
+        f"{prefix.value}-{pairs[number >> 40 & 1023]}{pairs[number >> 30 & 1023]}{pairs[number >> 20 & 1023]}"
+        f"{pairs[number >> 10 & 1023]}{pairs[number & 1023]}"
+    )
 
 
 def parse_id(prefix: Prefix, text: str) -> int | None:

@@ -13,7 +13,7 @@ from twisted.logger import Logger, LogLevel
 from regiond.domain.errors import DomainError
 from regiond.domain.ids import parse_id
 from regiond.http import representations
-from regiond.http.bodies import Query
+from regiond.http.bodies import Forcing, Page, Query, Waiting
 from regiond.http.problems import MEDIA_TYPE, Problem, invalid, of_database, of_domain_error
 from regiond.http.reading import acceptable_request_id, read_body, read_idempotency_key, read_query, split_query
 from regiond.http.routes import ROUTES
@@ -26,6 +26,9 @@ MAX_BODY_BYTES: Final = 1_000_000
 MAX_LOGGED_PATH: Final = 200
 _NOBODY: Final = Caller(account=-1, name="nobody", is_admin=False, read_only=True)
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+_ENCODE: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class Clock(Protocol):
@@ -130,11 +133,11 @@ class Application:
             _check_access(route, exchange.caller, incoming.method)
         pairs = split_query(incoming.target.partition("?")[2])
         query = read_query(route.query, pairs)
-        if getattr(query, "force", False) and not (exchange.caller and exchange.caller.is_admin):
+        if isinstance(query, Forcing) and query.force and not (exchange.caller and exchange.caller.is_admin):
             raise Problem("not-permitted", "force needs an account with the role admin")
         _check_after(route, query)
         body = _body(route, incoming)
-        context = self._context(exchange, getattr(query, "wait", None))
+        context = self._context(exchange, query.wait if isinstance(query, Waiting) else None)
         call: Call[Any, Any] = Call(context, found.parameters, query, pairs, body, self._now(), route)
         return await route.handler(self._use_cases, call)
 
@@ -205,7 +208,7 @@ def _check_access(route: Route, caller: Caller, method: str) -> None:
 
 
 def _check_after(route: Route, query: Query) -> None:
-    after = getattr(query, "after", None)
+    after = query.after if isinstance(query, Page) else None
     if after is not None and (route.list_of is None or parse_id(route.list_of, after) is None):
         raise invalid("?after", f"not an id of this list: {after[:64]!r}")
 
@@ -238,4 +241,4 @@ def _encoded_problem(problem: Problem, request_id: str) -> Outgoing:
 
 
 def _json(content: Any) -> bytes:
-    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    return _ENCODE(content).encode() + b"\n"

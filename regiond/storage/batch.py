@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -239,10 +238,34 @@ def changes_document(batch_id: str, changes: Changes, subnets: Mapping[int, Subn
 
 
 def _reservation_row(reservation: Reservation) -> dict[str, Any]:
-    row = asdict(reservation)
-    for name in ("created", "expires_at", "confirmed_at", "free_at"):
-        row[name] = None if row[name] is None else row[name].isoformat()
-    return row
+    r = reservation
+    return {
+        "subnet": r.subnet,
+        "address": r.address,
+        "id": r.id,
+        "kind": r.kind.value,
+        "status": r.status.value,
+        "owner": r.owner,
+        "macs": r.macs,
+        "client_id": r.client_id,
+        "duid": r.duid,
+        "alias": r.alias,
+        "hostname": r.hostname,
+        "device": r.device,
+        "node": r.node,
+        "purpose": r.purpose,
+        "comment": r.comment,
+        "group": r.group,
+        "expires_at": _text(r.expires_at),
+        "map_generation": r.map_generation,
+        "release_generation": r.release_generation,
+        "confirmed_at": _text(r.confirmed_at),
+        "free_at": _text(r.free_at),
+    }
+
+
+def _text(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat()
 
 
 def _range(low: str, high: str) -> tuple[int, int]:
