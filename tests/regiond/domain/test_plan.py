@@ -1,0 +1,42 @@
+"""The planner against the naive model, on tables in memory: any story of batches, clusters and time."""
+
+from collections.abc import Sequence
+
+from hypothesis import given, settings
+
+from regiond.domain.errors import DomainError
+from regiond.domain.mutations import Mutation, Outcome
+from tests.fakes.tables_world import TablesWorld, commit, rows_of
+from tests.finished import result_of
+from tests.regiond.domain.player import Player, without
+from tests.regiond.domain.stories import Story, stories
+
+
+class LeavingOutTheRefused(TablesWorld):
+    """Also plans every batch without the members that were refused: they must not have left a trace."""
+
+    async def batch(self, mutations: Sequence[Mutation]) -> list[Outcome | DomainError]:
+        elsewhere = self.tables.copy()
+        outcomes = await super().batch(mutations)
+        good = without(mutations, outcomes)
+        assert commit(elsewhere, good) == [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
+        assert rows_of(elsewhere) == rows_of(self.tables)
+        return outcomes
+
+
+@settings(max_examples=400, deadline=None)
+@given(stories)
+def test_every_story_goes_as_the_model_says(story: Story) -> None:
+    async def play() -> None:
+        await (await Player.on(TablesWorld(story), story, first_id=1000)).play()
+
+    result_of(play())
+
+
+@settings(max_examples=150, deadline=None)
+@given(stories)
+def test_a_refused_member_leaves_no_trace(story: Story) -> None:
+    async def play() -> None:
+        await (await Player.on(LeavingOutTheRefused(story), story, first_id=1000)).play()
+
+    result_of(play())
