@@ -21,6 +21,7 @@ ROOT: Final = Path(__file__).parents[2]
 TWISTD: Final = str(Path(sys.executable).with_name("twistd"))
 JSON_LOGGER: Final = "--logger=clusterd.daemon.json_logs.json_observer"
 STOP_SECONDS: Final = 20.0
+COMMAND_SECONDS: Final = 30.0
 
 _KEPT_LINES = 500
 _POLL_SECONDS = 0.02
@@ -36,6 +37,18 @@ class DemoFailed(Exception):
 def twistd(daemon: str, config: Path) -> list[str]:
     """The command line of a daemon in the foreground, with logs as JSON on standard output."""
     return [TWISTD, "--nodaemon", "--pidfile=", JSON_LOGGER, daemon, "--config", str(config)]
+
+
+def output_of(command: Sequence[str]) -> str:
+    """What a script of this environment prints. Raises DemoFailed when it fails."""
+    words = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
+    try:
+        done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=COMMAND_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise DemoFailed(f"{command[0]} did not end within {COMMAND_SECONDS:g} s") from error
+    if done.returncode != 0:
+        raise DemoFailed(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def wait_for(

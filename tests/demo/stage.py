@@ -83,7 +83,7 @@ class Region:
     def __init__(self, state: Path, show: Show | None, port: int = 0) -> None:
         state.mkdir(mode=0o711, parents=True, exist_ok=True)
         self.link = f"unix:{state / 'link.sock'}"
-        self._socket = state / "api.sock"
+        self.socket = state / "api.sock"
         config = state / "regiond.toml"
         config.write_text(_REGION_CONFIGURATION.format(state=state, port=port, link=state / "link.sock"))
         self.daemon = Daemon("regiond", twistd("regiond", config), _shown_by(show, "regiond"))
@@ -99,7 +99,7 @@ class Region:
 
     def new_token(self, name: str) -> str:
         """An admin's token for programs; made through the socket that only this user can open."""
-        local = Api.over_socket(self._socket)
+        local = Api.over_socket(self.socket)
         local.post("/users", {"name": ACCOUNT, "role": "admin"}).expect(201, 409)
         token = local.post("/tokens", {"name": name, "account": ACCOUNT}).expect(201).content["token"]
         assert isinstance(token, str)

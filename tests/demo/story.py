@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from clusterd.dhcp.dnsmasq_lines import parse
 from tests.demo.api import Api
-from tests.demo.processes import DemoFailed
+from tests.demo.processes import DemoFailed, output_of
 from tests.demo.site import CLUSTER
 from tests.demo.stage import Region, Site, Stage
 from tests.lab.clients import duid_of_mac
@@ -48,7 +48,7 @@ class Story:
         host_maps = self._show_host_maps(site, mapped, user)
         self._claim_again(api, device)
         self._refuse_conflict(api, device)
-        reservations = self._list_reservations(api, [*mapped, user])
+        reservations = self._list_reservations(region, api, [*mapped, user])
         served = self._deliver(site, device, device_v6)
         return {"reservations": reservations, "host_maps": host_maps, "dhcp": site.kind.dhcp, "served": served}
 
@@ -167,13 +167,13 @@ class Story:
         self._check(problem["type"] == "address-taken", "the problem address-taken")
         self._check(problem["holder"]["id"] == device["id"], "the holder in the answer")
 
-    def _list_reservations(self, api: Api, expected: list[dict[str, Any]]) -> int:
-        self._begin("All reservations that the region has:")
+    def _list_reservations(self, region: Region, api: Api, expected: list[dict[str, Any]]) -> int:
+        self._begin("All reservations that the region has, as an operator asks for them:")
+        command = ["regionctl", "--socket", str(region.socket), "reservations", "list"]
+        self._quote(f"$ {' '.join(command)}")
+        for line in output_of(command).splitlines():
+            self._quote(line)
         held = api.get("/reservations")
-        for one in held:
-            self._quote(
-                f"{one['id']}  {one['kind']:<6}  {one['address']:<16}  {one['hostname'] or one['purpose'] or ''}"
-            )
         self._check(
             sorted(one["id"] for one in held) == sorted(one["id"] for one in expected), "these four and no more"
         )
