@@ -1,6 +1,5 @@
 """`twistd clusterd`: the options, and the parts wired together. No logic."""
 
-import gc
 import random
 import socket
 from collections.abc import Awaitable, Callable
@@ -18,6 +17,7 @@ from clusterd.config import Backend as BackendName
 from clusterd.config import ClusterSettings
 from clusterd.convergence import Convergence
 from clusterd.daemon.daemon_options import DaemonOptions
+from clusterd.daemon.pauses import avoid_long_collections
 from clusterd.dhcp.backend import Backend
 from clusterd.dhcp.dnsmasq import dnsmasq_backend
 from clusterd.dhcp.file import FileBackend
@@ -30,8 +30,6 @@ from clusterd.store_thread import StoreThread
 from clusterd.topology import TopologySettings
 from clusterd.topology_reporter import Interfaces, TopologyReporter, look_in_thread
 
-FULL_COLLECTION_THRESHOLD = 1_000  # collections of the middle generation between two of all
-
 
 class Options(DaemonOptions):
     """Options of `twistd clusterd`."""
@@ -43,10 +41,9 @@ def makeService(options: Options) -> IService:
     """The daemon for these options. Ends the process when the configuration cannot be used."""
     from twisted.internet import reactor
 
-    # 100,000 host maps are half a million objects without a cycle among them; looking for one holds up every thread
-    # for 0.3 s. Full collections are therefore rare, the young generations are collected as ever.
-    gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTION_THRESHOLD)
-    return ClusterDaemon(reactor, options.settings(ClusterSettings))
+    daemon = ClusterDaemon(reactor, options.settings(ClusterSettings))
+    avoid_long_collections()
+    return daemon
 
 
 class ClusterDaemon(Service):

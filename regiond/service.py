@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from clusterd.daemon.config_file import ConfigError
 from clusterd.daemon.daemon_options import DaemonOptions
 from clusterd.daemon.endpoints import LinkAddress, LoopbackAddress, UnixAddress
+from clusterd.daemon.pauses import avoid_long_collections
 from regiond.accounts import Accounts, random_id
 from regiond.catalogue import Catalogue
 from regiond.claims import Claims
@@ -53,7 +54,9 @@ def makeService(options: Options) -> IService:
     """The daemon for these options. Ends the process when the configuration cannot be used."""
     from twisted.internet import reactor
 
-    return RegionDaemon(reactor, options.settings(RegionSettings))
+    daemon = RegionDaemon(reactor, options.settings(RegionSettings))
+    avoid_long_collections()
+    return daemon
 
 
 class _Announcements:

@@ -14,7 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from clusterd.daemon.pauses import set_aside_startup_objects
+from clusterd.daemon.pauses import avoid_long_collections
 from clusterd.netlink import Monitor, snapshot
 from clusterd.protocol.values import InterfaceReport, NicKind
 from clusterd.topology import TopologySettings, interface_reports
@@ -225,7 +225,7 @@ async def longest_pause_during(work: "Deferred[Any]") -> float:
 async def test_400_nics_do_not_stall_the_reactor(watched: Watched) -> None:
     many_nics(watched.host)
     await watched.region.becomes(lambda picture: len(picture) == MANY_NICS)
-    set_aside_startup_objects()
+    avoid_long_collections()
     try:
         pauses = [await longest_pause_during(Deferred.fromCoroutine(first(watched))) for _ in range(15)]
     finally:

@@ -2,16 +2,18 @@
 
 import gc
 
-from clusterd.daemon.pauses import set_aside_startup_objects
+from clusterd.daemon.pauses import avoid_long_collections
 
 
 def test_objects_of_the_start_are_set_aside_and_later_ones_are_not() -> None:
     early: list[object] = [[]]
+    thresholds = gc.get_threshold()
     try:
-        set_aside_startup_objects()
+        avoid_long_collections()
         later: list[object] = [[]]
         looked_at = {id(found) for found in gc.get_objects()}
         assert id(early) not in looked_at
         assert id(later) in looked_at
     finally:
         gc.unfreeze()
+        gc.set_threshold(*thresholds)
