@@ -163,13 +163,14 @@ def stop(process: "subprocess.Popen[bytes]", how: Callable[[], None] | None = No
 
 
 def die_on(*numbers: signal.Signals) -> None:
-    """Make these signals end the program like Ctrl-C: everything that was started is stopped."""
+    """Make these signals end the program like Ctrl-C: everything that was started is stopped. `nohup` keeps its say."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
 
     for number in numbers:
-        signal.signal(number, interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
 
 
 def _stopped_with(parent: int) -> Callable[[], None]:
