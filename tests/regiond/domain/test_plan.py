@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 from hypothesis import given, settings
 
+from clusterd.protocol.values import RejectedMap
 from regiond.domain.errors import DomainError
-from regiond.domain.mutations import Mutation, Outcome
+from regiond.domain.mutations import Acknowledge, Actor, Forgotten, Mutation, Outcome
+from tests.fakes.tables import Tables
 from tests.fakes.tables_world import TablesWorld, commit, rows_of
 from tests.finished import result_of
+from tests.regiond.domain.grounds import MACS
 from tests.regiond.domain.player import Player, without
 from tests.regiond.domain.stories import Story, stories
 
@@ -40,3 +43,14 @@ def test_a_refused_member_leaves_no_trace(story: Story) -> None:
         await (await Player.on(LeavingOutTheRefused(story), story, first_id=1000)).play()
 
     result_of(play())
+
+
+def test_a_cluster_that_forgot_a_subnet_says_nothing_about_it_any_more() -> None:
+    tables = Tables(accounts={1: "somebody"}, clusters={2: "rack-a"})
+    tables.add_subnet(3, "192.0.2.0/24", hold=0)
+    tables.add_delivery(3, 2, "draining")
+    late = Acknowledge(2, 3, 1, 1, rejected=(RejectedMap(MACS[0], "no room"),))
+    for step in (Forgotten(2, 3), late):
+        commit(tables, [Mutation(Actor(None, "region", is_admin=True), (step,), "request")])
+    assert rows_of(tables).deliveries == {(3, 2): ("former", 0, 0, None)}
+    assert tables.rejected == {}
