@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import PlainValidator
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     TCP4ClientEndpoint,
     TCP4ServerEndpoint,
@@ -33,11 +33,14 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     IStreamServerEndpoint,
 )
+from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 SOCKET_MODE = 0o600
 MAX_SOCKET_PATH_BYTES = 107  # sun_path is 108 bytes with its final zero, unix(7)
 CONNECT_TIMEOUT_SECONDS = 10.0
+LOCK_ATTEMPTS = 250
+LOCK_PAUSE_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,26 +147,38 @@ class PrivateSocketEndpoint:
     """
 
     def __init__(self, reactor: IReactorUNIX, path: str) -> None:
+        self._reactor: Any = reactor
         self._path = path
         self._endpoint = UNIXServerEndpoint(reactor, path, mode=SOCKET_MODE)
 
     def listen(self, protocolFactory: IProtocolFactory) -> "Deferred[IListeningPort]":
+        return Deferred.fromCoroutine(self._listen(protocolFactory))
+
+    async def _listen(self, factory: IProtocolFactory) -> IListeningPort:
+        # Looking, removing and binding under a lock: of two daemons that start at once and find the same remains,
+        # the slower one must not remove the socket that the faster one just made. The lock is the directory's, so
+        # daemons with other sockets in it hold it too, each for an instant.
         try:
-            # Looking, removing and binding under a lock: of two daemons that start at once and find the same
-            # remains, the slower one must not remove the socket that the faster one just made.
             directory = os.open(Path(self._path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                await self._lock(directory)
                 _remove_stale_socket(self._path)
-                listening: Deferred[IListeningPort] = self._endpoint.listen(protocolFactory)
-                return listening
+                port: IListeningPort = await self._endpoint.listen(factory)
             finally:
                 os.close(directory)
-        except BlockingIOError:
-            reason = OSError("another process is just starting to listen there")
-            return fail(CannotListenError(None, self._path, reason))
         except OSError as error:
-            return fail(CannotListenError(None, self._path, error))
+            raise CannotListenError(None, self._path, error) from error
+        return port
+
+    async def _lock(self, directory: int) -> None:
+        for _ in range(LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await deferLater(self._reactor, LOCK_PAUSE_SECONDS)
+            else:
+                return
+        raise OSError("another process keeps the directory locked")
 
 
 def _remove_stale_socket(path: str) -> None:

@@ -1,5 +1,6 @@
 """Link addresses: what is understood, what is refused, and that the endpoints connect."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -186,6 +187,16 @@ async def test_the_socket_of_a_killed_process_is_replaced(tmp_path: Path) -> Non
     port = await listen(UnixAddress(str(path)))
     assert await said_at(UnixAddress(str(path))) == b"hello"
     await maybeDeferred(port.stopListening)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_daemon_that_listens_in_the_same_directory_is_waited_for(tmp_path: Path) -> None:
+    other = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    listening = Deferred.fromCoroutine(listen(UnixAddress(str(tmp_path / "link.sock"))))
+    assert not listening.called
+    os.close(other)
+    await maybeDeferred((await listening).stopListening)
 
 
 @pytest_twisted.ensureDeferred
