@@ -9,7 +9,7 @@ STATUS_FILE ?=
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint clean
+.PHONY: help demo run test soak lint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -28,6 +28,10 @@ test: ## lint and all tests (REQUIRE_ALL=1: a test that cannot run here fails; T
 	@.ci/prepare programs ip sysctl nsenter unshare dnsmasq udhcpc dhclient curl
 	@.ci/check all $(TESTS) || { status=$$?; [ -n "$(STATUS_FILE)" ] || exit $$status; }; \
 	  [ -z "$(STATUS_FILE)" ] || echo $${status:-0} > "$(STATUS_FILE)"
+
+soak: ## kill regionds, PostgreSQL and its backends under load (SECONDS=300 SEED=…: as long, and the same again)
+	@.ci/prepare python test
+	@.venv/bin/python -m tests.chaos --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
 
 lint: ## ruff, mypy, import-linter
 	@.ci/prepare python test

@@ -1,0 +1,1 @@
+"""Proof under violence: nothing that was acknowledged is lost or doubled. `python -m tests.chaos --help`."""
