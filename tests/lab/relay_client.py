@@ -1,5 +1,7 @@
 """A DHCPv4 client that plays a machine behind a relay, over ordinary UDP: the counterpart of `tests.lab.responder`.
 
+It can be run by itself, to print the address that one machine obtains:
+
     python -m tests.lab.relay_client --port 10067 --relay 192.0.2.1 00:16:3e:00:00:01
 """
 
