@@ -9,11 +9,11 @@ no tokens, so nothing that arrives over TCP can be it.
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from twisted.logger import Logger
 
@@ -179,20 +179,25 @@ class Accounts:
             raise errors.NotFound(f"there is no account {account_id[:64]}")
         return found
 
-    async def set_account_disabled(self, context: RequestContext, account_id: str, disabled: bool) -> AccountView:
-        """A disabled account's tokens prove nothing. Raises NotFound and NotPermitted."""
+    async def change_account(
+        self, context: RequestContext, account_id: str, *, changes: Mapping[str, Any]
+    ) -> AccountView:
+        """Set some of `disabled`, `max_reservations` and `max_reservations_per_subnet` (None: no limit).
+
+        A disabled account's tokens prove nothing. Raises NotFound and NotPermitted.
+        """
         _need_admin(context)
         account = await self.account(context, account_id)
-        if account.name == LOCAL_ACCOUNT:
+        if account.name == LOCAL_ACCOUNT and changes.get("disabled"):
             raise errors.NotPermitted("the built-in account `local` cannot be disabled: the socket's owner needs it")
-        changed = await self._store.set_disabled(context.change, account.id, disabled)
+        changed = await self._store.change_account(context.change, account.id, changes)
         assert changed is not None, "accounts are never deleted"
         self._forget_all()
         self._log.info(
-            "account {account} {change} by {actor}",
+            "account {account} changed by {actor}: {change}",
             event="account.changed",
             account=account.name,
-            change="disabled" if disabled else "enabled",
+            change=", ".join(f"{name}={value}" for name, value in changes.items()),
             actor=context.caller.name,
             request_id=context.request_id,
         )

@@ -1,6 +1,6 @@
 """What the region knows of clusters, cluster interfaces and subnets, for reading."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from regiond.catalogue import Catalogue
@@ -44,15 +44,30 @@ class Inventory:
 
     async def subnets(self) -> Sequence[SubnetView]:
         counts = await self._reads.subnet_counts()
-        views = []
-        for view in await self._reads.subnets():
-            reservations, releasing = counts.get(view.id, (0, 0))
-            views.append(replace(view, reservations=reservations, releasing=releasing))
-        return views
+        return [_counted(view, counts) for view in await self._reads.subnets()]
 
-    async def subnet(self, subnet_id: str) -> SubnetView:
-        number = parse_id(Prefix.SUBNET, subnet_id)
-        for view in await self.subnets():
-            if view.id == number:
-                return view
-        raise errors.NotFound(f"no subnet {subnet_id}")
+    async def subnet(self, subnet: str) -> SubnetView:
+        """By id or by a selector."""
+        number = await self.subnet_id(subnet)
+        found = await self._reads.subnets(number)
+        if not found:
+            raise errors.NotFound(f"no subnet {subnet[:64]}")
+        return _counted(found[0], await self._reads.subnet_counts(number))
+
+    async def subnet_id(self, subnet: str) -> int:
+        """The number of an id, whether there is such a subnet or not, or what a selector means.
+
+        Raises NotFound, NoSuchClusterInterface and AmbiguousSelector.
+        """
+        number = parse_id(Prefix.SUBNET, subnet)
+        if number is not None:
+            return number
+        try:
+            return (await self._catalogue.resolve(subnet)).id
+        except errors.BadSelector as error:
+            raise errors.NotFound(f"no subnet has this id, and as a selector: {error.detail}") from error
+
+
+def _counted(view: SubnetView, counts: Mapping[int, tuple[int, int]]) -> SubnetView:
+    reservations, releasing = counts.get(view.id, (0, 0))
+    return replace(view, reservations=reservations, releasing=releasing)

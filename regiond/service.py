@@ -16,6 +16,7 @@ from clusterd.daemon.daemon_options import DaemonOptions
 from clusterd.daemon.endpoints import LinkAddress, LoopbackAddress, UnixAddress
 from clusterd.daemon.pauses import avoid_long_collections
 from regiond.accounts import Accounts, random_id
+from regiond.audit_trail import AuditTrail
 from regiond.catalogue import Catalogue
 from regiond.claims import Claims
 from regiond.cluster_rpc import ClusterLinkFactory, Connections, identify_plain
@@ -30,15 +31,20 @@ from regiond.postgres.embedded import EmbeddedPostgres
 from regiond.postgres.errors import PostgresUnavailable
 from regiond.progress import Progress
 from regiond.storage.accounts import AccountStore
+from regiond.storage.audit import AuditReads
+from regiond.storage.check import SubnetChecks
 from regiond.storage.deliveries import DeliveryReads
 from regiond.storage.doorbell import Doorbell, Rung
 from regiond.storage.errors import DatabaseUnavailable, SchemaError
 from regiond.storage.nodes import NodeStore
 from regiond.storage.pool import ConnectionLost, Pool
+from regiond.storage.ranges import RangeStore
 from regiond.storage.reads import Reads
 from regiond.storage.schema import migrate
+from regiond.storage.subnets import SubnetStore
 from regiond.storage.topology import ClusterStore
 from regiond.storage.writer import Writer
+from regiond.subnets import Subnets
 from regiond.sweeps import Sweeps
 
 WRITER_CONNECTIONS = 2
@@ -101,7 +107,10 @@ class Region:
         self.claims = Claims(
             self.writer, self.reads, NodeStore(pool, random_id), self.catalogue, self.progress, random_id
         )
-        use_cases = UseCases(self.claims, self.inventory, self.accounts, Health(pool))
+        self.subnets = Subnets(self.inventory, RangeStore(pool, random_id), SubnetStore(pool), SubnetChecks(pool))
+        use_cases = UseCases(
+            self.claims, self.inventory, self.subnets, self.accounts, AuditTrail(AuditReads(pool)), Health(pool)
+        )
         self.application = Application(reactor, use_cases)
         self.links = ClusterLinkFactory(reactor, identity, self.connections, self.dispatch, identify_plain)
         self.sweeps = Sweeps(

@@ -31,11 +31,16 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AccountView:
+    """An account. `reservations` are its live user reservations; the limits of their number may be None: no limit."""
+
     id: int
     name: str
     role: Role
     disabled: bool
     created: datetime
+    max_reservations: int | None = None
+    max_reservations_per_subnet: int | None = None
+    reservations: int = 0
 
 
 @dataclass(frozen=True, slots=True)

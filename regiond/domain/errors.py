@@ -133,3 +133,24 @@ class HeldByOwner(DomainError):
 
 class NameTaken(DomainError):
     slug = "name-taken"
+
+
+class RangeOverlap(DomainError):
+    """Another range has some of these addresses. `range` is that one."""
+
+    slug = "range-overlap"
+
+
+class RangeOverReservations(DomainError):
+    """A dynamic range over addresses that somebody has. `reservations` are the first of them, `count` all."""
+
+    slug = "range-over-reservations"
+
+
+class QuotaExceeded(DomainError):
+    """The account may not have so many user reservations.
+
+    `scope` is `account` or `subnet`; `limit`, `used` and `wanted` are numbers of reservations.
+    """
+
+    slug = "quota-exceeded"

@@ -1,5 +1,6 @@
 """What one batch reads before it plans: exactly the rows that its mutations can touch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -54,9 +55,25 @@ class Answered:
     answer: str
 
 
+@dataclass(frozen=True, slots=True)
+class QuotaFacts:
+    """An account with a limit, None for one it does not have, and how many user reservations it has.
+
+    `used_on` has those subnets of the batch on which it has any.
+    """
+
+    limit: int | None
+    limit_per_subnet: int | None
+    used: int
+    used_on: Mapping[int, int]
+
+
 @dataclass(slots=True)
 class Facts:
-    """All of it. `reservations` is by (subnet, address); `now` is the database's clock."""
+    """All of it. `reservations` is by (subnet, address); `now` is the database's clock.
+
+    `quotas` has the owners of user claims that have a limit.
+    """
 
     now: datetime
     subnets: dict[int, SubnetFacts] = field(default_factory=dict)
@@ -65,3 +82,4 @@ class Facts:
     obstacles: dict[tuple[int, int], Obstacle] = field(default_factory=dict)
     deliveries: dict[int, list[Delivery]] = field(default_factory=dict)
     answered: dict[tuple[int, str], Answered] = field(default_factory=dict)
+    quotas: dict[int, QuotaFacts] = field(default_factory=dict)

@@ -41,6 +41,7 @@ from regiond.domain.mutations import (
     Release,
     Step,
 )
+from regiond.domain.quotas import Quotas
 from regiond.domain.reservations import Delivery, Kind, Reservation, Status
 
 K = TypeVar("K", bound=Hashable)
@@ -72,6 +73,7 @@ class _Planner:
             (subnet, delivery.cluster): delivery for subnet, rows in facts.deliveries.items() for delivery in rows
         }
         self.answered = dict(facts.answered)
+        self.quotas = Quotas(facts.quotas)
         self.appended = Changes()
         self.acknowledged: dict[int, bool] = {}
         self._undo: list[Callable[[], object]] = []
@@ -93,6 +95,7 @@ class _Planner:
             known = self.answered.get((key.account, key.key))
             if known is not None:
                 return replayed(key, known)
+        self.quotas.check(mutation.steps, {subnet.id: subnet.network for subnet in self.facts.subnets.values()})
         created = False
         touched: list[Reservation] = []
         for step in mutation.steps:
@@ -151,6 +154,7 @@ class _Planner:
         generation = subnet.generation + 1 if claim.identifiers else None
         reservation = self._reservation(subnet, claim, address, generation)
         self._set(self.reservations, (subnet.id, address), reservation)
+        self._count(reservation, 1)
         for identifier in claim.identifiers:
             self._put_map(
                 subnet.id,
@@ -286,6 +290,9 @@ class _Planner:
         return True
 
     def _free(self, subnet: SubnetFacts, address: int) -> None:
+        held = self._reservation_at(subnet, address)
+        if held is not None:
+            self._count(held, -1)
         self._set(self.reservations, (subnet.id, address), None)
         space = self.spaces[subnet.id]
         excluded = not subnet.network.is_usable(address) or (subnet.id, address) in self.facts.obstacles
@@ -356,6 +363,11 @@ class _Planner:
     def _append(self, rows: list[V], row: V) -> None:
         rows.append(row)
         self._undo.append(rows.pop)
+
+    def _count(self, reservation: Reservation, change: int) -> None:
+        if reservation.kind is Kind.USER:
+            self.quotas.count(reservation.owner, reservation.subnet, change)
+            self._undo.append(lambda: self.quotas.count(reservation.owner, reservation.subnet, -change))
 
     def _take(self, subnet: int, address: int) -> None:
         self.spaces[subnet].take(address)

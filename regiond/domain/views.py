@@ -1,7 +1,9 @@
 """What is read and shown: devices, nodes, clusters and their interfaces, subnets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from regiond.domain.reservations import ClusterProgress, Reservation
 
@@ -98,3 +100,56 @@ class SubnetView:
     clusters: tuple[str, ...]
     reservations: int
     releasing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Utilisation:
+    """How the addresses of a subnet are used, by number. What lies in a range and is reserved counts as both.
+
+    `active` is by kind of reservation, `in_ranges` by kind of range; only claimable addresses are counted there.
+    """
+
+    subnet: int
+    cidr: str
+    usable: int
+    active: Mapping[str, int]
+    releasing: int
+    in_ranges: Mapping[str, int]
+    infrastructure: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something in the database that contradicts something else. `kind` is stable; `detail` names both."""
+
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a check of one subnet looked at, by number, and what it found."""
+
+    subnet: int
+    cidr: str
+    vrf: str
+    reservations: int
+    host_maps: int
+    free_ranges: int
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Who did what to which object, in which request. `account` is None for the region itself."""
+
+    id: int
+    at: datetime
+    account: int | None
+    actor: str
+    action: str
+    object: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    request_id: str

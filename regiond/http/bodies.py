@@ -1,10 +1,11 @@
 """The bodies and queries of requests. What is not named here is an error."""
 
-from typing import Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from regiond.domain.accounts import Role
+from regiond.domain.ranges import RangeKind
 from regiond.http.fields import (
     DEFAULT_PAGE,
     AccountName,
@@ -18,6 +19,7 @@ from regiond.http.fields import (
     Limit,
     Mac,
     Name,
+    ReservationLimit,
     SelectorText,
     Text,
     Wait,
@@ -25,6 +27,8 @@ from regiond.http.fields import (
 
 MAX_MACS = 16
 MAX_COUNT = 256
+MAX_RELEASE_HOLD_SECONDS = 30 * 86400
+DEFAULT_AVAILABLE = 10
 
 
 class Body(BaseModel):
@@ -121,8 +125,58 @@ class NewAccount(Body):
     role: Role = Field(default=Role.USER, strict=False)
 
 
-class AccountChange(Body):
-    disabled: bool
+class Change(Body):
+    """A PATCH: what is not there stays as it is; null only where a value can be taken away (`nullable`)."""
+
+    nullable: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError(f"give at least one of {', '.join(type(self).model_fields)}")
+        for name in sorted(self.model_fields_set - self.nullable):
+            if getattr(self, name) is None:
+                raise ValueError(f"{name} cannot be null")
+        return self
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is to be changed, by name."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
+
+class AccountChange(Change):
+    """A limit counts live user reservations; null is no limit."""
+
+    disabled: bool | None = None
+    max_reservations: ReservationLimit | None = None
+    max_reservations_per_subnet: ReservationLimit | None = None
+
+    nullable: ClassVar[frozenset[str]] = frozenset({"max_reservations", "max_reservations_per_subnet"})
+
+
+class SubnetChange(Change):
+    """`release_hold_seconds`: how long an address rests after its removal was confirmed everywhere."""
+
+    release_hold_seconds: int | None = Field(default=None, ge=0, le=MAX_RELEASE_HOLD_SECONDS)
+
+
+class NewRange(Body):
+    """Addresses that are never allocated; both ends are included."""
+
+    kind: RangeKind = Field(strict=False)
+    low: Address
+    high: Address
+    comment: Text | None = None
+
+
+class RangeChange(Change):
+    kind: RangeKind | None = Field(default=None, strict=False)
+    low: Address | None = None
+    high: Address | None = None
+    comment: Text | None = None
+
+    nullable: ClassVar[frozenset[str]] = frozenset({"comment"})
 
 
 class NewTokenBody(Body):
@@ -156,6 +210,18 @@ class Forcing(Query):
     force: Flag = False
 
 
+class ForcingRange(Query):
+    """Take a dynamic range although reservations lie in it; they stay with their holders (admin)."""
+
+    force: Flag = False
+
+
+class Available(Query):
+    """How many addresses at most."""
+
+    limit: Limit = DEFAULT_AVAILABLE
+
+
 class Page(Query):
     """A part of a list: `limit` entries after the one with the id `after`."""
 
@@ -176,8 +242,7 @@ class ReservationPage(Page):
 
     @property
     def filters(self) -> dict[str, list[str]]:
-        named = {name: getattr(self, name) for name in type(self).model_fields if name not in Page.model_fields}
-        return {name: values for name, values in named.items() if values}
+        return _filters(self)
 
 
 class InterfacePage(Page):
@@ -186,8 +251,26 @@ class InterfacePage(Page):
     selector: SelectorText | None = None
 
 
+class AuditPage(Page):
+    """Filters; the values of one are alternatives, and all filters hold."""
+
+    object: list[str] = []
+    actor: list[str] = []
+    action: list[str] = []
+    request_id: list[str] = []
+
+    @property
+    def filters(self) -> dict[str, list[str]]:
+        return _filters(self)
+
+
 class TokenPage(Page):
     account: AccountName | None = None
+
+
+def _filters(query: Page) -> dict[str, list[str]]:
+    named = {name: getattr(query, name) for name in type(query).model_fields if name not in Page.model_fields}
+    return {name: values for name, values in named.items() if values}
 
 
 def _need_distinct(macs: list[str]) -> None:

@@ -22,6 +22,7 @@ MAX_NAME_LENGTH = 100
 MAX_ALIAS_LENGTH = 64
 MAX_WAIT_SECONDS = 30.0
 MAX_EXPIRES_IN_SECONDS = 10 * 366 * 86400
+MAX_LIMIT = 2**31 - 1
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
 
@@ -77,6 +78,7 @@ Address = Annotated[str, AfterValidator(canonical_address)]
 ClientId = Annotated[str, _octets(IdentifierKind.CLIENT_ID)]
 Duid = Annotated[str, _octets(IdentifierKind.DUID)]
 ExpiresIn = Annotated[int, Field(ge=1, le=MAX_EXPIRES_IN_SECONDS, description="seconds from now")]
+ReservationLimit = Annotated[int, Field(ge=0, le=MAX_LIMIT)]
 
 # values of the query are text
 Wait = Annotated[float, BeforeValidator(_seconds)]

@@ -1,4 +1,4 @@
-"""Clusters, cluster interfaces and subnets over HTTP: what the region knows of the sites."""
+"""Clusters and cluster interfaces over HTTP: what the region knows of the sites."""
 
 from regiond.domain.ids import Prefix, format_id
 from regiond.http import representations
@@ -30,15 +30,6 @@ async def read_interface(use: UseCases, call: Call[None, NoQuery]) -> Answer:
     return Answer(200, representations.interface(view, call.caller))
 
 
-async def list_subnets(use: UseCases, call: Call[None, Page]) -> Answer:
-    rows = await use.inventory.subnets()
-    return page_of_all(call, rows, representations.subnet, lambda view: format_id(Prefix.SUBNET, view.id))
-
-
-async def read_subnet(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return Answer(200, representations.subnet(await use.inventory.subnet(call.path["subnet"])))
-
-
 ROUTES = [
     Route("GET", f"{BASE}/clusters", list_clusters, Access.USER, "List clusters", query=Page, list_of=Prefix.CLUSTER),
     Route("GET", f"{BASE}/clusters/{{cluster}}", read_cluster, Access.USER, "Read a cluster, by id or name"),
@@ -52,6 +43,4 @@ ROUTES = [
         list_of=Prefix.CLUSTER_INTERFACE,
     ),
     Route("GET", f"{BASE}/cluster-interfaces/{{interface}}", read_interface, Access.USER, "Read a cluster interface"),
-    Route("GET", f"{BASE}/subnets", list_subnets, Access.USER, "List subnets", query=Page, list_of=Prefix.SUBNET),
-    Route("GET", f"{BASE}/subnets/{{subnet}}", read_subnet, Access.USER, "Read a subnet"),
 ]

@@ -8,7 +8,9 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from regiond.domain.errors import Candidate, DomainError
+from regiond.domain.ranges import AddressRange
 from regiond.domain.reservations import Reservation
+from regiond.http import representations
 from regiond.storage.errors import DatabaseUnavailable
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -36,6 +38,9 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "wrong-address-family": (409, "The identifier does not fit the address family"),
     "delete-under-owner": (409, "The reservation is deleted elsewhere"),
     "name-taken": (409, "The name is taken"),
+    "range-overlap": (409, "Another range has some of these addresses"),
+    "range-over-reservations": (409, "The DHCP server would lease addresses that somebody has"),
+    "quota-exceeded": (409, "The account has as many reservations as it may"),
     "body-too-large": (413, "The body is too large"),
     "unsupported-media-type": (415, "The body has to be JSON"),
     "idempotency-key-reused": (422, "The Idempotency-Key was used for another request"),
@@ -95,6 +100,8 @@ def of_database(error: DatabaseUnavailable) -> Problem:
 def _plain(value: Any, show_holder: Callable[[Reservation], Any]) -> Any:
     if isinstance(value, Reservation):
         return show_holder(value)
+    if isinstance(value, AddressRange):
+        return representations.address_range(value)
     if isinstance(value, Candidate):
         return asdict(value)
     if isinstance(value, list | tuple):

@@ -8,8 +8,11 @@ from typing import Any
 
 from regiond.domain.accounts import AccountView, TokenView
 from regiond.domain.ids import Prefix, format_id
+from regiond.domain.ranges import AddressRange
 from regiond.domain.reservations import ClusterProgress, Reservation, overall_state
 from regiond.domain.views import (
+    AuditEntry,
+    CheckReport,
     ClusterSubnetView,
     ClusterView,
     DeviceView,
@@ -17,6 +20,7 @@ from regiond.domain.views import (
     NodeView,
     ReservationView,
     SubnetView,
+    Utilisation,
 )
 from regiond.requests import Caller
 
@@ -138,12 +142,67 @@ def subnet(view: SubnetView) -> Json:
     }
 
 
+def utilisation(view: Utilisation) -> Json:
+    """Numbers of addresses; of an IPv6 subnet they are larger than what some JSON readers keep exactly."""
+    return {
+        "subnet": {"id": format_id(Prefix.SUBNET, view.subnet), "cidr": view.cidr},
+        "usable": view.usable,
+        "reserved": {**view.active, "total": sum(view.active.values())},
+        "releasing": view.releasing,
+        "in_ranges": dict(view.in_ranges),
+        "infrastructure": view.infrastructure,
+        "free": view.free,
+    }
+
+
+def address_range(held: AddressRange) -> Json:
+    return {
+        "id": format_id(Prefix.ADDRESS_RANGE, held.id),
+        "subnet": format_id(Prefix.SUBNET, held.subnet),
+        "kind": held.values.kind.value,
+        "low": held.values.low,
+        "high": held.values.high,
+        "comment": held.values.comment,
+        "created": moment(held.created),
+    }
+
+
+def check_report(report: CheckReport) -> Json:
+    return {
+        "subnet": {"id": format_id(Prefix.SUBNET, report.subnet), "cidr": report.cidr, "vrf": report.vrf},
+        "checked": {
+            "reservations": report.reservations,
+            "host_maps": report.host_maps,
+            "free_ranges": report.free_ranges,
+        },
+        "sound": not report.findings,
+        "findings": [{"kind": finding.kind, "detail": finding.detail} for finding in report.findings],
+    }
+
+
+def audit_entry(entry: AuditEntry) -> Json:
+    return {
+        "id": format_id(Prefix.AUDIT_ENTRY, entry.id),
+        "at": moment(entry.at),
+        "account": _optional_id(Prefix.ACCOUNT, entry.account),
+        "actor": entry.actor,
+        "action": entry.action,
+        "object": entry.object,
+        "before": entry.before,
+        "after": entry.after,
+        "request_id": entry.request_id,
+    }
+
+
 def account(view: AccountView) -> Json:
     return {
         "id": format_id(Prefix.ACCOUNT, view.id),
         "name": view.name,
         "role": view.role.value,
         "disabled": view.disabled,
+        "reservations": view.reservations,
+        "max_reservations": view.max_reservations,
+        "max_reservations_per_subnet": view.max_reservations_per_subnet,
         "created": moment(view.created),
     }
 

@@ -1,6 +1,6 @@
 """Every route there is."""
 
-from regiond.http import devices, health, networks, nodes, reservations, users
+from regiond.http import audit, devices, health, networks, nodes, reservations, subnets, users
 from regiond.http.routing import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -8,6 +8,8 @@ ROUTES: tuple[Route, ...] = (
     *nodes.ROUTES,
     *reservations.ROUTES,
     *networks.ROUTES,
+    *subnets.ROUTES,
     *users.ROUTES,
+    *audit.ROUTES,
     *health.ROUTES,
 )

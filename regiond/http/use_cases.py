@@ -3,10 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
-from regiond.domain.views import ClusterView, DeviceView, InterfaceView, NodeView, ReservationView, SubnetView
+from regiond.domain.ranges import AddressRange
+from regiond.domain.views import (
+    AuditEntry,
+    CheckReport,
+    ClusterView,
+    DeviceView,
+    InterfaceView,
+    NodeView,
+    ReservationView,
+    SubnetView,
+    Utilisation,
+)
 from regiond.requests import Caller, RequestContext
 
 
@@ -104,7 +115,39 @@ class InventoryUseCases(Protocol):
     async def interfaces(self, selector: str | None) -> Sequence[InterfaceView]: ...
     async def interface(self, interface_id: str) -> InterfaceView: ...
     async def subnets(self) -> Sequence[SubnetView]: ...
-    async def subnet(self, subnet_id: str) -> SubnetView: ...
+    async def subnet(self, subnet: str) -> SubnetView: ...
+
+
+class SubnetUseCases(Protocol):
+    """One subnet: its ranges, how full it is, whether it is sound. `subnet` is an id or a selector."""
+
+    async def utilisation(self, subnet: str) -> Utilisation: ...
+    async def available(self, subnet: str, limit: int) -> Sequence[str]: ...
+
+    async def change_subnet(self, context: RequestContext, subnet: str, *, release_hold_seconds: int) -> SubnetView: ...
+
+    async def list_ranges(self, subnet: str) -> Sequence[AddressRange]: ...
+    async def range(self, subnet: str, range_id: str) -> AddressRange: ...
+
+    async def add_range(
+        self, context: RequestContext, subnet: str, *, kind: str, low: str, high: str, comment: str | None, force: bool
+    ) -> AddressRange: ...
+
+    async def change_range(
+        self, context: RequestContext, subnet: str, range_id: str, *, changes: Mapping[str, Any], force: bool
+    ) -> AddressRange: ...
+
+    async def remove_range(self, context: RequestContext, subnet: str, range_id: str) -> None: ...
+    async def check(self, context: RequestContext, subnet: str) -> CheckReport: ...
+    async def repair(self, context: RequestContext, subnet: str) -> CheckReport: ...
+
+
+class AuditUseCases(Protocol):
+    """What happened."""
+
+    async def entries(
+        self, context: RequestContext, *, filters: Mapping[str, Sequence[str]], limit: int, after: str | None
+    ) -> Sequence[AuditEntry]: ...
 
 
 class AccountUseCases(Protocol):
@@ -120,7 +163,9 @@ class AccountUseCases(Protocol):
 
     async def account(self, context: RequestContext, account_id: str) -> AccountView: ...
 
-    async def set_account_disabled(self, context: RequestContext, account_id: str, disabled: bool) -> AccountView: ...
+    async def change_account(
+        self, context: RequestContext, account_id: str, *, changes: Mapping[str, Any]
+    ) -> AccountView: ...
 
     async def create_token(
         self,
@@ -152,5 +197,7 @@ class Health(Protocol):
 class UseCases:
     claims: ClaimUseCases
     inventory: InventoryUseCases
+    subnets: SubnetUseCases
     accounts: AccountUseCases
+    audit: AuditUseCases
     health: Health

@@ -38,7 +38,7 @@ async def read_user(use: UseCases, call: Call[None, NoQuery]) -> Answer:
 
 
 async def change_user(use: UseCases, call: Call[AccountChange, NoQuery]) -> Answer:
-    view = await use.accounts.set_account_disabled(call.context, call.path["user"], call.body.disabled)
+    view = await use.accounts.change_account(call.context, call.path["user"], changes=call.body.given)
     return Answer(200, representations.account(view))
 
 
@@ -75,7 +75,7 @@ ROUTES = [
     Route("POST", USERS, create_user, Access.ADMIN, "Make an account", NewAccount, statuses=(201,)),
     Route("GET", USERS, list_users, Access.ADMIN, "List accounts", query=Page, list_of=Prefix.ACCOUNT),
     Route("GET", USER, read_user, Access.USER, "Read an account, by id or name"),
-    Route("PATCH", USER, change_user, Access.ADMIN, "Disable or enable an account", AccountChange),
+    Route("PATCH", USER, change_user, Access.ADMIN, "Disable, enable or limit an account", AccountChange),
     Route("POST", TOKENS, create_token, Access.USER, "Make a token", NewTokenBody, statuses=(201,)),
     Route("GET", TOKENS, list_tokens, Access.USER, "List tokens", query=TokenPage, list_of=Prefix.TOKEN),
     Route("GET", TOKEN, read_token, Access.USER, "Read a token, without its secret"),

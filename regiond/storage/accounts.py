@@ -4,8 +4,10 @@ Changes are safe to repeat after a lost answer: they are recognised by the id th
 idempotency key. What is stored under a key is only the id of what was made; a token's secret is stored nowhere.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from regiond.domain import errors
 from regiond.domain.accounts import AccountView, Role, StoredSecret, TokenView
@@ -14,7 +16,10 @@ from regiond.storage.changes import Change, once, write_audit
 from regiond.storage.connection import Row
 from regiond.storage.pool import Pool, Session
 
-_ACCOUNTS = "SELECT a.id, a.name, a.role, a.disabled, a.created FROM account a"
+_ACCOUNTS = """SELECT a.id, a.name, a.role, a.disabled, a.created, a.max_reservations, a.max_reservations_per_subnet,
+    (SELECT coalesce(sum(c.reservations), 0)::bigint FROM reservation_count c WHERE c.account = a.id)
+FROM account a"""
+_CHANGEABLE = ("disabled", "max_reservations", "max_reservations_per_subnet")
 _TOKENS = """SELECT t.id, t.account, a.name, t.name, t.read_only, t.created, t.expires_at
 FROM token t JOIN account a ON a.id = t.account"""
 
@@ -119,17 +124,34 @@ class AccountStore:
         assert found is not None, "accounts are never deleted"
         return found
 
-    async def set_disabled(self, change: Change, account: int, disabled: bool) -> AccountView | None:
-        """None when there is no such account."""
+    async def change_account(self, change: Change, account: int, changes: Mapping[str, Any]) -> AccountView | None:
+        """Set some of `disabled`, `max_reservations` and `max_reservations_per_subnet`; None when there is no such
+        account.
+        """
+        wanted = {column: changes[column] for column in _CHANGEABLE if column in changes}
 
         async def update(session: Session) -> None:
-            changed = await session.run(
-                "UPDATE account SET disabled = %s WHERE id = %s AND disabled <> %s RETURNING id",
-                (disabled, account, disabled),
+            rows = await session.run(
+                """SELECT disabled, max_reservations, max_reservations_per_subnet FROM account WHERE id = %s
+                   FOR NO KEY UPDATE""",
+                (account,),
             )
-            if changed:
-                action = "account.disable" if disabled else "account.enable"
-                await write_audit(session, change, action, format_id(Prefix.ACCOUNT, account), None, None)
+            before = dict(zip(_CHANGEABLE, rows[0], strict=True)) if rows else {}
+            new = {column: value for column, value in wanted.items() if rows and before[column] != value}
+            if not new:
+                return
+            await session.run(
+                """UPDATE account SET disabled = %s, max_reservations = %s, max_reservations_per_subnet = %s
+                   WHERE id = %s""",
+                (*(before | new).values(), account),
+            )
+            object_id = format_id(Prefix.ACCOUNT, account)
+            if "disabled" in new:
+                action = "account.disable" if new.pop("disabled") else "account.enable"
+                await write_audit(session, change, action, object_id, None, None)
+            if new:
+                former = {column: before[column] for column in new}
+                await write_audit(session, change, "account.limit", object_id, former, new)
 
         await self._pool.transaction(update, retry=True)
         return await self.account(account)
@@ -197,7 +219,7 @@ def _first_account(rows: list[Row]) -> AccountView | None:
 
 
 def _account(row: Row) -> AccountView:
-    return AccountView(row[0], row[1], Role(row[2]), row[3], row[4])
+    return AccountView(row[0], row[1], Role(row[2]), *row[3:])
 
 
 def _token(row: Row) -> TokenView:

@@ -9,7 +9,7 @@ from typing import Any
 from clusterd.protocol.addresses import address_to_int, int_to_address
 from clusterd.protocol.values import Identifier, IdentifierKind
 from regiond.domain.changes import Changes
-from regiond.domain.facts import Answered, Facts, MapFacts, Obstacle, SubnetFacts
+from regiond.domain.facts import Answered, Facts, MapFacts, Obstacle, QuotaFacts, SubnetFacts
 from regiond.domain.mutations import Acknowledge, Claim, Forgotten, Mutation, Reclaim, Release
 from regiond.domain.networks import network
 from regiond.domain.reservations import Delivery, Kind, Reservation, Status
@@ -46,6 +46,7 @@ def facts_request(mutations: Sequence[Mutation]) -> str:
     addresses: dict[tuple[int, str], dict[str, Any]] = {}
     identifiers: dict[tuple[int, Identifier], dict[str, Any]] = {}
     keys: dict[tuple[int, str], dict[str, Any]] = {}
+    quotas: set[tuple[int, int]] = set()
     for mutation in mutations:
         if (idempotency := mutation.idempotency) is not None:
             keys[idempotency.account, idempotency.key] = {"account": idempotency.account, "key": idempotency.key}
@@ -53,6 +54,8 @@ def facts_request(mutations: Sequence[Mutation]) -> str:
             if isinstance(step, Claim):
                 # A named address may use up the range that a later claim would have taken its own from.
                 wants[step.subnet] += 1
+                if step.kind is Kind.USER:
+                    quotas.add((step.owner, step.subnet))
                 for i in step.identifiers:
                     identifiers[step.subnet, i] = {
                         "subnet": step.subnet,
@@ -72,6 +75,7 @@ def facts_request(mutations: Sequence[Mutation]) -> str:
             "addresses": list(addresses.values()),
             "identifiers": list(identifiers.values()),
             "keys": list(keys.values()),
+            "quotas": [{"account": account, "subnet": subnet} for account, subnet in sorted(quotas)],
         }
     )
 
@@ -103,6 +107,9 @@ def read_facts(rows: Sequence[tuple[Any, ...]]) -> Facts:
             facts.deliveries.setdefault(fact.pop("subnet"), []).append(read_delivery(fact))
         elif tag == "answered":
             facts.answered[fact["account"], fact["key"]] = Answered(fact["fingerprint"], fact["answer"])
+        elif tag == "quota":
+            used_on = {int(subnet): used for subnet, used in fact["used_on"].items()}
+            facts.quotas[fact["account"]] = QuotaFacts(fact["limit"], fact["limit_per_subnet"], fact["used"], used_on)
     for subnet, fact in subnets.items():
         facts.subnets[subnet] = SubnetFacts(
             id=subnet,
@@ -163,6 +170,7 @@ def changes_document(batch_id: str, changes: Changes, subnets: Mapping[int, Subn
         "reservations_gone": [{"subnet": r.subnet, "address": r.address} for r in changes.reservations_gone],
         "reservations_new": [_reservation_row(r) for r in changes.reservations_new],
         "reservations_changed": [_reservation_row(r) for r in changes.reservations_changed],
+        "counts": _counts(changes),
         "maps": [
             {
                 "subnet": subnet,
@@ -235,6 +243,20 @@ def changes_document(batch_id: str, changes: Changes, subnets: Mapping[int, Subn
     }
     filled: dict[str, Any] = {table: rows for table, rows in document.items() if rows}
     return json.dumps({"batch": batch_id, **filled})
+
+
+def _counts(changes: Changes) -> list[dict[str, int]]:
+    """How many user reservations more or less each account has on each subnet."""
+    differences: Counter[tuple[int, int]] = Counter()
+    for rows, sign in ((changes.reservations_new, 1), (changes.reservations_gone, -1)):
+        for row in rows:
+            if row.kind is Kind.USER:
+                differences[row.owner, row.subnet] += sign
+    return [
+        {"account": account, "subnet": subnet, "difference": difference}
+        for (account, subnet), difference in differences.items()
+        if difference
+    ]
 
 
 def _reservation_row(reservation: Reservation) -> dict[str, Any]:

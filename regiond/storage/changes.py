@@ -7,11 +7,14 @@ key. What is stored under the key is only the id of what was made.
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from regiond.domain import errors
 from regiond.domain.mutations import Actor, Idempotency
 from regiond.storage.pool import Pool, Session
+
+LONG_DEADLINE_SECONDS: Final = 60.0
+"""For what may have to recompute the free space of a large subnet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +32,20 @@ async def once(
     work: Callable[[Session], Awaitable[int]],
     made_before: str | None = None,
     args: Sequence[Any] = (),
+    *,
+    subnet: int | None = None,
+    deadline: float | None = None,
 ) -> int:
     """Do the work in a transaction, unless it was done before: under the same key, or by us (`made_before` finds it).
 
-    Returns the id of what was made, then or now. Raises IdempotencyKeyReused.
+    With `subnet` all of it happens under that subnet's lock, which is taken first, as the writer does. Returns the id
+    of what was made, then or now. Raises IdempotencyKeyReused.
     """
     key = change.idempotency
 
     async def run(session: Session) -> int:
+        if subnet is not None:
+            await lock_subnet(session, subnet)
         if key is not None:
             # a second request with the key waits here until the first one has committed or failed
             first = await session.run(
@@ -59,7 +68,7 @@ async def once(
         return made
 
     # without a key a repeated DELETE would find nothing, and say so of its own success
-    return await pool.transaction(run, retry=made_before is not None or key is not None)
+    return await pool.transaction(run, retry=made_before is not None or key is not None, deadline=deadline)
 
 
 async def _answered(session: Session, key: Idempotency) -> int:
@@ -69,6 +78,20 @@ async def _answered(session: Session, key: Idempotency) -> int:
     if not rows or rows[0][0] != key.fingerprint:
         raise errors.IdempotencyKeyReused("this Idempotency-Key was used for another request")
     return int(json.loads(rows[0][1])["id"])
+
+
+async def lock_subnet(session: Session, subnet: int) -> None:
+    """Wait for the subnet's lock: what later statements of the transaction read of it is what it is until the end."""
+    await session.run("SELECT pg_advisory_xact_lock(%s)", (subnet,))
+
+
+async def rebuild_free_ranges(session: Session, subnet: int) -> int:
+    """Recompute the index of free space under the subnet's lock; how many rows changed.
+
+    A subnet with a million scattered reservations takes seconds.
+    """
+    await session.run(f"SET LOCAL statement_timeout = '{LONG_DEADLINE_SECONDS:.0f}s'")
+    return int((await session.run("SELECT rebuild_free_ranges(%s)", (subnet,)))[0][0])
 
 
 async def write_audit(

@@ -211,13 +211,15 @@ class Reads:
             for row in rows
         ]
 
-    async def subnets(self) -> list[SubnetView]:
-        """Without utilisation: `reservations` and `releasing` are counted by `subnet_counts`."""
+    async def subnets(self, only: int | None = None) -> list[SubnetView]:
+        """All, or one. Without utilisation: `reservations` and `releasing` are counted by `subnet_counts`."""
         rows = await self._pool.query(
             """SELECT s.id, s.cidr::text, v.name, s.generation, s.release_hold_seconds,
                       ARRAY(SELECT c.name FROM delivery d JOIN cluster c ON c.id = d.cluster
                             WHERE d.subnet = s.id AND d.role = 'serving' ORDER BY c.name)
-               FROM subnet s JOIN vrf v ON v.id = s.vrf ORDER BY v.name, s.cidr""",
+               FROM subnet s JOIN vrf v ON v.id = s.vrf WHERE %s::bigint IS NULL OR s.id = %s
+               ORDER BY v.name, s.cidr""",
+            (only, only),
             retry=True,
         )
         return [
@@ -225,10 +227,13 @@ class Reads:
             for id_, cidr, vrf, generation, hold, clusters in rows
         ]
 
-    async def subnet_counts(self) -> Mapping[int, tuple[int, int]]:
-        """Per subnet: how many reservations, and how many of them are releasing."""
+    async def subnet_counts(self, only: int | None = None) -> Mapping[int, tuple[int, int]]:
+        """Per subnet, or for one: how many reservations, and how many of them are releasing."""
+        where = "" if only is None else "WHERE subnet = %s"
         rows = await self._pool.query(
-            "SELECT subnet, count(*), count(*) FILTER (WHERE status = 'releasing') FROM reservation GROUP BY subnet",
+            f"""SELECT subnet, count(*), count(*) FILTER (WHERE status = 'releasing') FROM reservation {where}
+                GROUP BY subnet""",  # noqa: S608 (constants only)
+            None if only is None else (only,),
             retry=True,
         )
         return {subnet: (total, releasing) for subnet, total, releasing in rows}

@@ -10,10 +10,14 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from regiond.accounts import Accounts
+from regiond.audit_trail import AuditTrail
 from regiond.claims import Claims
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
+from regiond.domain.ranges import AddressRange, RangeKind, RangeValues
 from regiond.domain.reservations import ClusterProgress, Kind, MapState, Reservation, Status
 from regiond.domain.views import (
+    AuditEntry,
+    CheckReport,
     ClusterSubnetView,
     ClusterView,
     DeviceView,
@@ -21,10 +25,19 @@ from regiond.domain.views import (
     NodeView,
     ReservationView,
     SubnetView,
+    Utilisation,
 )
-from regiond.http.use_cases import AccountUseCases, ClaimUseCases, InventoryUseCases, UseCases
+from regiond.http.use_cases import (
+    AccountUseCases,
+    AuditUseCases,
+    ClaimUseCases,
+    InventoryUseCases,
+    SubnetUseCases,
+    UseCases,
+)
 from regiond.inventory import Inventory
 from regiond.requests import Caller
+from regiond.subnets import Subnets
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123000, UTC)
 ADMIN = Caller(1, "root", is_admin=True, read_only=False)
@@ -103,6 +116,19 @@ INTERFACE_VIEW = InterfaceView(
     serving="serving",
 )
 SUBNET_VIEW = SubnetView(5, "192.0.2.0/24", "default", 5, 600, ("rack-a",), 3, 1)
+UTILISATION = Utilisation(
+    subnet=5,
+    cidr="192.0.2.0/24",
+    usable=254,
+    active={"device": 1, "node": 0, "user": 1},
+    releasing=1,
+    in_ranges={"dynamic": 51, "reserved": 0},
+    infrastructure=1,
+    free=199,
+)
+RANGE = AddressRange(13, 5, RangeValues(RangeKind.DYNAMIC, "192.0.2.100", "192.0.2.150", "leases"), NOW)
+CHECK_REPORT = CheckReport(5, "192.0.2.0/24", "default", 3, 2, 2, ())
+AUDIT_ENTRY = AuditEntry(14, NOW, 1, "root", "range.add", "rg-000000000d", None, {"kind": "dynamic"}, "deploy-7")
 ACCOUNT_VIEW = AccountView(ALICE.account, ALICE.name, Role.USER, False, NOW)
 TOKEN_VIEW = TokenView(12, ALICE.account, ALICE.name, "laptop", False, NOW, None)
 
@@ -175,6 +201,22 @@ class FakeRegion:
                 "subnet": SUBNET_VIEW,
             },
         )
+        self.subnets = Scripted(
+            Subnets,
+            {
+                "utilisation": UTILISATION,
+                "available": ["192.0.2.2", "192.0.2.3"],
+                "change_subnet": SUBNET_VIEW,
+                "list_ranges": [RANGE],
+                "range": RANGE,
+                "add_range": RANGE,
+                "change_range": RANGE,
+                "remove_range": None,
+                "check": CHECK_REPORT,
+                "repair": CHECK_REPORT,
+            },
+        )
+        self.audit = Scripted(AuditTrail, {"entries": [AUDIT_ENTRY]})
         self.accounts = Scripted(
             Accounts,
             {
@@ -182,7 +224,7 @@ class FakeRegion:
                 "create_account": ACCOUNT_VIEW,
                 "list_accounts": [ACCOUNT_VIEW],
                 "account": ACCOUNT_VIEW,
-                "set_account_disabled": ACCOUNT_VIEW,
+                "change_account": ACCOUNT_VIEW,
                 "create_token": NewToken(TOKEN_VIEW, "hm_the-secret"),
                 "list_tokens": [TOKEN_VIEW],
                 "token": TOKEN_VIEW,
@@ -200,6 +242,8 @@ class FakeRegion:
         return UseCases(
             cast(ClaimUseCases, self.claims),
             cast(InventoryUseCases, self.inventory),
+            cast(SubnetUseCases, self.subnets),
             cast(AccountUseCases, self.accounts),
+            cast(AuditUseCases, self.audit),
             self.health,
         )

@@ -172,12 +172,12 @@ async def test_a_disabled_account_is_refused_at_once_and_let_in_again(database: 
         local, alice = await region.as_local(), await region.user()
         text = (await region.token(alice)).text
         assert await region.caller(text)
-        assert (await region.accounts.set_account_disabled(local, "alice", True)).disabled
+        assert (await region.accounts.change_account(local, "alice", changes={"disabled": True})).disabled
         assert await region.caller(text) is None
-        await region.accounts.set_account_disabled(local, "alice", False)
+        await region.accounts.change_account(local, "alice", changes={"disabled": False})
         assert await region.caller(text) == alice.caller
         with pytest.raises(errors.NotPermitted):
-            await region.accounts.set_account_disabled(local, "local", True)
+            await region.accounts.change_account(local, "local", changes={"disabled": True})
 
 
 @pytest_twisted.ensureDeferred
@@ -296,7 +296,7 @@ async def test_a_user_has_only_its_own(database: str) -> None:
                 await refused
         for refused in (
             region.accounts.create_account(alice, name="eve", role=Role.ADMIN),
-            region.accounts.set_account_disabled(alice, "alice", True),
+            region.accounts.change_account(alice, "alice", changes={"disabled": True}),
         ):
             with pytest.raises(errors.NotPermitted):
                 await refused

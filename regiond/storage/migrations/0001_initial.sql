@@ -20,8 +20,11 @@ CREATE TABLE account (
     name text NOT NULL UNIQUE,
     role text NOT NULL CHECK (role IN ('admin', 'user')),
     disabled boolean NOT NULL DEFAULT false,
+    max_reservations integer CHECK (max_reservations >= 0),
+    max_reservations_per_subnet integer CHECK (max_reservations_per_subnet >= 0),
     created timestamptz NOT NULL DEFAULT now()
 );
+COMMENT ON COLUMN account.max_reservations IS 'how many user reservations it may have at a time; NULL: no limit';
 
 -- The secret itself is never stored: `hash` is SHA-256 of salt and secret, and the secret has 256 random bits.
 CREATE TABLE token (
@@ -215,6 +218,15 @@ CREATE INDEX reservation_releasing ON reservation (subnet, release_generation) W
 CREATE INDEX reservation_free_at ON reservation (free_at) WHERE status = 'releasing' AND confirmed_at IS NOT NULL;
 CREATE INDEX reservation_expires_at ON reservation (expires_at) WHERE expires_at IS NOT NULL;
 
+-- How many user reservations each account has on each subnet, so that a limit costs no counting. Written by
+-- batch_write() under the subnet's lock.
+CREATE TABLE reservation_count (
+    account bigint NOT NULL REFERENCES account ON DELETE CASCADE,
+    subnet bigint NOT NULL REFERENCES subnet ON DELETE CASCADE,
+    reservations bigint NOT NULL,
+    PRIMARY KEY (account, subnet)
+) WITH (fillfactor = 50);
+
 -- Desired host maps, each with the request that last changed it. A removed one stays as a tombstone, so that a cluster that missed it can be told.
 CREATE TABLE host_map (
     subnet bigint NOT NULL REFERENCES subnet ON DELETE CASCADE,
@@ -278,11 +290,41 @@ LANGUAGE sql STABLE AS $$
     SELECT b.low, b.high FROM bound b WHERE b.low <= b.high
 $$;
 
--- Called under the subnet's lock.
-CREATE FUNCTION rebuild_free_ranges(the_subnet bigint) RETURNS void
+-- Called under the subnet's lock. Writes only what differs, and returns how many rows that was: a new range in a
+-- fragmented subnet of a million reservations changes a handful of its free ranges.
+CREATE FUNCTION rebuild_free_ranges(the_subnet bigint) RETURNS bigint
 LANGUAGE sql VOLATILE AS $$
-    DELETE FROM free_range WHERE subnet = the_subnet;
-    INSERT INTO free_range (subnet, low, high) SELECT the_subnet, low, high FROM expected_free_ranges(the_subnet);
+    WITH expected AS MATERIALIZED (
+        SELECT e.low, e.high FROM expected_free_ranges(the_subnet) e
+    ), gone AS (
+        DELETE FROM free_range f
+        WHERE f.subnet = the_subnet AND NOT EXISTS (SELECT FROM expected e WHERE e.high = f.high)
+        RETURNING 1
+    ), put AS (
+        INSERT INTO free_range (subnet, low, high)
+        SELECT the_subnet, e.low, e.high FROM expected e
+        WHERE NOT EXISTS (SELECT FROM free_range f
+                          WHERE f.subnet = the_subnet AND f.high = e.high AND f.low = e.low)
+        ON CONFLICT (subnet, high) DO UPDATE SET low = excluded.low
+        RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM put)
+$$;
+
+CREATE FUNCTION ipv6_number(address inet) RETURNS numeric
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT sum(('x' || encode(substr(packed, from_byte, 4), 'hex'))::bit(32)::bigint::numeric * weight)
+    FROM (SELECT substr(inet_send(address), 5) AS packed) p,
+         (VALUES (1, 79228162514264337593543950336), (5, 18446744073709551616), (9, 4294967296), (13, 1))
+             AS part(from_byte, weight)
+    WHERE from_byte <= length(packed)
+$$;
+
+-- How many addresses lie between two, both included. The difference of two IPv6 addresses is no bigint.
+CREATE FUNCTION span_size(low inet, high inet) RETURNS numeric
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT CASE WHEN family(low) = 4 THEN (high - low + 1)::numeric
+                ELSE ipv6_number(high) - ipv6_number(low) + 1 END
 $$;
 
 -- The digest of a subnet's desired host maps, by the byte encoding of clusterd/protocol/digest.py.

@@ -18,7 +18,8 @@ CREATE TABLE batch (
 CREATE INDEX batch_committed ON batch (committed);
 
 -- request: {"subnets": [{"id", "want"}], "addresses": [{"subnet", "before", "address"}],
---           "identifiers": [{"subnet", "kind", "identifier"}], "keys": [{"account", "key"}]}
+--           "identifiers": [{"subnet", "kind", "identifier"}], "keys": [{"account", "key"}],
+--           "quotas": [{"account", "subnet"}]} (owners of user claims)
 -- `want` is how many lowest free ranges to read; `before` is the address below `address` (a free range that ends
 -- there is a neighbour). Rows come tagged; the caller holds the subnets' locks and runs this as a statement of
 -- its own, so that it sees what was committed while it waited for them.
@@ -97,6 +98,26 @@ BEGIN
         FROM jsonb_to_recordset(request->'keys') AS q(account bigint, key text)
         JOIN idempotency i ON i.account = q.account AND i.key = q.key;
     END IF;
+
+    -- A limit over all subnets is one that batches on different subnets share: they wait for each other here. The
+    -- counts are read by a statement of their own, so that it sees what was committed meanwhile.
+    IF jsonb_array_length(request->'quotas') > 0 THEN
+        PERFORM FROM account a
+        WHERE a.id IN (SELECT q.account FROM jsonb_to_recordset(request->'quotas') AS q(account bigint))
+          AND a.max_reservations IS NOT NULL
+        ORDER BY a.id FOR NO KEY UPDATE;
+        RETURN QUERY
+        SELECT 'quota', jsonb_build_object(
+                'account', a.id, 'limit', a.max_reservations, 'limit_per_subnet', a.max_reservations_per_subnet,
+                'used', (SELECT coalesce(sum(c.reservations), 0) FROM reservation_count c WHERE c.account = a.id),
+                'used_on', (SELECT coalesce(jsonb_object_agg(c.subnet, c.reservations), '{}'::jsonb)
+                    FROM jsonb_to_recordset(request->'quotas') AS q(account bigint, subnet bigint)
+                    JOIN reservation_count c ON c.account = q.account AND c.subnet = q.subnet
+                    WHERE q.account = a.id))
+        FROM account a
+        WHERE a.id IN (SELECT q.account FROM jsonb_to_recordset(request->'quotas') AS q(account bigint))
+          AND (a.max_reservations IS NOT NULL OR a.max_reservations_per_subnet IS NOT NULL);
+    END IF;
 END $$;
 
 -- changes: lists of rows by table, see `regiond/storage/batch.py`. The order matters: rows go before their
@@ -133,6 +154,12 @@ BEGIN
                 status text, owner bigint, macs jsonb, client_id text, duid text, alias text, hostname text,
                 device bigint, node bigint, purpose text, comment text, "group" bigint, expires_at timestamptz,
                 map_generation bigint, release_generation bigint, confirmed_at timestamptz, free_at timestamptz);
+    END IF;
+    IF changes ? 'counts' THEN
+        INSERT INTO reservation_count AS c (account, subnet, reservations)
+        SELECT account, subnet, difference
+        FROM jsonb_to_recordset(changes->'counts') AS q(account bigint, subnet bigint, difference bigint)
+        ON CONFLICT (account, subnet) DO UPDATE SET reservations = c.reservations + excluded.reservations;
     END IF;
     IF changes ? 'reservations_changed' THEN
         UPDATE reservation r SET status = q.status, release_generation = q.release_generation,

@@ -77,7 +77,7 @@ async def test_accounts() -> None:
         assert json.loads((await run("--json", "accounts", "list", env=over_tcp(server))).stdout)[0]["name"] == "alice"
         for change, disabled in (("disable", True), ("enable", False)):
             assert (await run("accounts", change, "alice", env=over_tcp(server))).exit_code == 0
-            assert server.region.accounts.calls[-1][1]["disabled"] is disabled
+            assert server.region.accounts.calls[-1][1]["changes"] == {"disabled": disabled}
 
 
 @pytest_twisted.ensureDeferred

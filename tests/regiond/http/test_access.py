@@ -11,6 +11,7 @@ from regiond.http.routing import Access
 from tests.regiond.http.serving import serving
 
 MAC = "00:16:3e:00:00:07"
+RANGE = {"kind": "dynamic", "low": "192.0.2.100", "high": "192.0.2.150"}
 DEVICE = {"interface": "rack-a:eth1", "mac": MAC}
 
 # (method, path) → body, and the status for: no token, a wrong one, a user, an admin, their read-only tokens
@@ -37,6 +38,17 @@ TABLE: dict[tuple[str, str], tuple[object, tuple[int, int, int, int, int, int]]]
     ("GET", "/api/v1/cluster-interfaces/{interface}"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/subnets"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/subnets/{subnet}"): (None, (401, 401, 200, 200, 200, 200)),
+    ("PATCH", "/api/v1/subnets/{subnet}"): ({"release_hold_seconds": 60}, (401, 401, 403, 200, 403, 403)),
+    ("GET", "/api/v1/subnets/{subnet}/utilisation"): (None, (401, 401, 200, 200, 200, 200)),
+    ("GET", "/api/v1/subnets/{subnet}/available"): (None, (401, 401, 200, 200, 200, 200)),
+    ("GET", "/api/v1/subnets/{subnet}/ranges"): (None, (401, 401, 200, 200, 200, 200)),
+    ("POST", "/api/v1/subnets/{subnet}/ranges"): (RANGE, (401, 401, 403, 201, 403, 403)),
+    ("GET", "/api/v1/subnets/{subnet}/ranges/{range}"): (None, (401, 401, 200, 200, 200, 200)),
+    ("PATCH", "/api/v1/subnets/{subnet}/ranges/{range}"): ({"comment": None}, (401, 401, 403, 200, 403, 403)),
+    ("DELETE", "/api/v1/subnets/{subnet}/ranges/{range}"): (None, (401, 401, 403, 204, 403, 403)),
+    ("GET", "/api/v1/subnets/{subnet}/check"): (None, (401, 401, 403, 200, 403, 200)),
+    ("POST", "/api/v1/subnets/{subnet}/repair"): (None, (401, 401, 403, 200, 403, 403)),
+    ("GET", "/api/v1/audit"): (None, (401, 401, 403, 200, 403, 200)),
     ("POST", "/api/v1/users"): ({"name": "bob"}, (401, 401, 403, 201, 403, 403)),
     ("GET", "/api/v1/users"): (None, (401, 401, 403, 200, 403, 200)),
     ("GET", "/api/v1/users/{user}"): (None, (401, 401, 200, 200, 200, 200)),
@@ -73,7 +85,8 @@ async def test_who_gets_in(method: str, path: str) -> None:
                 assert reply.json["type"] == "unauthenticated"
         assert tuple(statuses) == expected
         region = server.region
-        acted = [*region.claims.calls, *region.inventory.calls, *region.accounts.calls]
+        scripted = (region.claims, region.inventory, region.subnets, region.accounts, region.audit)
+        acted = [call for part in scripted for call in part.calls]
         allowed = [status for status in statuses if status < 300]
         assert len(acted) == (len(allowed) if path.startswith("/api/") else 0)
 

@@ -268,7 +268,7 @@ async def test_an_account_is_disabled() -> None:
     async with serving() as server:
         assert (await server.request("PATCH", "/api/v1/users/alice", {"disabled": True})).json["name"] == "alice"
         [(_, arguments)] = server.region.accounts.calls
-        assert (arguments["account_id"], arguments["disabled"]) == ("alice", True)
+        assert (arguments["account_id"], arguments["changes"]) == ("alice", {"disabled": True})
 
 
 @pytest_twisted.ensureDeferred

@@ -12,7 +12,7 @@ from regiond.domain import errors
 from regiond.domain.errors import Candidate, DomainError
 from regiond.http.problems import PROBLEMS
 from regiond.storage.errors import DatabaseUnavailable
-from tests.fakes.use_cases import ALICE, RESERVATION
+from tests.fakes.use_cases import ALICE, RANGE, RESERVATION
 from tests.regiond.http.serving import Reply, serving
 
 DEVICES = "/api/v1/devices"
@@ -233,6 +233,9 @@ REFUSALS: list[tuple[DomainError, int]] = [
     (errors.IdempotencyKeyReused("no"), 422),
     (errors.HeldByOwner("elsewhere", location="/api/v1/devices/dv-1"), 409),
     (errors.NameTaken("taken"), 409),
+    (errors.RangeOverlap("overlaps", range=RANGE), 409),
+    (errors.RangeOverReservations("reserved", count=1, reservations=[RESERVATION]), 409),
+    (errors.QuotaExceeded("too many", scope="account", limit=3, used=3, wanted=1), 409),
 ]
 
 

@@ -1,0 +1,181 @@
+"""Dynamic and reserved ranges in the database: each change under its subnet's lock, with the free space recomputed."""
+
+from collections.abc import Callable
+from typing import Final
+
+from regiond.domain import errors
+from regiond.domain.ids import NewId, Prefix, format_id
+from regiond.domain.networks import Network, network
+from regiond.domain.ranges import AddressRange, RangeKind, RangeValues, check_range, newly_dynamic
+from regiond.storage.batch import read_reservation
+from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, lock_subnet, once, rebuild_free_ranges, write_audit
+from regiond.storage.connection import Row
+from regiond.storage.pool import Pool, Session
+
+MAX_LISTED: Final = 100
+
+_RANGES: Final = "SELECT id, subnet, kind, host(low), host(high), comment, created FROM address_range"
+_RANGE_ID: Final = f"{_RANGES} WHERE id = %s"
+
+_OVERLAPPING: Final = f"""{_RANGES} WHERE subnet = %s AND id <> %s
+    AND inetrange(low, high, '[]') && inetrange(%s, %s, '[]') ORDER BY low LIMIT 1"""
+
+# Those that were the DHCP server's to lease already are not asked about again.
+_RESERVED: Final = """FROM reservation r WHERE r.subnet = %s AND r.address BETWEEN %s AND %s
+    AND NOT coalesce(r.address BETWEEN %s::inet AND %s::inet, false)"""
+
+
+class RangeStore:
+    """Reads and changes ranges; everything changed is audited in the same transaction."""
+
+    def __init__(self, pool: Pool, new_id: NewId) -> None:
+        self._pool = pool
+        self._new_id = new_id
+
+    async def ranges(self, subnet: int) -> list[AddressRange]:
+        """All ranges of a subnet, the lowest first."""
+        rows = await self._pool.query(f"{_RANGES} WHERE subnet = %s ORDER BY low", (subnet,), retry=True)
+        return [_range(row) for row in rows]
+
+    async def range(self, subnet: int, range_id: int) -> AddressRange:
+        """Raises NotFound."""
+        rows = await self._pool.query(f"{_RANGE_ID} AND subnet = %s", (range_id, subnet), retry=True)
+        if not rows:
+            raise _gone(range_id)
+        return _range(rows[0])
+
+    async def add(self, change: Change, subnet: int, values: RangeValues, *, force: bool) -> AddressRange:
+        """Raises RangeOverlap, RangeOverReservations (unless forced), NotFound for the subnet, and as `check_range`.
+
+        A repeated idempotency key gives the range first made.
+        """
+        range_id = self._new_id()
+
+        async def insert(session: Session) -> int:
+            forced_over = await _check(session, subnet, range_id, None, values, force)
+            await session.run(
+                "INSERT INTO address_range (id, subnet, kind, low, high, comment) VALUES (%s, %s, %s, %s, %s, %s)",
+                (range_id, subnet, values.kind.value, values.low, values.high, values.comment),
+            )
+            await rebuild_free_ranges(session, subnet)
+            await _audit(session, change, "range.add", subnet, range_id, None, values, forced_over)
+            return range_id
+
+        made = await once(
+            self._pool, change, insert, _RANGE_ID, (range_id,), subnet=subnet, deadline=LONG_DEADLINE_SECONDS
+        )
+        return await self.range(subnet, made)
+
+    async def change(
+        self,
+        change: Change,
+        subnet: int,
+        range_id: int,
+        edit: Callable[[RangeValues], RangeValues],
+        *,
+        force: bool,
+    ) -> AddressRange:
+        """Make a range what `edit` makes of it. Raises NotFound, and as `add`."""
+
+        async def update(session: Session) -> None:
+            await lock_subnet(session, subnet)
+            rows = await session.run(f"{_RANGE_ID} AND subnet = %s", (range_id, subnet))
+            if not rows:
+                raise _gone(range_id)
+            before = _range(rows[0]).values
+            values = edit(before)
+            if values == before:
+                return
+            forced_over = await _check(session, subnet, range_id, before, values, force)
+            await session.run(
+                "UPDATE address_range SET kind = %s, low = %s, high = %s, comment = %s WHERE id = %s",
+                (values.kind.value, values.low, values.high, values.comment, range_id),
+            )
+            if (values.low, values.high) != (before.low, before.high):
+                await rebuild_free_ranges(session, subnet)
+            await _audit(session, change, "range.change", subnet, range_id, before, values, forced_over)
+
+        await self._pool.transaction(update, retry=True, deadline=LONG_DEADLINE_SECONDS)
+        return await self.range(subnet, range_id)
+
+    async def remove(self, change: Change, subnet: int, range_id: int) -> None:
+        """Its addresses can be claimed from now on, but for those that are reserved. Raises NotFound."""
+
+        async def delete(session: Session) -> int:
+            rows = await session.run(
+                """DELETE FROM address_range WHERE id = %s AND subnet = %s
+                   RETURNING id, subnet, kind, host(low), host(high), comment, created""",
+                (range_id, subnet),
+            )
+            if not rows:
+                raise _gone(range_id)
+            await rebuild_free_ranges(session, subnet)
+            await _audit(session, change, "range.remove", subnet, range_id, _range(rows[0]).values, None, 0)
+            return range_id
+
+        await once(self._pool, change, delete, subnet=subnet, deadline=LONG_DEADLINE_SECONDS)
+
+
+async def _check(
+    session: Session, subnet: int, range_id: int, before: RangeValues | None, values: RangeValues, force: bool
+) -> int:
+    """What can only be seen under the lock; how many reservations a forced dynamic range is put over."""
+    check_range(await _network(session, subnet), values)
+    others = await session.run(_OVERLAPPING, (subnet, range_id, values.low, values.high))
+    if others:
+        other = _range(others[0])
+        raise errors.RangeOverlap(f"{values} overlaps {other.values}", range=other)
+    if not newly_dynamic(before, values):
+        return 0
+    was_dynamic = before is not None and before.kind is RangeKind.DYNAMIC
+    known = (before.low, before.high) if before is not None and was_dynamic else (None, None)
+    span = (subnet, values.low, values.high, *known)
+    count = int((await session.run(f"SELECT count(*) {_RESERVED}", span))[0][0])
+    if count and not force:
+        listed = await session.run(
+            f"SELECT reservation_json(r) {_RESERVED} ORDER BY r.address LIMIT %s", (*span, MAX_LISTED)
+        )
+        raise errors.RangeOverReservations(
+            f"{count} {'address' if count == 1 else 'addresses'} of {values} are reserved: release them first, or take "
+            f"the range with force; then they stay with their holders, and the DHCP server must not lease them",
+            count=count,
+            reservations=[read_reservation(fact) for (fact,) in listed],
+        )
+    return count
+
+
+async def _network(session: Session, subnet: int) -> Network:
+    rows = await session.run("SELECT cidr::text FROM subnet WHERE id = %s", (subnet,))
+    if not rows:
+        raise errors.NotFound("this subnet is gone")
+    return network(rows[0][0])
+
+
+async def _audit(
+    session: Session,
+    change: Change,
+    action: str,
+    subnet: int,
+    range_id: int,
+    before: RangeValues | None,
+    after: RangeValues | None,
+    forced_over: int,
+) -> None:
+    where = {"subnet": format_id(Prefix.SUBNET, subnet)}
+    forced = {"forced_over_reservations": forced_over} if forced_over else {}
+    await write_audit(
+        session,
+        change,
+        action,
+        format_id(Prefix.ADDRESS_RANGE, range_id),
+        None if before is None else {**where, **before.summary},
+        None if after is None else {**where, **after.summary, **forced},
+    )
+
+
+def _range(row: Row) -> AddressRange:
+    return AddressRange(row[0], row[1], RangeValues(RangeKind(row[2]), row[3], row[4], row[5]), row[6])
+
+
+def _gone(range_id: int) -> errors.NotFound:
+    return errors.NotFound(f"there is no range {format_id(Prefix.ADDRESS_RANGE, range_id)} here")

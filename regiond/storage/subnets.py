@@ -1,0 +1,100 @@
+"""What can be asked and set of one subnet: how full it is, what is free, how long its addresses rest."""
+
+from collections import Counter
+
+from clusterd.protocol.addresses import address_to_int
+from regiond.domain import errors
+from regiond.domain.ids import Prefix, format_id
+from regiond.domain.networks import network
+from regiond.domain.views import Utilisation
+from regiond.storage.changes import Change, lock_subnet, write_audit
+from regiond.storage.pool import Pool, Session
+
+# One statement, so one snapshot: the numbers belong together.
+_UTILISATION = """
+SELECT s.cidr::text,
+       (SELECT coalesce(jsonb_object_agg(kind, n), '{}'::jsonb) FROM (
+            SELECT r.kind, count(*) AS n FROM reservation r
+            WHERE r.subnet = s.id AND r.status = 'active' GROUP BY r.kind) active),
+       (SELECT count(*) FROM reservation r WHERE r.subnet = s.id AND r.status = 'releasing'),
+       (SELECT coalesce(jsonb_agg(jsonb_build_array(g.kind, host(g.low), host(g.high))), '[]'::jsonb)
+        FROM address_range g WHERE g.subnet = s.id),
+       (SELECT count(DISTINCT i.address) FROM infrastructure_address i
+        WHERE i.subnet = s.id AND i.address BETWEEN s.first_usable AND s.last_usable),
+       (SELECT coalesce(sum(span_size(f.low, f.high)), 0) FROM free_range f WHERE f.subnet = s.id)
+FROM subnet s WHERE s.id = %s
+"""
+
+
+class SubnetStore:
+    """The only SQL about single subnets, but for their ranges and their checks. Raises NotFound."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def utilisation(self, subnet: int) -> Utilisation:
+        rows = await self._pool.query(_UTILISATION, (subnet,), retry=True)
+        if not rows:
+            raise _gone(subnet)
+        cidr, active, releasing, ranges, infrastructure, free = rows[0]
+        net = network(cidr)
+        in_ranges = Counter({"dynamic": 0, "reserved": 0})
+        for kind, low_text, high_text in ranges:
+            low = max(address_to_int(low_text)[1], net.first_usable)
+            high = min(address_to_int(high_text)[1], net.last_usable)
+            in_ranges[kind] += max(0, high - low + 1)
+        return Utilisation(
+            subnet=subnet,
+            cidr=cidr,
+            usable=net.last_usable - net.first_usable + 1,
+            active={"device": 0, "node": 0, "user": 0, **active},
+            releasing=releasing,
+            in_ranges=dict(in_ranges),
+            infrastructure=infrastructure,
+            free=int(free),
+        )
+
+    async def available(self, subnet: int, limit: int) -> list[str]:
+        """The lowest free addresses as of now: at most `limit` of them, lowest first. Nobody keeps them free."""
+        rows = await self._pool.query(
+            """SELECT s.cidr::text, host(f.low), host(f.high) FROM subnet s LEFT JOIN LATERAL (
+                   SELECT low, high FROM free_range WHERE subnet = s.id ORDER BY high LIMIT %s) f ON true
+               WHERE s.id = %s ORDER BY f.high""",
+            (limit, subnet),
+            retry=True,
+        )
+        if not rows:
+            raise _gone(subnet)
+        net = network(rows[0][0])
+        found: list[str] = []
+        for _, low_text, high_text in rows:
+            if low_text is None or len(found) == limit:
+                break
+            low, high = address_to_int(low_text)[1], address_to_int(high_text)[1]
+            found.extend(net.text(address) for address in range(low, min(high, low + limit - len(found) - 1) + 1))
+        return found
+
+    async def set_release_hold(self, change: Change, subnet: int, seconds: int) -> None:
+        """How long an address rests after its removal was confirmed; also for those that are resting now."""
+
+        async def update(session: Session) -> None:
+            await lock_subnet(session, subnet)
+            rows = await session.run("SELECT release_hold_seconds FROM subnet WHERE id = %s", (subnet,))
+            if not rows:
+                raise _gone(subnet)
+            if rows[0][0] == seconds:
+                return
+            await session.run("UPDATE subnet SET release_hold_seconds = %s WHERE id = %s", (seconds, subnet))
+            await session.run(
+                """UPDATE reservation SET free_at = confirmed_at + make_interval(secs => %s)
+                   WHERE subnet = %s AND status = 'releasing' AND confirmed_at IS NOT NULL""",
+                (seconds, subnet),
+            )
+            before, after = ({"release_hold_seconds": value} for value in (rows[0][0], seconds))
+            await write_audit(session, change, "subnet.change", format_id(Prefix.SUBNET, subnet), before, after)
+
+        await self._pool.transaction(update, retry=True)
+
+
+def _gone(subnet: int) -> errors.NotFound:
+    return errors.NotFound(f"there is no subnet {format_id(Prefix.SUBNET, subnet)}")
