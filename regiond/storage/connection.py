@@ -98,6 +98,9 @@ def split_hosts(dsn: str) -> tuple[str, ...]:
     )
 
 
+_CLOSED_BY_LIBPQ: Final = "server closed the connection unexpectedly"
+
+
 class _Cursor(txpostgres.Cursor):  # type: ignore[misc]
     """txpostgres' cursor, without its reading of every cancelled statement (a timeout, say) as our cancelling it."""
 
@@ -116,16 +119,30 @@ class _Wire(txpostgres.Connection):  # type: ignore[misc]
         self.on_notify: Callable[[str, str], None] | None = None
 
     def doRead(self) -> None:
-        try:
-            super().doRead()
-        except psycopg2.Error as error:
-            self._on_dead(error)
+        self._guarded(super().doRead)
 
     def doWrite(self) -> None:
+        self._guarded(super().doWrite)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
         try:
-            super().doWrite()
+            step()
         except psycopg2.Error as error:
             self._on_dead(error)
+        except ValueError:
+            if self.has_socket:
+                raise
+            self._on_dead(psycopg2.OperationalError(_CLOSED_BY_LIBPQ))
+
+    @property
+    def has_socket(self) -> bool:
+        """Whether there is a socket to watch. libpq closes a broken one by itself, and psycopg2 may not know."""
+        return not self.pollable().closed and self.pollable().fileno() >= 0
+
+    def cursorFinished(self, cursor: _Cursor) -> None:
+        """Watching the socket again is up to `Connection`, which knows whether there still is one."""
+        self._cursors.remove(cursor)
+        self.checkForNotifies()
 
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)
@@ -284,7 +301,7 @@ class Connection:
             for cursor in tuple(self._wire._cursors):
                 self._reactor.removeReader(cursor)
                 self._reactor.removeWriter(cursor)
-            if abruptly and not native.closed:
+            if abruptly and self._wire.has_socket:
                 _shut_down(native.fileno())
             self._reactor.removeReader(self._wire)
             self._reactor.removeWriter(self._wire)
@@ -303,8 +320,12 @@ class Connection:
 
     def _watch(self) -> None:
         """Give the socket back: an end, a notice or a notification may come at any time."""
-        if self._reason is None and not self._wire.pollable().closed:
+        if self._reason is not None:
+            return
+        if self._wire.has_socket:
             self._reactor.addReader(self._wire)
+        else:
+            self.abort(_CLOSED_BY_LIBPQ)
 
     async def _guarded(self, inner: "Deferred[Any]") -> None:
         """Wait for txpostgres without ever letting a cancellation reach it."""
