@@ -6,7 +6,7 @@ has something to tell a cluster takes its `Connection` from `Connections`.
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
@@ -18,10 +18,13 @@ from clusterd.protocol import commands, errors
 from clusterd.protocol.connection import Link, Responders
 from clusterd.protocol.values import HeldSubnet, InterfaceReport, RejectedMap, parse_name
 from regiond.domain.ids import Prefix, format_id, parse_id
+from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.reads import RegionIdentity
 from regiond.storage.topology import Registered
 
 MAX_TOPOLOGY_ROWS = 5000
+
+T = TypeVar("T")
 
 
 class Identify(Protocol):
@@ -122,7 +125,7 @@ class ClusterResponders(Responders):
         if self._connection is not None:
             raise errors.RegistrationRefused("this connection has registered already")
         name = self._identify(self._link, cluster)
-        registered = await self._listening.register(name, hostname, backend, software_version)
+        registered = await self._heard(self._listening.register(name, hostname, backend, software_version))
         connection = Connection(registered.cluster, name, registered.epoch, self._link)
         if not self._link.connected_now:
             # Gone while the database was asked; whoever registers next speaks for the cluster.
@@ -139,7 +142,7 @@ class ClusterResponders(Responders):
             former.link.abort()
         self._connection = connection
         self._connections.by_cluster[connection.cluster] = connection
-        await self._listening.registered(connection, history, held)
+        await self._heard(self._listening.registered(connection, history, held))
         self._log.info(
             "cluster {cluster} registered from {peer}",
             event="cluster.registered",
@@ -173,7 +176,7 @@ class ClusterResponders(Responders):
             if len(self._pages) >= pages:
                 reports = [report for _, rows in sorted(self._pages.items()) for report in rows]
                 self._pages = {}
-                await self._listening.topology(connection, reports)
+                await self._heard(self._listening.topology(connection, reports))
         return {}
 
     @commands.ReportHostMapState.responder
@@ -190,8 +193,31 @@ class ClusterResponders(Responders):
             raise errors.HistoryMismatch(self._identity.history)
         number = parse_id(Prefix.SUBNET, subnet)
         if number is not None:
-            await self._listening.host_map_state(connection, number, applied_generation, rejected, error)
+            await self._heard(self._listening.host_map_state(connection, number, applied_generation, rejected, error))
         return {}
+
+    async def _heard(self, listened: Awaitable[T]) -> T:
+        """What comes of it. A database that is away is nobody's bug: the cluster is told to come again."""
+        try:
+            return await listened
+        except DatabaseUnavailable as error:
+            self._log_database_away(error)
+            words = "the region's database does not answer now"
+            raise amp.RemoteAmpError(amp.UNKNOWN_ERROR_CODE, words, False) from error
+
+    async def _note_end(self, connection: Connection) -> None:
+        try:
+            await self._listening.disconnected(connection)
+        except DatabaseUnavailable as error:
+            self._log_database_away(error)  # it stays marked as connected until nothing was heard of it for a while
+
+    def _log_database_away(self, error: DatabaseUnavailable) -> None:
+        self._log.warn(
+            "what {peer} said or did is not recorded: {reason}",
+            event="link.database-away",
+            peer=self._link.peer,
+            reason=str(error)[:500],
+        )
 
     def _registered(self) -> Connection:
         if self._connection is None:
@@ -213,7 +239,7 @@ class ClusterResponders(Responders):
             cluster=connection.name,
             peer=self._link.peer,
         )
-        self._later(self._listening.disconnected(connection))
+        self._later(self._note_end(connection))
 
 
 class ClusterLinkFactory(Factory):

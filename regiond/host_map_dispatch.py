@@ -14,25 +14,54 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.protocols import amp
+from twisted.python.failure import Failure
 
-from clusterd.protocol import commands, errors
-from clusterd.protocol.arguments import HOST_MAPS, IDENTIFIERS, MAX_PAGE_ROWS
+from clusterd.protocol import errors
+from clusterd.protocol.arguments import MAX_PAGE_ROWS
 from clusterd.protocol.connection import CallTimedOut, LinkLost
 from clusterd.protocol.values import HeldSubnet, InterfaceReport, RejectedMap
 from regiond.cluster_rpc import Connection, Connections
 from regiond.domain.ids import Prefix, format_id, parse_id
-from regiond.domain.mutations import Acknowledge, Actor, Forgotten, Mutation, Step
-from regiond.storage.deliveries import DeliveryReads, DeliveryState, Difference
+from regiond.domain.mutations import Acknowledge, Actor, Forgotten, Mutation, Outcome, Step
+from regiond.host_map_calls import HostMapCalls
+from regiond.storage.deliveries import DeliveryState, Difference
 from regiond.storage.errors import DatabaseUnavailable
-from regiond.storage.topology import ClusterStore, Registered
-from regiond.storage.writer import Writer
+from regiond.storage.topology import Registered
 
 FIRST_BACK_OFF_SECONDS = 1.0
 LONGEST_BACK_OFF_SECONDS = 60.0
-TRANSFER_DEADLINE_SECONDS = 60.0
 MAX_ROUNDS = 10
+MAX_STEPS_PER_RECORD = 500
 
 REGION = Actor(None, "region", is_admin=True)
+
+
+class Clusters(Protocol):
+    """`storage.topology.ClusterStore`, as far as it is needed here."""
+
+    async def register(self, name: str, hostname: str, backend: str, software_version: str) -> Registered: ...
+
+    async def disconnected(self, registered: Registered) -> None: ...
+
+    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport]) -> object: ...
+
+
+class Deliveries(Protocol):
+    """`storage.deliveries.DeliveryReads`."""
+
+    async def held_by(self, clusters: Sequence[int]) -> list[DeliveryState]: ...
+
+    async def stragglers(self, clusters: Sequence[int]) -> list[DeliveryState]: ...
+
+    async def difference(self, subnet: int, accepted: int, at_most: int) -> Difference | None: ...
+
+    async def snapshot(self, subnet: int) -> Difference | None: ...
+
+
+class Mutations(Protocol):
+    """`storage.writer.Writer`."""
+
+    async def submit(self, mutation: Mutation) -> Outcome: ...
 
 
 class Announce(Protocol):
@@ -45,16 +74,21 @@ class Announce(Protocol):
 
 @dataclass(slots=True)
 class _Target:
-    """One cluster's delivery of one subnet while the cluster is connected."""
+    """One cluster's delivery of one subnet while the cluster is connected.
+
+    `role` is serving or draining, or foreign: the cluster holds a subnet that it never was to have, or not any more.
+    """
 
     connection: Connection
     subnet: int
+    cidr: str | None
     role: str
     accepted: int
     in_flight: bool = False
     again: bool = False
     replace: bool = False  # the cluster holds what no difference can build on: send the whole set
     backing_off: bool = False
+    delay: float = FIRST_BACK_OFF_SECONDS  # after the next failure
 
 
 @dataclass(slots=True)
@@ -86,9 +120,9 @@ class HostMapDispatch:
         self,
         clock: Any,
         connections: Connections,
-        clusters: ClusterStore,
-        reads: DeliveryReads,
-        writer: Writer,
+        clusters: Clusters,
+        reads: Deliveries,
+        writer: Mutations,
         history: str,
         announce: Announce,
     ) -> None:
@@ -99,8 +133,9 @@ class HostMapDispatch:
         self._writer = writer
         self._history = history
         self._announce = announce
+        self._calls = HostMapCalls(history)
         self._held = _Held()
-        self._back_off: dict[int, float] = {}
+        self._ready: dict[int, Connection] = {}  # by cluster, once its registration is recorded and answered
 
     # ---- what others tell ----
 
@@ -112,7 +147,7 @@ class HostMapDispatch:
 
     async def sweep(self) -> None:
         """Find the connected clusters that are not where they should be, and bring them there."""
-        for state in await self._reads.stragglers(self._connections.clusters()):
+        for state in await self._reads.stragglers(list(self._ready)):
             self._adopt(state)
 
     # ---- what clusters say (cluster_rpc.Listening) ----
@@ -122,28 +157,24 @@ class HostMapDispatch:
 
     async def registered(self, connection: Connection, history: str | None, held: Sequence[HeldSubnet]) -> None:
         """Record what the cluster really has, then deliver what it lacks (after it has the answer)."""
+        self._leave(connection.cluster)
         said = {} if history != self._history else {parse_id(Prefix.SUBNET, row.subnet): row for row in held}
         steps: list[Step] = []
         for state in await self._reads.held_by([connection.cluster]):
             row = said.pop(state.subnet, None)
-            if row is not None and await self._is_known_past(connection, state, row):
+            if row is not None and self._is_known_past(connection, state, row):
                 accepted, applied = row.accepted_generation, row.applied_generation
             else:
                 accepted, applied = 0, 0
             steps.append(Acknowledge(connection.cluster, state.subnet, accepted, applied, reset=True))
-        for start in range(0, len(steps), 500):
-            await self._record(*steps[start : start + 500])
-        self._held.drop_cluster(connection.cluster)
-        self._back_off.pop(connection.cluster, None)
-        forgotten = [number for number in said if number is not None]
-        self._clock.callLater(0, self._begin, connection, forgotten)
+        for start in range(0, len(steps), MAX_STEPS_PER_RECORD):
+            await self._record(*steps[start : start + MAX_STEPS_PER_RECORD])
+        foreign = [subnet for subnet in said if subnet is not None]
+        self._clock.callLater(0, self._begin, connection, foreign)
 
-    async def _is_known_past(self, connection: Connection, state: DeliveryState, row: HeldSubnet) -> bool:
+    def _is_known_past(self, connection: Connection, state: DeliveryState, row: HeldSubnet) -> bool:
         """Whether a difference can build on what the cluster holds: at the desired generation the digests compare."""
-        if row.accepted_generation != state.generation:
-            return True
-        desired = await self._reads.digest(state.subnet)
-        if desired is None or desired[0] != row.accepted_generation or desired[1] == row.digest:
+        if row.accepted_generation != state.generation or row.digest == state.digest:
             return True
         self._log.warn(
             "cluster {cluster} has other host maps of {subnet} at generation {generation}: sending all",
@@ -155,26 +186,34 @@ class HostMapDispatch:
         return False
 
     def _begin(self, connection: Connection, foreign: Sequence[int]) -> None:
-        async def begin() -> None:
-            for state in await self._reads.held_by([connection.cluster]):
-                self._adopt(state)
-            for subnet in foreign:
-                # Maps of a subnet that is not this cluster's any more: it would go on serving them.
-                if subnet not in self._held.by_cluster.get(connection.cluster, {}):
-                    await self._forget(connection, subnet)
+        if self._connections.get(connection.cluster) is connection:
+            self._ready[connection.cluster] = connection
+            self._run(self._adopt_all(connection, foreign), connection)
 
-        self._run(begin(), connection)
+    async def _adopt_all(self, connection: Connection, foreign: Sequence[int] = ()) -> None:
+        for state in await self._reads.held_by([connection.cluster]):
+            self._adopt(state)
+        if self._ready.get(connection.cluster) is connection:
+            for subnet in foreign:
+                # It would go on serving these for ever.
+                if subnet not in self._held.by_cluster.get(connection.cluster, {}):
+                    target = _Target(connection, subnet, None, "foreign", 0)
+                    self._held.put(target)
+                    self._kick(target)
 
     async def disconnected(self, connection: Connection) -> None:
-        if self._connections.get(connection.cluster) is None:
-            self._held.drop_cluster(connection.cluster)
+        if self._ready.get(connection.cluster) is connection:
+            self._leave(connection.cluster)
         await self._clusters.disconnected(Registered(connection.cluster, connection.epoch))
+
+    def _leave(self, cluster: int) -> None:
+        self._ready.pop(cluster, None)
+        self._held.drop_cluster(cluster)
 
     async def topology(self, connection: Connection, reports: Sequence[InterfaceReport]) -> None:
         await self._clusters.apply_topology(connection.cluster, reports)
         self._announce.topology_changed()
-        for state in await self._reads.held_by([connection.cluster]):
-            self._adopt(state)
+        await self._adopt_all(connection)
 
     async def host_map_state(
         self, connection: Connection, subnet: int, applied: int, rejected: Sequence[RejectedMap], error: str | None
@@ -187,14 +226,16 @@ class HostMapDispatch:
 
     def _adopt(self, state: DeliveryState) -> None:
         """Make or refresh the target of a delivery whose cluster is connected here, and look at it."""
-        connection = self._connections.get(state.cluster)
+        connection = self._ready.get(state.cluster)
         if connection is None:
             return
         target = self._held.by_cluster.get(state.cluster, {}).get(state.subnet)
-        if target is None or target.connection is not connection:
-            target = _Target(connection, state.subnet, state.role, state.accepted_generation)
+        if target is None:
+            target = _Target(connection, state.subnet, state.cidr, state.role, state.accepted_generation)
             self._held.put(target)
-        target.role = state.role
+        elif not target.in_flight:
+            target.accepted = state.accepted_generation
+        target.cidr, target.role = state.cidr, state.role
         if state.role == "draining" or state.accepted_generation != state.generation:
             self._kick(target)
 
@@ -209,26 +250,34 @@ class HostMapDispatch:
         try:
             for _ in range(MAX_ROUNDS):
                 target.again = False
-                if target.role == "draining":
-                    await self._forget(target.connection, target.subnet)
-                    await self._record(Forgotten(target.connection.cluster, target.subnet))
-                    self._held.drop(target)
-                    return
-                settled = await self._bring_up_to_date(target)
+                settled = await (self._bring_up_to_date(target) if target.role == "serving" else self._forget(target))
                 if settled and not target.again:
-                    return
+                    break
             if not settled:
                 raise errors.DigestMismatch(f"not settled after {MAX_ROUNDS} attempts")
+            target.delay = FIRST_BACK_OFF_SECONDS
         except (LinkLost, CallTimedOut, amp.RemoteAmpError, DatabaseUnavailable, errors.ProtocolError) as error:
             self._retry(target, error)
         finally:
             target.in_flight = False
         if target.again:
-            self._kick(target)
+            self._kick_if_current(target)
+
+    async def _forget(self, target: _Target) -> bool:
+        """Whether the cluster, which has no host map of the subnet now, is to have none."""
+        cluster = target.connection.cluster
+        await self._calls.forget(target.connection, target.subnet, target.cidr)
+        await self._record(Forgotten(cluster, target.subnet))
+        target.accepted = 0
+        if target.role == "serving":  # again, since we asked
+            return False
+        self._held.drop(target)
+        return True
 
     async def _bring_up_to_date(self, target: _Target) -> bool:
         """One delivery of what is missing; whether the cluster is now where it was desired when this began."""
-        change = await self._reads.difference(target.subnet, target.accepted, MAX_PAGE_ROWS)
+        cluster, subnet = target.connection.cluster, target.subnet
+        change = await self._reads.difference(subnet, target.accepted, MAX_PAGE_ROWS)
         if change is None or change.to_generation == target.accepted:
             return True
         if change.to_generation < target.accepted:
@@ -236,141 +285,50 @@ class HostMapDispatch:
                 "cluster {cluster} is ahead of the region on {subnet}: {accepted} over {generation}",
                 event="delivery.ahead",
                 cluster=target.connection.name,
-                subnet=format_id(Prefix.SUBNET, target.subnet),
+                subnet=format_id(Prefix.SUBNET, subnet),
                 accepted=target.accepted,
                 generation=change.to_generation,
             )
-            await self._record(
-                Acknowledge(
-                    target.connection.cluster,
-                    target.subnet,
-                    error=f"the cluster is at generation {target.accepted}, the region at {change.to_generation}: "
-                    "the region has lost commits",
-                )
+            raise errors.SnapshotOlder(
+                f"the cluster is at generation {target.accepted}, the region at {change.to_generation}: "
+                "the region has lost commits"
             )
-            return True
         try:
-            if target.replace or change.too_long:
-                snapshot = await self._reads.snapshot(target.subnet)
-                if snapshot is None:
-                    return True
-                accepted = await self._transfer(target, snapshot)
-            else:
-                accepted = await self._apply(target, change)
+            accepted = await self._send(target, change)
         except errors.GenerationMismatch as mismatch:
             if change.from_generation == 0:
                 # It holds something after all, which at its registration was not what this region sent.
                 target.replace = True
                 return False
+            await self._record(Acknowledge(cluster, subnet, accepted_generation=mismatch.accepted, reset=True))
             target.accepted = mismatch.accepted
-            await self._record(
-                Acknowledge(target.connection.cluster, target.subnet, accepted_generation=target.accepted, reset=True)
-            )
             return False
         except errors.DigestMismatch:
             self._log.warn(
                 "cluster {cluster} would have other host maps of {subnet} at generation {generation}: sending all",
                 event="delivery.digest-differs",
                 cluster=target.connection.name,
-                subnet=format_id(Prefix.SUBNET, target.subnet),
+                subnet=format_id(Prefix.SUBNET, subnet),
                 generation=change.to_generation,
             )
+            if target.replace:
+                raise  # all was sent: the digest that is kept here is wrong
             target.replace = True
             return False
         except errors.HistoryMismatch:
             # It registered with another past than ours: let it register again.
             target.connection.link.abort()
             return True
-        target.accepted = accepted
-        target.replace = False
-        self._back_off.pop(target.connection.cluster, None)
-        await self._record(
-            Acknowledge(target.connection.cluster, target.subnet, accepted_generation=accepted, reset=False)
-        )
+        await self._record(Acknowledge(cluster, subnet, accepted_generation=accepted))
+        target.accepted, target.replace = accepted, False
         return True
 
-    async def _apply(self, target: _Target, change: Difference) -> int:
-        try:
-            answer = await target.connection.link.call(
-                commands.ApplyHostMaps,
-                history=self._history,
-                subnet=format_id(Prefix.SUBNET, target.subnet),
-                cidr=change.cidr,
-                from_generation=change.from_generation,
-                to_generation=change.to_generation,
-                digest=change.digest,
-                upserts=change.upserts,
-                removals=change.removals,
-                request_ids=change.request_ids,
-            )
-        except errors.MalformedArgument:
-            # 500 maps with long identifiers can be more than one value holds.
-            return await self._transfer(target, change, from_generation=change.from_generation)
-        self._log.info(
-            "cluster {cluster} accepted {upserts} host maps and {removals} removals of {cidr}",
-            event="delivery.accepted",
-            cluster=target.connection.name,
-            subnet=format_id(Prefix.SUBNET, target.subnet),
-            cidr=change.cidr,
-            generation=change.to_generation,
-            upserts=len(change.upserts),
-            removals=len(change.removals),
-            request_ids=sorted(set(change.request_ids)),
-        )
-        return int(answer["accepted_generation"])
-
-    async def _transfer(self, target: _Target, change: Difference, from_generation: int | None = None) -> int:
-        link, subnet = target.connection.link, format_id(Prefix.SUBNET, target.subnet)
-        await link.call(
-            commands.BeginTransfer,
-            history=self._history,
-            subnet=subnet,
-            cidr=change.cidr,
-            from_generation=from_generation,
-            to_generation=change.to_generation,
-            digest=change.digest,
-            count=len(change.upserts) + len(change.removals),
-        )
-        for upserts in HOST_MAPS.pages_of(change.upserts):
-            await link.call(
-                commands.TransferPage, subnet=subnet, to_generation=change.to_generation, upserts=upserts, removals=()
-            )
-        for removals in IDENTIFIERS.pages_of(change.removals):
-            if removals:
-                await link.call(
-                    commands.TransferPage,
-                    subnet=subnet,
-                    to_generation=change.to_generation,
-                    upserts=(),
-                    removals=removals,
-                )
-        answer = await link.call(
-            commands.CommitTransfer,
-            deadline=TRANSFER_DEADLINE_SECONDS,
-            subnet=subnet,
-            to_generation=change.to_generation,
-        )
-        self._log.info(
-            "cluster {cluster} accepted all {upserts} host maps of {cidr}",
-            event="delivery.transferred",
-            cluster=target.connection.name,
-            subnet=subnet,
-            cidr=change.cidr,
-            generation=change.to_generation,
-            upserts=len(change.upserts),
-            removals=len(change.removals),
-            snapshot=from_generation is None,
-        )
-        return int(answer["accepted_generation"])
-
-    async def _forget(self, connection: Connection, subnet: int) -> None:
-        name = format_id(Prefix.SUBNET, subnet)
-        await connection.link.call(
-            commands.ForgetSubnet, deadline=TRANSFER_DEADLINE_SECONDS, history=self._history, subnet=name
-        )
-        self._log.info(
-            "cluster {cluster} forgot {subnet}", event="delivery.forgotten", cluster=connection.name, subnet=name
-        )
+    async def _send(self, target: _Target, change: Difference) -> int:
+        if target.replace or change.too_long:
+            snapshot = await self._reads.snapshot(target.subnet)
+            if snapshot is not None:
+                return await self._calls.send_snapshot(target.connection, target.subnet, snapshot)
+        return await self._calls.send_difference(target.connection, target.subnet, change)
 
     # ---- around it ----
 
@@ -379,38 +337,40 @@ class HostMapDispatch:
         self._announce.acknowledged({step.subnet for step in steps if isinstance(step, Acknowledge | Forgotten)})
 
     def _retry(self, target: _Target, error: Exception) -> None:
-        cluster = target.connection.cluster
-        if self._connections.get(cluster) is not target.connection:
+        connection = target.connection
+        if self._ready.get(connection.cluster) is not connection:
             return
-        delay = self._back_off.get(cluster, FIRST_BACK_OFF_SECONDS)
-        self._back_off[cluster] = min(delay * 2, LONGEST_BACK_OFF_SECONDS)
+        delay = target.delay
+        target.delay = min(delay * 2, LONGEST_BACK_OFF_SECONDS)
         self._log.warn(
             "delivery to cluster {cluster} failed, again in {delay} s: {reason}",
             event="delivery.failed",
-            cluster=target.connection.name,
+            cluster=connection.name,
             subnet=format_id(Prefix.SUBNET, target.subnet),
             delay=delay,
             reason=f"{type(error).__name__}: {error}"[:500],
         )
         target.again = False
         target.backing_off = True
-        self._clock.callLater(delay, self._kick_if_current, target)
+        self._clock.callLater(delay, self._try_again, target)
+        if isinstance(error, errors.ProtocolError):
+            # The cluster's own words, for whoever asks why it is not applied.
+            said = Acknowledge(connection.cluster, target.subnet, error=str(error)[:500])
+            self._run(self._record(said), connection)
+
+    def _try_again(self, target: _Target) -> None:
+        target.backing_off = False
+        self._kick_if_current(target)
 
     def _kick_if_current(self, target: _Target) -> None:
-        target.backing_off = False
         if self._held.by_cluster.get(target.connection.cluster, {}).get(target.subnet) is target:
             self._kick(target)
 
     def _run(self, work: Any, connection: Connection) -> None:
-        Deferred.fromCoroutine(work).addErrback(
-            lambda failure: (
+        def failed(failure: Failure) -> None:
+            if not failure.check(DatabaseUnavailable):  # which the sweep makes up for
                 self._log.failure(
-                    "delivery to cluster {cluster} failed",
-                    failure,
-                    event="delivery.bug",
-                    cluster=connection.name,
+                    "delivery to cluster {cluster} failed", failure, event="delivery.bug", cluster=connection.name
                 )
-                if not failure.check(LinkLost, DatabaseUnavailable)
-                else None
-            )
-        )
+
+        Deferred.fromCoroutine(work).addErrback(failed)

@@ -11,13 +11,15 @@ from regiond.storage.pool import Pool
 
 @dataclass(frozen=True, slots=True)
 class DeliveryState:
-    """One holder of one subnet, as it is recorded."""
+    """One holder of one subnet, as it is recorded; `generation` and `digest` are what is desired."""
 
     cluster: int
     subnet: int
+    cidr: str
     role: str
     accepted_generation: int
     generation: int
+    digest: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +49,25 @@ class DeliveryReads:
     async def held_by(self, clusters: Sequence[int]) -> list[DeliveryState]:
         """Every subnet that these clusters hold, serving or draining."""
         rows = await self._pool.query(
-            """SELECT d.cluster, d.subnet, d.role, d.accepted_generation, s.generation
+            """SELECT d.cluster, d.subnet, s.cidr::text, d.role, d.accepted_generation, s.generation, s.digest
                FROM delivery d JOIN subnet s ON s.id = d.subnet
                WHERE d.cluster = ANY(%s) AND d.role <> 'former'""",
             (list(clusters),),
             retry=True,
         )
-        return [DeliveryState(*row) for row in rows]
+        return [_state(*row) for row in rows]
 
     async def stragglers(self, clusters: Sequence[int]) -> list[DeliveryState]:
         """Those of `held_by` that have not accepted what is desired, or have to forget it."""
         rows = await self._pool.query(
-            """SELECT d.cluster, d.subnet, d.role, d.accepted_generation, s.generation
+            """SELECT d.cluster, d.subnet, s.cidr::text, d.role, d.accepted_generation, s.generation, s.digest
                FROM delivery d JOIN subnet s ON s.id = d.subnet
                WHERE d.cluster = ANY(%s)
                  AND (d.role = 'draining' OR d.role = 'serving' AND d.accepted_generation <> s.generation)""",
             (list(clusters),),
             retry=True,
         )
-        return [DeliveryState(*row) for row in rows]
+        return [_state(*row) for row in rows]
 
     async def difference(self, subnet: int, accepted: int, at_most: int) -> Difference | None:
         """From a known generation to the desired one; None when the subnet is gone."""
@@ -91,10 +93,11 @@ class DeliveryReads:
         )
         return _difference(rows, 0, len(rows)) if rows else None
 
-    async def digest(self, subnet: int) -> tuple[int, int] | None:
-        """The desired generation and its digest."""
-        rows = await self._pool.query("SELECT generation, digest FROM subnet WHERE id = %s", (subnet,), retry=True)
-        return (rows[0][0], from_signed(rows[0][1])) if rows else None
+
+def _state(
+    cluster: int, subnet: int, cidr: str, role: str, accepted: int, generation: int, digest: int
+) -> DeliveryState:
+    return DeliveryState(cluster, subnet, cidr, role, accepted, generation, from_signed(digest))
 
 
 def _difference(rows: Sequence[Row], accepted: int, at_most: int) -> Difference:

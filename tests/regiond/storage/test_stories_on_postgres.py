@@ -6,6 +6,8 @@ import pytest_twisted
 from hypothesis import HealthCheck, given, settings
 from twisted.internet import reactor as global_reactor
 
+from regiond.storage.deliveries import DeliveryReads, Difference
+from tests.fakes.storage import FakeStorage
 from tests.fakes.tables_world import TablesWorld
 from tests.regiond.domain.player import Player
 from tests.regiond.domain.stories import Story, stories
@@ -29,3 +31,26 @@ async def test_a_story_goes_the_same_way_on_postgresql_and_in_memory(database: s
         for subnet in world.subnets:
             assert await region.digest_is_right(subnet)
         assert await region.tiles(world.subnets)
+        await compare_reads(DeliveryReads(region.pool), FakeStorage(twin.tables), world)
+
+
+async def compare_reads(real: DeliveryReads, fake: FakeStorage, world: PostgresWorld) -> None:
+    """The fake of what the dispatcher reads answers as the real one, whatever the order of rows."""
+    for question in ("held_by", "stragglers"):
+        answers = [await getattr(reads, question)(world.clusters) for reads in (real, fake)]
+        assert sorted(map(str, answers[0])) == sorted(map(str, answers[1]))
+    for subnet in world.subnets:
+        assert _content(await real.snapshot(subnet)) == _content(await fake.snapshot(subnet))
+        for accepted in range(5):
+            for at_most in (1, 500):
+                one = await real.difference(subnet, accepted, at_most)
+                assert _content(one) == _content(await fake.difference(subnet, accepted, at_most))
+    assert await real.difference(0, 0, 1) is await fake.difference(0, 0, 1) is None
+
+
+def _content(change: Difference | None) -> object:
+    assert change is not None
+    assert len(change.request_ids) == len(change.upserts) + len(change.removals)
+    changes = [*change.upserts, *change.removals]
+    named = sorted(zip(map(str, changes), change.request_ids, strict=True))
+    return change.cidr, change.from_generation, change.to_generation, change.digest, named, change.too_long

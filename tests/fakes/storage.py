@@ -1,0 +1,151 @@
+"""The storage around the dispatcher, over `Tables`: what it reads and what it writes, and outages of both.
+
+`tests/regiond/storage/test_stories_on_postgres.py` compares the reads with those of the real database.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from twisted.internet.defer import Deferred
+
+from clusterd.protocol.values import HostMap, Identifier, IdentifierKind, InterfaceReport
+from regiond.domain.errors import DomainError
+from regiond.domain.mutations import Mutation, Outcome, Step
+from regiond.storage.batch import from_signed
+from regiond.storage.deliveries import DeliveryState, Difference
+from regiond.storage.errors import DatabaseUnavailable
+from regiond.storage.topology import Registered
+from tests.fakes.tables import Row, Tables
+from tests.fakes.tables_world import commit
+
+
+@dataclass
+class FakeStorage:
+    """`Deliveries`, `Mutations`, `Clusters` and `Announce` of the dispatcher in one."""
+
+    tables: Tables
+    down: bool = False
+    recorded: list[Step] = field(default_factory=list)
+    topologies: list[tuple[int, tuple[InterfaceReport, ...]]] = field(default_factory=list)
+    ended: list[Registered] = field(default_factory=list)
+    epochs: dict[int, int] = field(default_factory=dict)
+    announced: list[frozenset[int]] = field(default_factory=list)
+    topology_changes: int = 0
+    _held: list[Deferred[None]] | None = None
+
+    # ---- a test's handle ----
+
+    def hold(self) -> None:
+        """Leave what is asked from now on unanswered until `let_go`."""
+        self._held = []
+
+    def let_go(self) -> None:
+        held, self._held = self._held or [], None
+        for one in held:
+            one.callback(None)
+
+    async def _turn(self) -> None:
+        if self._held is not None:
+            turn: Deferred[None] = Deferred()
+            self._held.append(turn)
+            await turn
+        if self.down:
+            raise DatabaseUnavailable("down for a test")
+
+    # ---- Mutations ----
+
+    async def submit(self, mutation: Mutation) -> Outcome:
+        await self._turn()
+        self.recorded.extend(mutation.steps)
+        (outcome,) = commit(self.tables, [mutation])
+        if isinstance(outcome, DomainError):
+            raise outcome
+        return outcome
+
+    # ---- Clusters ----
+
+    async def register(self, name: str, hostname: str, backend: str, software_version: str) -> Registered:
+        await self._turn()
+        (cluster,) = (id_ for id_, known in self.tables.clusters.items() if known == name)
+        self.epochs[cluster] = self.epochs.get(cluster, 0) + 1
+        return Registered(cluster, self.epochs[cluster])
+
+    async def disconnected(self, registered: Registered) -> None:
+        await self._turn()
+        self.ended.append(registered)
+
+    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport]) -> None:
+        await self._turn()
+        self.topologies.append((cluster, tuple(reports)))
+
+    # ---- Announce ----
+
+    def acknowledged(self, subnets: Iterable[int]) -> None:
+        self.announced.append(frozenset(subnets))
+
+    def topology_changed(self) -> None:
+        self.topology_changes += 1
+
+    # ---- Deliveries ----
+
+    async def held_by(self, clusters: Sequence[int]) -> list[DeliveryState]:
+        await self._turn()
+        return [
+            self._state(row)
+            for row in self.tables.deliveries.values()
+            if row["cluster"] in clusters and row["role"] != "former"
+        ]
+
+    async def stragglers(self, clusters: Sequence[int]) -> list[DeliveryState]:
+        return [
+            state
+            for state in await self.held_by(clusters)
+            if state.role == "draining" or state.accepted_generation != state.generation
+        ]
+
+    async def difference(self, subnet: int, accepted: int, at_most: int) -> Difference | None:
+        await self._turn()
+        rows = sorted(
+            (row for row in self._maps(subnet) if row["generation"] > accepted), key=lambda row: int(row["generation"])
+        )
+        return self._difference(subnet, accepted, rows, too_long=len(rows) > at_most)
+
+    async def snapshot(self, subnet: int) -> Difference | None:
+        await self._turn()
+        return self._difference(subnet, 0, [row for row in self._maps(subnet) if not row["removed"]], too_long=False)
+
+    def _maps(self, subnet: int) -> list[Row]:
+        return [row for row in self.tables.maps.values() if row["subnet"] == subnet]
+
+    def _state(self, row: Row) -> DeliveryState:
+        subnet = self.tables.subnets[row["subnet"]]
+        return DeliveryState(
+            row["cluster"],
+            row["subnet"],
+            subnet["cidr"],
+            row["role"],
+            row["accepted_generation"],
+            subnet["generation"],
+            from_signed(subnet["digest"]),
+        )
+
+    def _difference(self, subnet: int, accepted: int, rows: Sequence[Row], *, too_long: bool) -> Difference | None:
+        known = self.tables.subnets.get(subnet)
+        if known is None:
+            return None
+        put = [] if too_long else [row for row in rows if not row["removed"]]
+        removed = [] if too_long else [row for row in rows if row["removed"]]
+        return Difference(
+            cidr=known["cidr"],
+            from_generation=accepted,
+            to_generation=known["generation"],
+            digest=from_signed(known["digest"]),
+            upserts=[HostMap(_identifier(row), row["address"], row["hostname"]) for row in put],
+            removals=[_identifier(row) for row in removed],
+            request_ids=[row["request_id"] for row in (*put, *removed)],
+            too_long=too_long,
+        )
+
+
+def _identifier(row: Row) -> Identifier:
+    return Identifier(IdentifierKind(row["kind"]), bytes.fromhex(row["identifier"]))

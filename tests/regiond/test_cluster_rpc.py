@@ -1,0 +1,106 @@
+"""What the region answers to a cluster's own commands."""
+
+from typing import Any
+
+import pytest
+
+from clusterd.protocol import errors
+from clusterd.protocol.commands import PROTOCOL_VERSION, Register, ReportTopology
+from clusterd.protocol.values import InterfaceReport
+from tests.fakes.cluster import FakeCluster
+from tests.regiond.site import (
+    HISTORY,
+    NET,
+    RACK,
+    RACK_8,
+    SUBNET,
+    Site,
+    cluster,
+    site,
+)
+
+__all__ = ["cluster", "site"]
+
+
+# ---- what clusters report ----
+
+
+def test_a_state_is_recorded_and_announced(site: Site, cluster: FakeCluster) -> None:
+    site.register(cluster)
+    site.claim()
+    site.storage.announced.clear()
+    site.ask(cluster.report(SUBNET, 1, HISTORY))
+    assert site.recorded() == ("serving", 1, 1)
+    assert site.storage.announced == [frozenset({NET})]
+    site.ask(cluster.report("sn-nonsense", 1, HISTORY))
+    with pytest.raises(errors.HistoryMismatch):
+        site.ask(cluster.report(SUBNET, 1, "another"))
+
+
+def test_nothing_but_a_registration_is_answered_first(site: Site, cluster: FakeCluster) -> None:
+    site.connect(cluster)
+    with pytest.raises(errors.NotRegistered):
+        site.ask(cluster.report(SUBNET, 1, HISTORY))
+
+
+def _reports(count: int) -> list[InterfaceReport]:
+    return [InterfaceReport(f"eth{n}", f"10.{n}.0.0/16", (f"10.{n}.0.1",)) for n in range(count)]
+
+
+def _send_pages(site: Site, cluster: FakeCluster, sequence: int, pages: dict[int, list[InterfaceReport]]) -> None:
+    assert cluster.link is not None
+    for page, rows in pages.items():
+        site.ask(
+            cluster.link.call(ReportTopology, sequence=sequence, page=page, pages=len(pages), interfaces=tuple(rows))
+        )
+
+
+def test_a_topology_is_applied_when_its_last_page_is_there(site: Site, cluster: FakeCluster) -> None:
+    site.register(cluster)
+    rows = _reports(3)
+    _send_pages(site, cluster, 1, {1: rows[2:], 0: rows[:2]})
+    assert site.storage.topologies == [(RACK, tuple(rows))]
+    assert site.storage.topology_changes == 1
+    _send_pages(site, cluster, 0, {0: rows[:1]})
+    assert len(site.storage.topologies) == 1, "an older picture is ignored"
+    _send_pages(site, cluster, 2, {0: rows[:1]})
+    assert site.storage.topologies[-1] == (RACK, tuple(rows[:1]))
+
+
+def test_a_subnet_that_a_topology_brings_is_delivered(site: Site, cluster: FakeCluster) -> None:
+    del site.tables.deliveries[NET, RACK]
+    site.register(cluster)
+    site.claim()
+    assert cluster.calls == []
+    site.tables.add_delivery(NET, RACK, "serving")
+    _send_pages(site, cluster, 1, {0: _reports(1)})
+    assert site.is_settled(cluster)
+
+
+def test_two_clusters_are_delivered_to_independently(site: Site, cluster: FakeCluster) -> None:
+    other = FakeCluster("rack-8")
+    site.tables.add_delivery(NET, RACK_8, "serving")
+    site.register(cluster)
+    site.register(other)
+    cluster.hold()
+    site.claim()
+    assert site.recorded(RACK_8)[1] == 1
+    assert site.recorded(RACK)[1] == 0
+    cluster.let_go()
+    site.flush()
+    assert site.recorded(RACK)[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [(None, "needs the cluster's name"), ("../etc", "not a name"), ("", "needs|not a name")]
+)
+def test_a_cluster_without_a_proper_name_is_refused(site: Site, name: str | None, reason: str) -> None:
+    nameless = FakeCluster("x")
+    site.connect(nameless)
+    named: dict[str, Any] = {} if name is None else {"cluster": name}
+    common: dict[str, Any] = {"software_version": "1", "hostname": "h", "backend": "b", "held": ()}
+    assert nameless.link is not None
+    with pytest.raises(errors.RegistrationRefused, match=reason):
+        site.ask(nameless.link.call(Register, protocol_version=PROTOCOL_VERSION, **common, **named))
+    with pytest.raises(errors.IncompatibleVersion):
+        site.ask(nameless.link.call(Register, protocol_version=99, cluster="rack-7", **common))
