@@ -358,5 +358,5 @@ class Monitor:
         return None
 
     def connectionLost(self, reason: Failure) -> None:
-        self._log.failure("the kernel's announcements of changes ended", reason, event="topology.watch_lost")
+        self._log.failure("the kernel's announcements of changes ended", reason, event="topology.watch-lost")
         self.stop()

@@ -171,13 +171,13 @@ class TopologyReporter:
     def _complain(self, failure: Failure) -> None:
         """The same complaint again, every half minute for days, is told at level debug only."""
         if failure.check(OSError, ValueError, NotReported) is None:
-            self._log.failure("reporting the interfaces failed", failure, event="topology.report_failed")
+            self._log.failure("reporting the interfaces failed", failure, event="topology.report-failed")
             return
         complaint = failure.getErrorMessage()
         self._log.emit(
             LogLevel.debug if complaint == self._last_complaint else LogLevel.warn,
             "interfaces not reported: {error}",
-            event="topology.report_failed",
+            event="topology.report-failed",
             error=complaint,
             attempts=self._failures,
         )

@@ -129,7 +129,7 @@ class DnsmasqBackend:
         if many and not self._many:
             _log.warn(
                 "{count} IPv4 host maps: dnsmasq answers nobody for about {seconds} s after each change",
-                event="dnsmasq.many_host_maps",
+                event="dnsmasq.many-host-maps",
                 count=count,
                 seconds=round(0.6 * (count / 20_000) ** 2, 1),
                 limit=self.capabilities.max_host_maps,

@@ -100,7 +100,7 @@ class FileBackend:
         for line in parsed.unreadable:
             _log.warn(
                 "{path} line {line} is no host map: {reason}",
-                event="hosts_file.unreadable_line",
+                event="hosts-file.unreadable-line",
                 path=str(self.path),
                 line=line.number,
                 text=line.text[:200],
@@ -108,7 +108,7 @@ class FileBackend:
             )
         lines = HostLines(sorted(parsed.host_maps, key=_file_order))
         if self._version is not None and lines.render() != text:
-            _log.warn("{path} was edited; its form is put right", event="hosts_file.edited", path=str(self.path))
+            _log.warn("{path} was edited; its form is put right", event="hosts-file.edited", path=str(self.path))
             self._write(lines)
         self._lines = lines
         return lines

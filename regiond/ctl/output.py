@@ -29,10 +29,16 @@ def plain(value: Any) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
 
 
+# Of a releasing reservation the region tells how far the removal of its host map is.
+_REMOVAL_STATES: dict[str | None, str] = {"applied": "removed", "pending": "being removed"}
+
+
 def reservation_rows(reservations: Iterable[Mapping[str, Any]]) -> Iterable[Sequence[Any]]:
     """The cells of RESERVATION_COLUMNS."""
     for each in reservations:
         state = each["host_map"]["state"] if each["host_map"] else None
+        if each["status"] == "releasing":
+            state = _REMOVAL_STATES.get(state, state)
         identifier = ",".join(each["macs"]) or each["client_id"] or each["duid"]
         yield (
             each["id"],

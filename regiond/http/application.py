@@ -109,7 +109,7 @@ class Application:
         except DatabaseUnavailable as error:
             self._log.warn(
                 "no answer from the database: {reason}",
-                event="http.database_unavailable",
+                event="http.database-unavailable",
                 reason=str(error),
                 outcome_unknown=error.outcome_unknown,
                 request_id=exchange.request_id,
@@ -168,7 +168,7 @@ class Application:
         reference = secrets.token_hex(6)
         self._log.failure(
             "a request failed: {method} {path}",
-            event="http.internal_error",
+            event="http.internal-error",
             method=exchange.incoming.method,
             path=exchange.path[:MAX_LOGGED_PATH],
             reference=reference,

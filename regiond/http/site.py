@@ -144,7 +144,7 @@ class ApiSite(http.HTTPFactory):
         request.finish()
 
     def _broken(self, failure: Failure, request: ApiRequest) -> None:
-        self._log.failure("an answer could not be sent", failure, event="http.send_failed")
+        self._log.failure("an answer could not be sent", failure, event="http.send-failed")
         request.transport.abortConnection()
 
     def _served(self, _: None) -> None:

@@ -88,6 +88,7 @@ class Child(ProcessProtocol):
         self._second, self._this_second, self._suppressed = -1, 0, 0
         self._draining: IDelayedCall | None = None
         self.status: int | None = None
+        self.told_to_end = False
         self.ended: Deferred[int] = Deferred()
 
     @property
@@ -101,7 +102,8 @@ class Child(ProcessProtocol):
         return "\n".join(self._words)
 
     def send(self, signal_number: int) -> None:
-        """Send a signal; a process that has ended already is not an error."""
+        """Send a signal that ends it; a process that has ended already is not an error."""
+        self.told_to_end = True
         with contextlib.suppress(ProcessExitedAlready):
             self.transport.signalProcess(signal_number)  # type: ignore[union-attr]
 
@@ -146,14 +148,15 @@ class Child(ProcessProtocol):
         if self._this_second > LINES_PER_SECOND:
             self._suppressed += 1
             return
-        emit = self._log.warn if _SERIOUS.match(line) else self._log.debug
+        # A server that is told to stop calls the end of each connection FATAL.
+        emit = self._log.warn if _SERIOUS.match(line) and not self.told_to_end else self._log.debug
         emit("{program}: {line}", event="postgres.log", program=self._program, line=line)
 
     def _tell_suppressed(self) -> None:
         if self._suppressed:
             self._log.warn(
                 "{program} wrote {lines} more lines in one second",
-                event="postgres.log_suppressed",
+                event="postgres.log-suppressed",
                 program=self._program,
                 lines=self._suppressed,
             )

@@ -122,7 +122,7 @@ class EmbeddedPostgres:
                     break
                 self._log.warn(
                     "PostgreSQL did not stop within {seconds} s of signal {signal_number}",
-                    event="postgres.stop_slow",
+                    event="postgres.stop-slow",
                     seconds=patience,
                     signal_number=int(signal_number),
                 )

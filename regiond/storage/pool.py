@@ -363,7 +363,7 @@ class Pool:
             return
         self._deaths += 1
         self._trouble = reason
-        self._log.warn("a connection to the database died: {reason}", event="database.connection_lost", reason=reason)
+        self._log.warn("a connection to the database died: {reason}", event="database.connection-lost", reason=reason)
         if self._reactor.seconds() - connection.born < YOUNG_SECONDS:
             self._back_off()
         else:
@@ -426,7 +426,7 @@ class Pool:
             self._refill_in(0.0)
 
     def _bug(self, failure: Failure) -> None:
-        self._log.failure("a connection attempt broke", failure, event="database.connect_bug")
+        self._log.failure("a connection attempt broke", failure, event="database.connect-bug")
 
 
 async def _awaited(work: Work[T], session: Session) -> T:

@@ -250,7 +250,7 @@ def test_expected_failures_are_warned_of_once_without_a_traceback(world: World) 
         world.change_to(B)
         for _ in range(40):
             world.clock.advance(1)
-    failed = [event for event in seen if event.get("event") == "topology.report_failed"]
+    failed = [event for event in seen if event.get("event") == "topology.report-failed"]
     assert [event["log_level"] for event in failed[:2]] == [LogLevel.warn, LogLevel.debug]
     assert {event["log_level"] for event in failed[1:]} == {LogLevel.debug}
     assert failed[0]["error"] == "no connection"

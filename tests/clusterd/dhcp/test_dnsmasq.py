@@ -194,7 +194,7 @@ def test_warns_once_above_twenty_thousand(backend: DnsmasqBackend, clock: Clock)
     with capturedLogs() as logs:
         finish(clock, Deferred.fromCoroutine(backend.replace(numbered(20_001))))
         finish(clock, Deferred.fromCoroutine(backend.apply((), {PLAIN})))
-    warnings = [event for event in logs if event.get("event") == "dnsmasq.many_host_maps"]
+    warnings = [event for event in logs if event.get("event") == "dnsmasq.many-host-maps"]
     assert [(event["count"], event["seconds"]) for event in warnings] == [(20_001, 0.6)]
 
 

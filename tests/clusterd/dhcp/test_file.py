@@ -82,7 +82,7 @@ def test_an_edit_by_hand_is_seen_and_its_form_put_right(backend: FileBackend, pa
     by_hand = HostMap(Identifier.mac("00:16:3e:00:00:05"), "192.0.2.15")
     with capturedLogs() as logs:
         assert result_of(backend.read()) == {PLAIN, by_hand}
-    unreadable = [event for event in logs if event.get("event") == "hosts_file.unreadable_line"]
+    unreadable = [event for event in logs if event.get("event") == "hosts-file.unreadable-line"]
     assert [(event["line"], event["text"]) for event in unreadable] == [
         (5, "00:16:3e:00:00:*,192.0.2.16"),
         (6, "id:*,192.0.2.17"),

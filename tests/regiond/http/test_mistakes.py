@@ -318,7 +318,7 @@ async def test_a_bug_is_answered_with_a_reference_and_nothing_else(caught_logs: 
         reply = await server.request("POST", RESERVATIONS, WHERE)
         problem = check_problem(reply, 500, "internal-error")
         assert b"secret internals" not in reply.body
-        [failure] = [event for event in caught_logs if event.get("event") == "http.internal_error"]
+        [failure] = [event for event in caught_logs if event.get("event") == "http.internal-error"]
         assert failure["reference"] == problem["reference"]
         assert failure["request_id"] == problem["request_id"]
         assert "secret internals" in failure["log_failure"].getErrorMessage()

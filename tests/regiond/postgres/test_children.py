@@ -67,7 +67,7 @@ def test_a_flood_of_lines_is_counted_instead_of_logged() -> None:
         clock.advance(1)
         child.childDataReceived(2, b"LOG:  calm\n")
     assert len(events) == LINES_PER_SECOND + 2
-    assert (events[-2]["event"], events[-2]["lines"]) == ("postgres.log_suppressed", 30)
+    assert (events[-2]["event"], events[-2]["lines"]) == ("postgres.log-suppressed", 30)
     assert events[-1]["line"] == "LOG:  calm"
     assert len(child.last_words.splitlines()) == LAST_WORDS
 
