@@ -56,6 +56,7 @@ SELECT kind, host(low), host(high), CASE WHEN kind = 'surplus' THEN (
        CASE WHEN kind = 'surplus' THEN (
         SELECT g.kind FROM address_range g WHERE g.subnet = %(subnet)s AND g.low <= wrong.high AND wrong.low <= g.high
         LIMIT 1) END,
+       EXISTS (SELECT FROM expected e WHERE e.low <= wrong.low AND wrong.high <= e.high),
        count(*) OVER ()
 FROM wrong ORDER BY kind, low LIMIT %(most)s
 """
@@ -212,11 +213,11 @@ async def _sums(session: Session, subnet: int, net: Network) -> list[Finding]:
 
 
 def _free_space(row: Row) -> Finding:
-    kind, low, high, reservation, excluded_by, _ = row
+    kind, low, high, reservation, excluded_by, really_free, _ = row
     span = _span(low, high)
     if kind == "missing":
         return Finding("never-allocated", f"{span} would never be allocated: not free, and not taken by anything")
-    if kind == "untidy":
+    if kind == "untidy" or really_free:
         return Finding("free-range-untidy", f"the free range {span} touches or overlaps another one")
     if reservation is not None:
         return Finding("free-but-taken", f"{span} counts as free, but reservation {_rs(reservation)} is there")
