@@ -4,7 +4,7 @@ Roles are checked here as well as at the door: whatever way a request comes in, 
 nodes, and a user sees and releases only what is its own. What it may not see does not exist for it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
 from clusterd.protocol.addresses import canonical_address
@@ -19,6 +19,7 @@ from regiond.domain.views import DeviceView, NodeView, ReservationView, SubnetVi
 from regiond.filters import reservation_filter
 from regiond.progress import Progress
 from regiond.requests import RequestContext
+from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.nodes import NodeStore
 from regiond.storage.reads import Reads
 from regiond.storage.writer import Writer
@@ -104,11 +105,13 @@ class Claims:
     async def delete_device(self, context: RequestContext, device_id: str, *, force: bool) -> Sequence[ReservationView]:
         """Releases everything the device has; what is still releasing is returned."""
         _require_admin(context)
-        if (first := await self._first_answer(context)) is not None:
-            return await self._still_there(first)
-        device = await self.device(context, device_id)
-        releases = [_release(view.reservation, force) for view in device.reservations]
-        return await self._still_there(await self._submit(context, *releases, DropDevice(device.id)))
+
+        async def delete() -> Outcome:
+            device = await self.device(context, device_id)
+            releases = [_release(view.reservation, force) for view in device.reservations]
+            return await self._submit(context, *releases, DropDevice(device.id))
+
+        return await self._still_there(await self._once(context, delete))
 
     # ---- nodes and their extra addresses ----
 
@@ -121,7 +124,11 @@ class Claims:
         assert name is not None
         parsed = [_mac(f"/macs/{index}", mac).text for index, mac in enumerate(macs)]
         node = await self._nodes.create(context.change, name, parsed, owner_id, comment)
-        return await self.node(context, format_id(Prefix.NODE, node))
+        try:
+            return await self.node(context, format_id(Prefix.NODE, node))
+        except DatabaseUnavailable as error:
+            error.outcome_unknown = True  # it was made, and only cannot be shown
+            raise
 
     async def list_nodes(
         self, context: RequestContext, *, filters: Mapping[str, Sequence[str]], limit: int, after: str | None
@@ -140,11 +147,13 @@ class Claims:
     async def delete_node(self, context: RequestContext, node_id: str, *, force: bool) -> Sequence[ReservationView]:
         """Releases the node's extra addresses with it; what is still releasing is returned."""
         _require_admin(context)
-        if (first := await self._first_answer(context)) is not None:
-            return await self._still_there(first)
-        node = await self.node(context, node_id)
-        releases = [_release(view.reservation, force) for view in await self._addresses_of(node)]
-        return await self._still_there(await self._submit(context, *releases, DropNode(node.id)))
+
+        async def delete() -> Outcome:
+            node = await self.node(context, node_id)
+            releases = [_release(view.reservation, force) for view in await self._addresses_of(node)]
+            return await self._submit(context, *releases, DropNode(node.id))
+
+        return await self._still_there(await self._once(context, delete))
 
     async def claim_node_address(
         self,
@@ -191,12 +200,13 @@ class Claims:
     async def release_node_address(
         self, context: RequestContext, node_id: str, reservation_id: str, *, force: bool
     ) -> Sequence[ReservationView]:
-        if (first := await self._first_answer(context)) is not None:
-            return await self._still_there(first)
-        if force:
-            _require_admin(context)
-        view = await self.node_address(context, node_id, reservation_id)
-        return await self._still_there(await self._submit(context, _release(view.reservation, force)))
+        async def release() -> Outcome:
+            if force:
+                _require_admin(context)
+            view = await self.node_address(context, node_id, reservation_id)
+            return await self._submit(context, _release(view.reservation, force))
+
+        return await self._still_there(await self._once(context, release))
 
     # ---- user reservations ----
 
@@ -227,24 +237,22 @@ class Claims:
         subnet = await self._catalogue.resolve(f"ip:{wanted}" if interface is None else interface)
         owner_id, owner_name = await self._owner(context, user)
         group = self._new_id() if count > 1 else None
-        claims = [
-            Claim(
-                self._new_id(),
-                Kind.USER,
-                subnet.id,
-                owner_id,
-                owner_name,
-                address=wanted,
-                mac=None if mac is None else _mac("/mac", mac).text,
-                hostname=_hostname(hostname),
-                purpose=purpose,
-                comment=comment,
-                group=group,
-                expires_at=expires_at,
-            )
-            for _ in range(count)
-        ]
-        outcome = await self._submit(context, *claims)
+        claim = Claim(
+            self._new_id(),
+            Kind.USER,
+            subnet.id,
+            owner_id,
+            owner_name,
+            address=wanted,
+            mac=None if mac is None else _mac("/mac", mac).text,
+            hostname=_hostname(hostname),
+            purpose=purpose,
+            comment=comment,
+            group=group,
+            expires_at=expires_at,
+            others=tuple(self._new_id() for _ in range(count - 1)),
+        )
+        outcome = await self._submit(context, claim)
         return await self._views(context, outcome), outcome.created
 
     async def list_reservations(
@@ -266,16 +274,17 @@ class Claims:
     async def release_reservation(
         self, context: RequestContext, reservation_id: str, *, force: bool
     ) -> Sequence[ReservationView]:
-        if (first := await self._first_answer(context)) is not None:
-            return await self._still_there(first)
-        if force:
-            _require_admin(context)
-        held = (await self.reservation(context, reservation_id)).reservation
-        # A releasing one may have lost its device or node already: an admin can still force it here.
-        if held.kind is not Kind.USER and not (force and held.status is Status.RELEASING):
-            where = _path_of(held)
-            raise errors.HeldByOwner(f"this reservation is deleted at {where}", location=where)
-        return await self._still_there(await self._submit(context, _release(held, force)))
+        async def release() -> Outcome:
+            if force:
+                _require_admin(context)
+            held = (await self.reservation(context, reservation_id)).reservation
+            # A releasing one may have lost its device or node already: an admin can still force it here.
+            if held.kind is not Kind.USER and not (force and held.status is Status.RELEASING):
+                where = _path_of(held)
+                raise errors.HeldByOwner(f"this reservation is deleted at {where}", location=where)
+            return await self._submit(context, _release(held, force))
+
+        return await self._still_there(await self._once(context, release))
 
     # ---- steps of the stories ----
 
@@ -294,8 +303,22 @@ class Claims:
         views = await self._progress.settled(outcome, 0.0)
         return [view for view in views if view.reservation.status is Status.RELEASING]
 
+    async def _once(self, context: RequestContext, delete: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """What a DELETE with this idempotency key did before, for the thing itself may be gone since; or its deed now.
+
+        When the thing is gone the key is looked up again: another regiond may have carried out the same request in
+        between.
+        """
+        if (first := await self._first_answer(context)) is not None:
+            return first
+        try:
+            return await delete()
+        except errors.NotFound:
+            if (first := await self._first_answer(context)) is not None:
+                return first
+            raise
+
     async def _first_answer(self, context: RequestContext) -> Outcome | None:
-        """What a DELETE with this idempotency key did before: the thing itself may be gone since."""
         if context.idempotency is None:
             return None
         return await self._reads.answer(context.idempotency)

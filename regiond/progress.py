@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from regiond.domain.mutations import Outcome
 from regiond.domain.reservations import MapState, Reservation, overall_state
 from regiond.domain.views import ReservationView
+from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.reads import Reads, ReservationFilter, view_of
 
 DEFAULT_WAIT_SECONDS = 2.0
@@ -37,7 +38,8 @@ class Progress:
         """The outcome's reservations, once each host map is applied or refused or the time is up.
 
         None waits the default time where every serving cluster is connected, and not at all elsewhere: an answer
-        that cannot come in time is not waited for. A reservation that is gone by now is shown as it was.
+        that cannot come in time is not waited for. A reservation that is gone by now is shown as it was, and so are
+        all when the database goes away while they are waited for: what was committed is told.
         """
         views = [_as_committed(reservation, outcome) for reservation in outcome.reservations]
         if outcome.created and not outcome.replayed:
@@ -45,7 +47,10 @@ class Progress:
                 seconds = DEFAULT_WAIT_SECONDS if _all_connected(outcome) else 0.0
             if seconds == 0.0 or not _pending(views):
                 return views
-        now = {view.reservation.id: view for view in await self._until_settled(outcome, seconds or 0.0)}
+        try:
+            now = {view.reservation.id: view for view in await self._until_settled(outcome, seconds or 0.0)}
+        except DatabaseUnavailable:
+            return views
         return [now.get(view.reservation.id, view) for view in views]
 
     async def _until_settled(self, outcome: Outcome, seconds: float) -> list[ReservationView]:

@@ -1,0 +1,147 @@
+"""Requests that are carried out while their answer gets lost, or twice at once: one key has one answer."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as global_reactor
+
+from regiond.catalogue import Catalogue
+from regiond.claims import Claims
+from regiond.domain import errors
+from regiond.domain.ids import Prefix, format_id
+from regiond.domain.views import DeviceView, NodeView, ReservationView
+from regiond.progress import Progress
+from regiond.requests import Caller, RequestContext
+from regiond.storage.errors import DatabaseUnavailable
+from regiond.storage.nodes import NodeStore
+from regiond.storage.reads import Reads, ReservationFilter
+from tests.regiond.storage.region import Region, new_id, region_on
+
+reactor: Any = global_reactor
+
+NETWORK = "192.0.2.0/24"
+MAC = "00:16:3e:00:00:01"
+
+
+class Interrupted(Reads):
+    """Before it looks at devices, another regiond carries the same request out; reservations cannot be read."""
+
+    def __init__(self, region: Region) -> None:
+        super().__init__(region.pool)
+        self.elsewhere: Any = None
+        self.is_away = False
+
+    async def devices(self, *arguments: Any, **named: Any) -> list[DeviceView]:
+        if (elsewhere := self.elsewhere) is not None:
+            self.elsewhere = None
+            await elsewhere()
+        return await super().devices(*arguments, **named)
+
+    async def reservations(
+        self, wanted: ReservationFilter, limit: int = 1000, after: int | None = None
+    ) -> list[ReservationView]:
+        self._need_database()
+        return await super().reservations(wanted, limit, after)
+
+    async def nodes(self, *arguments: Any, **named: Any) -> list[NodeView]:
+        self._need_database()
+        return await super().nodes(*arguments, **named)
+
+    def _need_database(self) -> None:
+        if self.is_away:
+            raise DatabaseUnavailable("the server is gone")
+
+
+class Requests:
+    """The use cases on a database, called as an admin."""
+
+    def __init__(self, region: Region) -> None:
+        self.reads = Interrupted(region)
+        self.region = region
+        self.claims = Claims(
+            region.writer,
+            self.reads,
+            NodeStore(region.pool, new_id),
+            Catalogue(reactor, self.reads),
+            Progress(reactor, self.reads),
+            new_id,
+        )
+
+    def context(self, key: str | None = None, wait: float | None = None) -> RequestContext:
+        caller = Caller(self.region.owner, "tester", is_admin=True, read_only=False)
+        return RequestContext(caller, "test-request", "f", key, wait)
+
+    async def device(self, key: str | None = None, wait: float | None = None) -> DeviceView:
+        made, _ = await self.claims.create_device(
+            self.context(key, wait),
+            interface=NETWORK,
+            macs=(MAC,),
+            duid=None,
+            address=None,
+            hostname=None,
+            owner=None,
+            comment=None,
+        )
+        return made
+
+    async def delete(self, device: DeviceView, key: str | None) -> Sequence[ReservationView]:
+        return await self.claims.delete_device(self.context(key), format_id(Prefix.DEVICE, device.id), force=True)
+
+
+@asynccontextmanager
+async def requests_on(database: str) -> AsyncIterator[Requests]:
+    async with region_on(database, reactor) as region:
+        await region.cluster("rack-a", NETWORK)
+        yield Requests(region)
+
+
+@asynccontextmanager
+async def also_on(database: str, first: Requests) -> AsyncIterator[Requests]:
+    """Another regiond on the same database, asked by the same account."""
+    async with region_on(database, reactor) as region:
+        region.owner = first.region.owner
+        yield Requests(region)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_delete_that_another_regiond_carries_out_meanwhile_has_its_answer(database: str) -> None:
+    async with requests_on(database) as ours, also_on(database, ours) as theirs:
+        device = await ours.device()
+        ours.reads.elsewhere = lambda: theirs.delete(device, "key-1")
+        assert await ours.delete(device, "key-1") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_delete_of_what_another_request_deleted_finds_nothing(database: str) -> None:
+    async with requests_on(database) as ours, also_on(database, ours) as theirs:
+        device = await ours.device()
+        ours.reads.elsewhere = lambda: theirs.delete(device, "key-2")
+        with pytest.raises(errors.NotFound):
+            await ours.delete(device, "key-1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_claim_is_answered_when_the_database_goes_away_after_its_commit(database: str) -> None:
+    async with requests_on(database) as ours:
+        ours.reads.is_away = True
+        device = await ours.device(wait=5.0)
+        ours.reads.is_away = False
+        (kept,) = await ours.claims.list_devices(ours.context(), filters={}, limit=10, after=None)
+        assert [view.reservation.address for view in kept.reservations] == [
+            view.reservation.address for view in device.reservations
+        ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_was_made_and_cannot_be_shown_is_not_said_to_be_unmade(database: str) -> None:
+    async with requests_on(database) as ours:
+        ours.reads.is_away = True
+        with pytest.raises(DatabaseUnavailable) as unavailable:
+            await ours.claims.create_node(ours.context("key-1"), hostname="n1", macs=(), owner=None, comment=None)
+        assert unavailable.value.outcome_unknown
+        ours.reads.is_away = False
+        again = await ours.claims.create_node(ours.context("key-1"), hostname="n1", macs=(), owner=None, comment=None)
+        assert again.hostname == "n1"
