@@ -45,7 +45,8 @@ class NewDevice:
 class Claim:
     """The request that makes a reservation. Without `address`: the lowest free one.
 
-    `identifiers` become host maps; `mac` is only written down (a user reservation has no host map).
+    `identifiers` become host maps; `mac` is only written down (a user reservation has no host map). With `others`,
+    the ids of more reservations, as many addresses are claimed, all or none: only without address and identifiers.
     """
 
     reservation: int
@@ -64,6 +65,12 @@ class Claim:
     comment: str | None = None
     group: int | None = None
     expires_at: datetime | None = None
+    others: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many addresses it takes."""
+        return 1 + len(self.others)
 
     @property
     def device_id(self) -> int | None:
@@ -138,6 +145,11 @@ class Mutation:
     steps: tuple[Step, ...]
     request_id: str
     idempotency: Idempotency | None = None
+
+    @property
+    def weight(self) -> int:
+        """How much planning it takes: its steps, a claim of several addresses counting for each."""
+        return sum(step.count if isinstance(step, Claim) else 1 for step in self.steps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,14 +95,13 @@ class _Planner:
             known = self.answered.get((key.account, key.key))
             if known is not None:
                 return replayed(key, known)
-        self.quotas.check(mutation.steps, {subnet.id: subnet.network for subnet in self.facts.subnets.values()})
+        self.quotas.check(mutation.steps, self.facts.subnets)
         created = False
         touched: list[Reservation] = []
         for step in mutation.steps:
-            made, reservation = self._step(mutation, step)
+            made, reservations = self._step(mutation, step)
             created = created or made
-            if reservation is not None:
-                touched.append(reservation)
+            touched.extend(reservations)
         outcome = Outcome(created, tuple(touched))
         if key is not None:
             answer = Answered(key.fingerprint, _OUTCOME.dump_json(outcome).decode())
@@ -111,14 +110,19 @@ class _Planner:
         subnets = {reservation.subnet for reservation in touched if reservation.map_generation is not None}
         return replace(outcome, deliveries={subnet: tuple(self._deliveries_of(subnet)) for subnet in subnets})
 
-    def _step(self, mutation: Mutation, step: Step) -> tuple[bool, Reservation | None]:
+    def _step(self, mutation: Mutation, step: Step) -> tuple[bool, Sequence[Reservation]]:
+        """Whether anything was done, and the reservations of a claim or release."""
         match step:
+            case Claim(others=()):
+                made, reservation = self._claim(mutation, step)
+                return made, (reservation,)
             case Claim():
-                return self._claim(mutation, step)
+                return True, self._claim_several(mutation, step)
             case Release():
-                return True, self._release(mutation, step)
+                resting = self._release(mutation, step)
+                return True, () if resting is None else (resting,)
             case Reclaim():
-                return self._reclaim(mutation, step), None
+                return self._reclaim(mutation, step), ()
             case Acknowledge():
                 self._acknowledge(step)
             case Forgotten(cluster, subnet):
@@ -129,7 +133,7 @@ class _Planner:
             case DropNode(node):
                 self._append(self.appended.nodes_gone, node)
                 self._audit(mutation, "node.delete", format_id(Prefix.NODE, node), None, None)
-        return True, None
+        return True, ()
 
     # ---- claims ----
 
@@ -167,6 +171,24 @@ class _Planner:
             mutation, "reservation.claim", format_id(Prefix.RESERVATION, reservation.id), None, _summary(reservation)
         )
         return True, reservation
+
+    def _claim_several(self, mutation: Mutation, claim: Claim) -> Sequence[Reservation]:
+        subnet = self._subnet(claim.subnet)
+        claimed: list[Reservation] = []
+        for number in (claim.reservation, *claim.others):
+            address = self._choose(subnet, claim, None)
+            if claimed:
+                reservation = replace(claimed[0], id=number, address=subnet.network.text(address))
+            else:
+                reservation = self._reservation(subnet, claim, address, None)
+            self._set(self.reservations, (subnet.id, address), reservation)
+            self._count(reservation, 1)
+            claimed.append(reservation)
+        after = _summary(claimed[0]) | {"addresses": [one.address for one in claimed]}
+        del after["address"]
+        object_id = format_id(Prefix.GROUP, claim.group or claim.reservation)
+        self._audit(mutation, "reservation.claim", object_id, None, after)
+        return claimed
 
     def _choose(self, subnet: SubnetFacts, claim: Claim, taken_back: Reservation | None) -> int:
         space = self.spaces[subnet.id]

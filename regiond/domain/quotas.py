@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from regiond.domain import errors
-from regiond.domain.facts import QuotaFacts
+from regiond.domain.facts import QuotaFacts, SubnetFacts
 from regiond.domain.mutations import Claim, Step
-from regiond.domain.networks import Network
 from regiond.domain.reservations import Kind
 
 _EVERYWHERE = None
@@ -25,16 +24,18 @@ class Quotas:
             self._used[account, _EVERYWHERE] = quota.used
             self._used.update({(account, subnet): used for subnet, used in quota.used_on.items()})
 
-    def check(self, steps: Iterable[Step], networks: Mapping[int, Network]) -> None:
+    def check(self, steps: Iterable[Step], subnets: Mapping[int, SubnetFacts]) -> None:
         """Whether all user claims among the steps of one mutation fit. Raises QuotaExceeded."""
+        if not self._facts:
+            return
         wanted: Counter[tuple[int, int]] = Counter()
         names: dict[int, str] = {}
         for step in steps:
             if isinstance(step, Claim) and step.kind is Kind.USER and step.owner in self._facts:
-                wanted[step.owner, step.subnet] += 1
+                wanted[step.owner, step.subnet] += step.count
                 names[step.owner] = step.owner_name
         for (account, subnet), count in wanted.items():
-            where = networks[subnet].cidr if subnet in networks else "the subnet"
+            where = subnets[subnet].network.cidr if subnet in subnets else "the subnet"
             self._check("subnet", account, subnet, self._facts[account].limit_per_subnet, count, names, f" on {where}")
         for account, name in names.items():
             total = sum(count for (owner, _), count in wanted.items() if owner == account)

@@ -53,7 +53,7 @@ def facts_request(mutations: Sequence[Mutation]) -> str:
         for step in mutation.steps:
             if isinstance(step, Claim):
                 # A named address may use up the range that a later claim would have taken its own from.
-                wants[step.subnet] += 1
+                wants[step.subnet] += step.count
                 if step.kind is Kind.USER:
                     quotas.add((step.owner, step.subnet))
                 for i in step.identifiers:

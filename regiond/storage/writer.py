@@ -27,9 +27,9 @@ from regiond.domain.mutations import Mutation, Outcome
 from regiond.domain.plan import plan
 from regiond.storage.batch import changes_document, facts_request, read_facts, subnets_of
 from regiond.storage.errors import DatabaseUnavailable
-from regiond.storage.pool import ConnectionLost, Pool, Session
+from regiond.storage.pool import Pool, Session
 
-MAX_BATCH_STEPS = 1000
+MAX_BATCH_WEIGHT = 512  # steps, or addresses of a claim: planning more would stall the reactor for over 20 ms
 MAX_WAITING = 20_000
 ATTEMPTS = 4
 RETRY_DELAY_SECONDS = 0.2
@@ -58,6 +58,7 @@ class Writer:
         self._own_lock = -random.getrandbits(60) - 1
         self._waiting: deque[tuple[Mutation, Deferred[Outcome]]] = deque()
         self._running: Deferred[None] | None = None
+        self._busy = False
         self._open = True
 
     @property
@@ -77,14 +78,15 @@ class Writer:
             raise DatabaseUnavailable(f"{MAX_WAITING} changes wait for the database already")
         answer: Deferred[Outcome] = Deferred()
         self._waiting.append((mutation, answer))
-        if self._running is None:
+        if not self._busy:
+            self._busy = True
             self._running = Deferred.fromCoroutine(self._run())
         return await answer
 
     async def stop(self) -> None:
         """Refuse new mutations and wait until the accepted ones have their answers."""
         self._open = False
-        if self._running is not None:
+        if self._busy and self._running is not None:
             finished: Deferred[None] = Deferred()
             self._running.addBoth(lambda _: finished.callback(None))
             await finished
@@ -100,20 +102,22 @@ class Writer:
                     else:
                         answer.errback(Failure(outcome))
         finally:
-            self._running = None
+            self._busy = False
 
     def _next_batch(self) -> list[tuple[Mutation, Deferred[Outcome]]]:
         batch = [self._waiting.popleft()]
-        steps = len(batch[0][0].steps)
-        while self._waiting and (steps := steps + len(self._waiting[0][0].steps)) <= MAX_BATCH_STEPS:
+        weight = batch[0][0].weight
+        while self._waiting and (weight := weight + self._waiting[0][0].weight) <= MAX_BATCH_WEIGHT:
             batch.append(self._waiting.popleft())
         return batch
 
     async def _decide(self, mutations: Sequence[Mutation]) -> Sequence[Outcome | Exception]:
-        """One outcome or error for each; a batch that the database refuses is run again member by member."""
+        """One outcome or error for each; a batch that fails for one of its members is run again member by member."""
         try:
-            return await self._commit(mutations)
-        except psycopg2.Error as error:
+            decided = await self._commit(mutations)
+        except DatabaseUnavailable as error:
+            return [error] * len(mutations)
+        except Exception as error:
             if len(mutations) > 1:
                 self._log.warn(
                     "a batch of {members} is run member by member: {reason}",
@@ -123,22 +127,25 @@ class Writer:
                 )
                 return [(await self._decide([mutation]))[0] for mutation in mutations]
             return [await self._decide_refused(mutations[0], error)]
-        except Exception as error:
-            return [error] * len(mutations)
+        return self._finish(decided)
 
-    async def _decide_refused(self, mutation: Mutation, error: psycopg2.Error) -> Outcome | Exception:
-        """A single mutation that the database refused: heal the index of free space, or say what is missing."""
-        if error.pgcode == errorcodes.FOREIGN_KEY_VIOLATION:
+    async def _decide_refused(self, mutation: Mutation, error: Exception) -> Outcome | Exception:
+        """A single mutation that failed: heal the index of free space, or say what is missing."""
+        code = error.pgcode if isinstance(error, psycopg2.Error) else None
+        if code == errorcodes.FOREIGN_KEY_VIOLATION:
             return errors.NotFound("an account or subnet that this request names is gone")
-        if error.pgcode != errorcodes.UNIQUE_VIOLATION:
-            self._log.failure("the database refused a mutation", event="writer.refused", request_id=mutation.request_id)
-            return error
-        try:
-            await self._rebuild_free_ranges(subnets_of([mutation]))
-            return (await self._commit([mutation]))[0]
-        except Exception as second:
-            self._log.failure("the database refused a mutation", event="writer.refused", request_id=mutation.request_id)
-            return second
+        if code == errorcodes.UNIQUE_VIOLATION:
+            try:
+                await self._rebuild_free_ranges(subnets_of([mutation]))
+                return self._finish(await self._commit([mutation]))[0]
+            except DatabaseUnavailable as unavailable:
+                return unavailable
+            except Exception as second:
+                error = second
+        self._log.failure(
+            "a mutation cannot be done", Failure(error), event="writer.refused", request_id=mutation.request_id
+        )
+        return error
 
     async def _rebuild_free_ranges(self, subnets: Sequence[int]) -> None:
         self._log.warn("rebuilding the free ranges of {subnets}", event="writer.free-ranges-rebuilt", subnets=subnets)
@@ -150,19 +157,25 @@ class Writer:
 
         await self._pool.transaction(rebuild, retry=True)
 
-    async def _commit(self, mutations: Sequence[Mutation]) -> Sequence[Outcome | errors.DomainError]:
-        """Plan and commit, once: an unknown outcome is looked up before anything is done again."""
+    async def _commit(self, mutations: Sequence[Mutation]) -> Plan:
+        """Plan and commit, once: an unknown outcome is looked up before anything is done again.
+
+        Raises DatabaseUnavailable, and whatever else went wrong before anything was committed.
+        """
         batch_id = str(uuid4())
         planned: list[Plan] = []
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 if planned and await self._was_committed(batch_id):
-                    return self._finish(planned[-1])
-                planned_now = await self._pool.session(lambda s: self._attempt(s, batch_id, mutations, planned))
-                return self._finish(planned_now)
-            except (ConnectionLost, DatabaseUnavailable) as error:
+                    return planned[-1]
+                return await self._pool.session(lambda s: self._attempt(s, batch_id, mutations, planned))
+            except (DatabaseUnavailable, psycopg2.Error) as error:
+                if isinstance(error, psycopg2.Error):
+                    if not _is_nobodys_fault(error):
+                        raise
+                    planned.clear()  # the database has undone it
                 if attempt == ATTEMPTS:
-                    raise DatabaseUnavailable(str(error), outcome_unknown=bool(planned)) from error
+                    raise DatabaseUnavailable(str(error).strip(), outcome_unknown=bool(planned)) from error
                 self._log.warn(
                     "the database went away under a batch: {reason}", event="writer.retry", reason=str(error)[:500]
                 )
@@ -190,12 +203,19 @@ class Writer:
             await session.run("ROLLBACK")
             return bool(rows[0][0])
 
-        return await self._pool.session(look, retry=True)
+        try:
+            return await self._pool.session(look, retry=True)
+        except psycopg2.Error as error:  # the lost transaction may still be at work: that is no answer
+            raise DatabaseUnavailable(str(error).strip()) from error
 
     def _finish(self, decided: Plan) -> Sequence[Outcome | errors.DomainError]:
-        self._tell(decided.changes)
-        if decided.mapped_subnets:
-            self._on_commit(decided.mapped_subnets)
+        """Tell of what is committed. Nothing that goes wrong here may look as if it were not."""
+        try:
+            self._tell(decided.changes)
+            if decided.mapped_subnets:
+                self._on_commit(decided.mapped_subnets)
+        except Exception:
+            self._log.failure("a commit was not told", event="writer.untold")
         return decided.outcomes
 
     def _tell(self, changes: Changes) -> None:
@@ -209,3 +229,8 @@ class Writer:
                 request_id=row.request_id,
                 **dict(row.after or row.before or {}),
             )
+
+
+def _is_nobodys_fault(error: psycopg2.Error) -> bool:
+    """Conflicts with other transactions, limits of time and resources: no member of the batch caused them."""
+    return error.pgcode is not None and error.pgcode[:2] in ("40", "53", "55", "57", "58")

@@ -11,7 +11,7 @@ from clusterd.protocol.values import Identifier, RejectedMap
 from regiond.domain import errors
 from regiond.domain.mutations import Acknowledge, DropDevice, Mutation, Release
 from regiond.domain.reservations import MapState, Status, overall_state
-from tests.regiond.storage.region import Region, addresses, region_on
+from tests.regiond.storage.region import Region, addresses, new_id, region_on
 
 reactor: Any = global_reactor
 
@@ -177,6 +177,28 @@ async def test_a_user_reservation_is_free_at_once_and_the_address_is_claimed_aga
         assert addresses(await region.do(region.user(subnet))) == [held.address]
         with pytest.raises(errors.NotFound):
             await region.release(held)
+
+
+@pytest_twisted.ensureDeferred
+async def test_several_addresses_are_claimed_all_or_none(database: str) -> None:
+    async with region_on(database, reactor) as region:
+        _, (subnet,) = await region.cluster("rack-a", "192.0.2.0/27")
+        await region.do(region.user(subnet, address="192.0.2.4"))
+
+        def several(count: int) -> Any:
+            return region.user(subnet, group=7, others=tuple(new_id() for _ in range(count - 1)))
+
+        together = await all_of(region.do(several(5)), region.do(region.user(subnet)), region.do(several(20)))
+        assert addresses(together[0]) == [f"192.0.2.{n}" for n in (2, 3, 5, 6, 7)]
+        assert addresses(together[1]) == ["192.0.2.8"]
+        assert addresses(together[2]) == [f"192.0.2.{n}" for n in range(9, 29)]
+        assert {reservation.group for reservation in together[2].reservations} == {7}
+        with pytest.raises(errors.SubnetExhausted):
+            await region.do(several(3))
+        assert addresses(await region.do(several(2))) == ["192.0.2.29", "192.0.2.30"]
+        assert await region.tiles([subnet])
+        audit = await region.pool.query("SELECT after->'addresses' FROM audit WHERE object = %s", ("gr-0000000007",))
+        assert [len(row[0]) for row in audit] == [5, 20, 2]
 
 
 @pytest_twisted.ensureDeferred
