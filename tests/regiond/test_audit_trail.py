@@ -1,0 +1,85 @@
+"""The audit as admins read it."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as global_reactor
+
+from regiond.domain import errors
+from regiond.domain.ids import Prefix, format_id
+from regiond.domain.views import AuditEntry
+from tests.regiond.subnet_world import SubnetWorld, subnet_world
+
+reactor: Any = global_reactor
+
+
+async def entries(world: SubnetWorld, limit: int = 100, after: str | None = None, **filters: list[str]) -> Any:
+    return await world.audit.entries(world.admin, filters=filters, limit=limit, after=after)
+
+
+def ids(found: list[AuditEntry]) -> list[str]:
+    return [format_id(Prefix.AUDIT_ENTRY, entry.id) for entry in found]
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_did_what_the_newest_first(database: str) -> None:
+    async with subnet_world(database, reactor) as world:
+        number, subnet = await world.subnet()
+        range_id = await world.add(subnet, "192.0.2.100", "192.0.2.150")
+        other = replace(world.admin, request_id="deploy-7")
+        await world.subnets.change_range(other, subnet, range_id, changes={"comment": "x"}, force=False)
+        (held,) = (await world.region.do(world.region.user(number))).reservations
+        newest, changed, added = await entries(world)
+        assert (newest.action, newest.object) == ("reservation.claim", format_id(Prefix.RESERVATION, held.id))
+        assert (changed.action, changed.object, changed.request_id) == ("range.change", range_id, "deploy-7")
+        assert (added.account, added.actor, added.before) == (world.region.owner, "tester", None)
+        assert changed.before is not None and changed.after is not None
+        assert changed.after == {**changed.before, "comment": "x"}
+        assert newest.at >= changed.at >= added.at
+
+
+@pytest_twisted.ensureDeferred
+async def test_filters_are_alternatives_within_and_conditions_between(database: str) -> None:
+    async with subnet_world(database, reactor) as world:
+        number, subnet = await world.subnet()
+        range_id = await world.add(subnet, "192.0.2.100", "192.0.2.150")
+        await world.region.do(world.region.user(number))
+        await world.subnets.remove_range(replace(world.admin, request_id="r2"), subnet, range_id)
+        for filters, expected in (
+            ({"object": [range_id]}, ["range.remove", "range.add"]),
+            ({"action": ["range.add", "reservation.claim"]}, ["reservation.claim", "range.add"]),
+            ({"request_id": ["r2"]}, ["range.remove"]),
+            ({"object": [range_id], "request_id": ["test-request"]}, ["range.add"]),
+            ({"actor": ["nobody"]}, []),
+            ({"actor": ["nobody", "tester"]}, ["range.remove", "reservation.claim", "range.add"]),
+        ):
+            assert [entry.action for entry in await entries(world, **filters)] == expected
+        with pytest.raises(errors.InvalidRequest):
+            await entries(world, colour=["red"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_pages_go_on_with_what_is_older_whatever_is_added_meanwhile(database: str) -> None:
+    async with subnet_world(database, reactor) as world:
+        number, _ = await world.subnet()
+        await world.region.do(*[world.region.user(number) for _ in range(7)])
+        everything = ids(await entries(world))
+        pages: list[str] = []
+        after: str | None = None
+        while page := ids(await entries(world, limit=3, after=after)):
+            pages += page
+            after = page[-1]
+            await world.region.do(world.region.user(number))
+        assert pages == everything == sorted(everything, reverse=True)
+        for wrong in ("x", "rs-0000000001"):
+            with pytest.raises(errors.InvalidRequest):
+                await entries(world, after=wrong)
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_for_admins(database: str) -> None:
+    async with subnet_world(database, reactor) as world:
+        with pytest.raises(errors.NotPermitted):
+            await world.audit.entries(world.user, filters={}, limit=1, after=None)
