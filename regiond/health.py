@@ -8,11 +8,12 @@ from regiond.storage.schema import current
 
 _DEADLINE_SECONDS = 3.0
 
-# A standby that is not streaming protects nothing. Standbys are only visible to a superuser or pg_monitor; the
-# setting tells whether any is wanted.
+# A standby that is not streaming protects nothing. The setting tells everybody whether one is wanted; how the standbys
+# are only whoever may read all statistics (pg_monitor, superusers). To others every one of them looks lost.
 _REPLICATION = """
 SELECT pg_is_in_recovery(), current_setting('synchronous_standby_names') <> '',
-       (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state IN ('sync', 'quorum'))
+       (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state IN ('sync', 'quorum')),
+       pg_has_role('pg_read_all_stats', 'USAGE')
 """
 
 
@@ -30,9 +31,9 @@ class Health:
             rows = await self._pool.query(_REPLICATION, retry=True, deadline=_DEADLINE_SECONDS)
         except (DatabaseUnavailable, ConnectionLost) as error:
             return [f"the database is not reachable: {error}"]
-        in_recovery, wants_standby, streaming = rows[0]
+        in_recovery, wants_standby, streaming, sees_standbys = rows[0]
         if in_recovery:
             return ["the database is a standby and takes no writes"]
-        if wants_standby and not streaming:
+        if wants_standby and sees_standbys and not streaming:
             return ["synchronous replication is configured and no synchronous standby is streaming"]
         return []

@@ -1,0 +1,134 @@
+"""Sweeps of two regionds at once on one database: what is due happens, once."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest_twisted
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred, gatherResults
+
+from clusterd.protocol.values import Identifier
+from regiond.domain.ids import Prefix, format_id
+from regiond.domain.mutations import Acknowledge
+from regiond.storage.pool import Pool
+from regiond.storage.writer import Writer
+from regiond.sweeps import MAX_PER_SWEEP, Sweeps
+from tests.regiond.storage.region import Region, addresses, region_on
+
+reactor: Any = global_reactor
+
+PAST = datetime.now(UTC) - timedelta(seconds=5)
+FUTURE = datetime.now(UTC) + timedelta(hours=5)
+
+
+async def nothing() -> None:
+    """A sweep that this test does not look at."""
+
+
+def sweeps_of(region: Region) -> Sweeps:
+    return Sweeps(reactor, region.pool, region.writer, nothing, nothing, nothing)
+
+
+class TwoRegionds:
+    """Sweeps of two regionds, each with connections and a writer of its own."""
+
+    def __init__(self, region: Region, database: str) -> None:
+        self.pool = Pool(reactor, database, size=3)
+        self.pool.start()
+        self.writer = Writer(reactor, self.pool, lambda _: None)
+        self.both = [sweeps_of(region), Sweeps(reactor, self.pool, self.writer, nothing, nothing, nothing)]
+
+    async def at_once(self, name: str) -> None:
+        await gatherResults([Deferred.fromCoroutine(getattr(each, name)()) for each in self.both], consumeErrors=True)
+
+    async def stop(self) -> None:
+        await self.writer.stop()
+        await self.pool.close()
+
+
+async def audited(region: Region, action: str) -> list[str]:
+    rows = await region.pool.query(
+        "SELECT object FROM audit WHERE action = %s AND actor = 'region' ORDER BY object", (action,)
+    )
+    return [row[0] for row in rows]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_expires_is_released_once_whoever_sweeps(database: str) -> None:
+    async with region_on(database, reactor) as region:
+        _, (subnet,) = await region.cluster("rack-a", "192.0.2.0/24")
+        due = [(await region.do(region.user(subnet, expires_at=PAST))).reservations[0] for _ in range(40)]
+        kept = await region.do(region.user(subnet, expires_at=FUTURE), region.user(subnet))
+        regionds = TwoRegionds(region, database)
+        try:
+            await regionds.at_once("release_expired")
+            left = await region.pool.query("SELECT host(address) FROM reservation ORDER BY address")
+            assert [row[0] for row in left] == list(addresses(kept))
+            released = sorted(format_id(Prefix.RESERVATION, each.id) for each in due)
+            assert await audited(region, "reservation.release") == released
+            again = [(await region.do(region.user(subnet))).reservations[0] for _ in range(3)]
+            assert [each.address for each in again] == ["192.0.2.2", "192.0.2.3", "192.0.2.4"]
+            await regionds.at_once("release_expired")
+            assert await audited(region, "reservation.release") == released
+            assert await region.tiles([subnet])
+        finally:
+            await regionds.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_expired_address_with_host_maps_rests_before_it_is_freed_once(database: str) -> None:
+    async with region_on(database, reactor) as region:
+        cluster, (subnet,) = await region.cluster("rack-a", "192.0.2.0/24")
+        macs = [Identifier.mac(f"00:16:3e:00:00:{n:02x}") for n in range(30)]
+        for mac in macs:
+            await region.do(region.device(subnet, mac, expires_at=PAST))
+        regionds = TwoRegionds(region, database)
+        try:
+            for _ in range(2):
+                await regionds.at_once("release_expired")
+                await regionds.at_once("free_rested")
+            rows = await region.pool.query("SELECT status, count(*) FROM reservation GROUP BY status")
+            assert rows == [("releasing", 30)]
+            assert len(await audited(region, "reservation.release")) == 30
+            generation = (await region.pool.query("SELECT generation FROM subnet"))[0][0]
+            await region.do(Acknowledge(cluster, subnet, generation, generation, rejected=()))
+            await regionds.at_once("free_rested")
+            assert await audited(region, "reservation.free") == []
+            await region.pool.execute("UPDATE reservation SET free_at = now()")
+            for _ in range(2):
+                await regionds.at_once("free_rested")
+            assert await region.pool.query("SELECT FROM reservation") == []
+            assert len(set(await audited(region, "reservation.free"))) == 30
+            assert len(await audited(region, "reservation.free")) == 30
+            assert await region.tiles([subnet])
+        finally:
+            await regionds.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_than_one_sweep_takes_follow_in_the_next(database: str) -> None:
+    async with region_on(database, reactor) as region:
+        _, (subnet,) = await region.cluster("rack-a", "10.0.0.0/16")
+        many = MAX_PER_SWEEP + 20
+        await region.do(*[region.user(subnet, expires_at=PAST) for _ in range(many // 2)])
+        await region.do(*[region.user(subnet, expires_at=PAST) for _ in range(many - many // 2)])
+        sweeps = sweeps_of(region)
+        await sweeps.release_expired()
+        assert len(await audited(region, "reservation.release")) == MAX_PER_SWEEP
+        await sweeps.release_expired()
+        assert len(set(await audited(region, "reservation.release"))) == many
+        assert await region.tiles([subnet])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_claim_that_took_over_the_address_is_not_released_for_the_one_that_expired(database: str) -> None:
+    async with region_on(database, reactor) as region:
+        _, (subnet,) = await region.cluster("rack-a", "192.0.2.0/24")
+        (expired,) = (await region.do(region.user(subnet, expires_at=PAST))).reservations
+        sweeps = sweeps_of(region)
+        sweeping = Deferred.fromCoroutine(sweeps.release_expired())  # has its question under way
+        await region.release(expired)
+        (taken,) = (await region.do(region.user(subnet))).reservations
+        await sweeping
+        assert taken.address == expired.address
+        assert (await region.reads.reservation(taken.id)) is not None
