@@ -208,14 +208,17 @@ def many_nics(host: str) -> None:
     ip(host, "".join(commands))
 
 
-async def longest_pause_during(work: "Deferred[Any]") -> float:
-    """The longest time, in seconds, for which the reactor did not come to a timer of one millisecond."""
+async def longest_turn_during(work: "Deferred[Any]") -> float:
+    """The most CPU time, in seconds, that the reactor's thread spent between two turns of a timer.
+
+    CPU time and not wall time: what other processes take of the machine is not this reactor's stall.
+    """
     done: list[object] = []
     work.addBoth(done.append)
-    longest, last = 0.0, time.perf_counter()
+    longest, last = 0.0, time.thread_time()
     while not done:
         await deferLater(REACTOR, 0.001)
-        now = time.perf_counter()
+        now = time.thread_time()
         longest, last = max(longest, now - last), now
     assert isinstance(done[0], tuple), done
     return longest
@@ -228,13 +231,12 @@ async def test_400_nics_do_not_stall_the_reactor(watched: Watched) -> None:
     thresholds = gc.get_threshold()
     avoid_long_collections()
     try:
-        pauses = [await longest_pause_during(Deferred.fromCoroutine(first(watched))) for _ in range(15)]
+        turns = [await longest_turn_during(Deferred.fromCoroutine(first(watched))) for _ in range(15)]
     finally:
         gc.unfreeze()
         gc.set_threshold(*thresholds)
-    print("longest pauses of the reactor during 15 looks, ms:", [round(pause * 1000, 1) for pause in pauses])
-    # A look must not cost the reactor 20 ms; whoever else uses the machine may, once or twice.
-    assert sorted(pauses)[-3] < LONGEST_STALL_SECONDS
+    print("longest turns of the reactor during 15 looks, ms of CPU:", [round(turn * 1000, 1) for turn in turns])
+    assert max(turns) < LONGEST_STALL_SECONDS
 
 
 async def first(watched: Watched) -> tuple[InterfaceReport, ...]:
