@@ -9,7 +9,8 @@ An interface that is not reported any more is absent and nothing else, for now: 
 vanish until duplicate address detection has ended. What stays absent is drained later (`ClusterStore.drain_absent`).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clusterd.protocol.values import InterfaceReport
@@ -29,13 +30,14 @@ class KnownSubnet:
 
 @dataclass(frozen=True, slots=True)
 class KnownInterface:
-    """A cluster interface as it is stored."""
+    """A cluster interface as it is stored; `recent` tells that it is present, or was so until a moment ago."""
 
     id: int
     report: InterfaceReport
     subnet: int | None
     present: bool
     serving: str
+    recent: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +71,24 @@ def plan_topology(
     """Compare the whole picture of one cluster with what is stored of it."""
     known = {(row.report.nic, row.report.cidr): row for row in known_interfaces}
     subnets = {row.cidr: row for row in known_subnets}
+    taken = _Networks(map(network, subnets))
     new_subnets: dict[int, Network] = {}
     interfaces: list[PlannedInterface] = []
-    for report in reports:
+    for report in {(report.nic, report.cidr): report for report in reports}.values():
         before = known.pop((report.nic, report.cidr), None)
         subnet = subnets.get(report.cidr)
-        if subnet is None and not any(_overlap(report.cidr, other) for other in subnets):
+        if subnet is None and not taken.overlap(network(report.cidr)):
             subnet = KnownSubnet(new_id(), report.cidr, others=False)
             subnets[report.cidr] = subnet
             new_subnets[subnet.id] = network(report.cidr)
+            taken.add(new_subnets[subnet.id])
         serving = _serving(subnet, before)
+        where = None if subnet is None else subnet.id
         if before is None:
             change: str | None = "appeared"
         elif not before.present:
             change = "returned"
-        elif before.report != report:
+        elif (before.report, before.subnet, before.serving) != (report, where, serving):
             change = "changed"
         else:
             change = None
@@ -91,7 +96,7 @@ def plan_topology(
             PlannedInterface(
                 new_id() if before is None else before.id,
                 report,
-                None if subnet is None else subnet.id,
+                where,
                 serving,
                 change,
             )
@@ -99,17 +104,20 @@ def plan_topology(
     serve = {row.subnet for row in interfaces if row.serving == "serving" and row.subnet is not None}
     gone = [row for row in known.values() if row.present]
     infrastructure: dict[int, set[tuple[str, str]]] = {}
-    for row in interfaces:
-        if row.subnet is not None:
-            taken = infrastructure.setdefault(row.subnet, set())
-            taken.update((address, "controller") for address in row.report.addresses)
-            taken.update((address, "gateway") for address in row.report.gateways)
+    # Of an interface that may come back in a moment nothing is handed out yet.
+    standing = [(row.subnet, row.report) for row in interfaces]
+    standing += [(row.subnet, row.report) for row in known.values() if row.recent]
+    for where, report in standing:
+        if where is not None:
+            addresses = infrastructure.setdefault(where, set())
+            addresses.update((address, "controller") for address in report.addresses)
+            addresses.update((address, "gateway") for address in report.gateways)
     return TopologyPlan(
         new_subnets,
         interfaces,
         gone,
         serve,
-        {subnet: frozenset(taken) for subnet, taken in infrastructure.items()},
+        {where: frozenset(addresses) for where, addresses in infrastructure.items()},
     )
 
 
@@ -121,6 +129,17 @@ def _serving(subnet: KnownSubnet | None, before: KnownInterface | None) -> str:
     return "shared-subnet" if subnet.others else "serving"
 
 
-def _overlap(one: str, other: str) -> bool:
-    a, b = network(one), network(other)
-    return a.family == b.family and a.first <= b.last and b.first <= a.last
+class _Networks:
+    """Networks of which none overlaps another."""
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        self._spans = sorted((net.family, net.first, net.last) for net in networks)
+
+    def add(self, net: Network) -> None:
+        insort(self._spans, (net.family, net.first, net.last))
+
+    def overlap(self, net: Network) -> bool:
+        """Whether any of them has an address in common with this one."""
+        index = bisect_left(self._spans, (net.family, net.first, net.first))
+        near = self._spans[max(index - 1, 0) : index + 1]
+        return any(family == net.family and first <= net.last and net.first <= last for family, first, last in near)

@@ -1,6 +1,6 @@
 """Clusters as they register, and their topology as they report it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from twisted.logger import Logger
@@ -8,6 +8,7 @@ from twisted.logger import Logger
 from clusterd.protocol.values import InterfaceReport, NicKind
 from regiond.domain.ids import NewId, Prefix, format_id
 from regiond.domain.topology import KnownInterface, KnownSubnet, TopologyPlan, plan_topology
+from regiond.storage.changes import LONG_DEADLINE_SECONDS, rebuild_free_ranges
 from regiond.storage.connection import Row
 from regiond.storage.pool import Pool, Session
 
@@ -17,12 +18,20 @@ ABSENT_SECONDS = 60.0
 _TOPOLOGY_LOCK = "SELECT pg_advisory_xact_lock(2, 0)"
 
 
-_ABSENT = """
+_STANDING = "(i.present OR i.last_changed > now() - make_interval(secs => %s))"
+
+_ABSENT = f"""
 SELECT d.subnet, d.cluster, s.cidr::text, c.name
 FROM delivery d JOIN cluster c ON c.id = d.cluster JOIN subnet s ON s.id = d.subnet
 WHERE d.role = 'serving' AND NOT EXISTS (
-    SELECT FROM cluster_interface i WHERE i.cluster = d.cluster AND i.subnet = d.subnet
-    AND (i.present OR i.last_changed > now() - make_interval(secs => %s)))
+    SELECT FROM cluster_interface i WHERE i.cluster = d.cluster AND i.subnet = d.subnet AND {_STANDING})
+"""  # noqa: S608 (constants only)
+
+# Addresses that no interface has, neither now nor until a moment ago.
+_ABANDONED = f"""
+FROM infrastructure_address a WHERE NOT EXISTS (
+    SELECT FROM cluster_interface i WHERE i.cluster = a.cluster AND i.subnet = a.subnet AND {_STANDING}
+    AND a.address = ANY(CASE a.kind WHEN 'gateway' THEN i.gateways ELSE i.addresses END))
 """
 
 
@@ -81,7 +90,7 @@ class ClusterStore:
             await _write(session, cluster, vrf, planned)
             return planned
 
-        planned = await self._pool.transaction(apply, retry=True)
+        planned = await self._pool.transaction(apply, retry=True, deadline=LONG_DEADLINE_SECONDS)
         self._tell(cluster, planned)
         return planned
 
@@ -93,21 +102,27 @@ class ClusterStore:
         """
 
         async def drain(session: Session) -> list[Row]:
-            absent = sorted(row[0] for row in await session.run(_ABSENT, (ABSENT_SECONDS,)))
-            for subnet in absent:
-                await session.run("SELECT pg_advisory_xact_lock(%s)", (subnet,))
-            rows = await session.run(_ABSENT, (ABSENT_SECONDS,)) if absent else []
-            drained = [row for row in rows if row[0] in absent]
-            for subnet, cluster, _, _ in drained:
+            await session.run(_TOPOLOGY_LOCK)
+            absent = await session.run(_ABSENT, (ABSENT_SECONDS,))
+            abandoned = [row[0] for row in await session.run(f"SELECT DISTINCT subnet {_ABANDONED}", (ABSENT_SECONDS,))]
+            await _lock(session, {*abandoned, *(row[0] for row in absent)})
+            for subnet, cluster, _, _ in absent:
                 await session.run(
                     "UPDATE delivery SET role = 'draining', since = now() WHERE subnet = %s AND cluster = %s",
                     (subnet, cluster),
                 )
-                await _write_infrastructure(session, cluster, subnet, frozenset())
-                await session.run("SELECT rebuild_free_ranges(%s)", (subnet,))
-            return drained
+            await session.run(f"DELETE {_ABANDONED}", (ABSENT_SECONDS,))
+            for subnet in sorted(abandoned):
+                await rebuild_free_ranges(session, subnet)
+            return absent
 
-        for subnet, _, cidr, name in await self._pool.transaction(drain, retry=True):
+        looked = await self._pool.query(
+            f"SELECT EXISTS ({_ABSENT}) OR EXISTS (SELECT {_ABANDONED})", (ABSENT_SECONDS,) * 2, retry=True
+        )
+        drained: list[Row] = []
+        if looked[0][0]:
+            drained = await self._pool.transaction(drain, retry=True, deadline=LONG_DEADLINE_SECONDS)
+        for subnet, _, cidr, name in drained:
             self._log.warn(
                 "cluster {cluster} has no interface on {cidr} any more: it stops serving it",
                 event="subnet.draining",
@@ -153,9 +168,10 @@ class ClusterStore:
 async def _known_interfaces(session: Session, cluster: int) -> list[KnownInterface]:
     rows = await session.run(
         """SELECT id, nic, cidr::text, ARRAY(SELECT host(a) FROM unnest(addresses) a),
-                  ARRAY(SELECT host(g) FROM unnest(gateways) g), mac, kind, vlan, up, subnet, present, serving
+                  ARRAY(SELECT host(g) FROM unnest(gateways) g), mac, kind, vlan, up, subnet, present, serving,
+                  present OR last_changed > now() - make_interval(secs => %s)
            FROM cluster_interface WHERE cluster = %s""",
-        (cluster,),
+        (ABSENT_SECONDS, cluster),
     )
     return [
         KnownInterface(
@@ -164,8 +180,9 @@ async def _known_interfaces(session: Session, cluster: int) -> list[KnownInterfa
             subnet,
             present,
             serving,
+            recent,
         )
-        for id_, nic, cidr, addresses, gateways, mac, kind, vlan, up, subnet, present, serving in rows
+        for id_, nic, cidr, addresses, gateways, mac, kind, vlan, up, subnet, present, serving, recent in rows
     ]
 
 
@@ -173,16 +190,20 @@ async def _known_subnets(session: Session, cluster: int, vrf: int, cidrs: list[s
     rows = await session.run(
         """SELECT s.id, s.cidr::text,
                   EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id AND d.cluster <> %s AND d.role <> 'former')
+                  OR EXISTS (SELECT FROM cluster_interface i
+                             WHERE i.subnet = s.id AND i.cluster <> %s AND i.present)
            FROM subnet s WHERE s.vrf = %s AND s.cidr && ANY(%s::inet[]) ORDER BY s.id""",
-        (cluster, vrf, cidrs),
+        (cluster, cluster, vrf, cidrs),
     )
     return [KnownSubnet(*row) for row in rows]
 
 
 async def _write(session: Session, cluster: int, vrf: int, planned: TopologyPlan) -> None:
-    touched = sorted({*planned.infrastructure, *planned.serve} - set(planned.new_subnets))
-    if touched:
-        await session.run("SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key", (touched,))
+    """Only subnets of which something changes are locked: claims on the others do not wait for a report."""
+    rows = await session.run("SELECT subnet FROM delivery WHERE cluster = %s AND role = 'serving'", (cluster,))
+    serve = sorted(set(planned.serve) - {row[0] for row in rows})
+    infrastructure = await _changed_infrastructure(session, cluster, planned)
+    await _lock(session, {*infrastructure, *serve} - set(planned.new_subnets))
     for subnet, net in planned.new_subnets.items():
         await session.run(
             "INSERT INTO subnet (id, vrf, cidr, first_usable, last_usable) VALUES (%s, %s, %s, %s, %s)",
@@ -208,32 +229,35 @@ async def _write(session: Session, cluster: int, vrf: int, planned: TopologyPlan
             "UPDATE cluster_interface SET present = false, last_changed = now() WHERE id = ANY(%s)",
             ([gone.id for gone in planned.vanished],),
         )
-    if planned.serve:
+    if serve:
         await session.run(
             """INSERT INTO delivery (subnet, cluster, role) SELECT unnest(%s::bigint[]), %s, 'serving'
-               ON CONFLICT (subnet, cluster) DO UPDATE SET role = 'serving', since = now()
-               WHERE delivery.role <> 'serving'""",
-            (list(planned.serve), cluster),
+               ON CONFLICT (subnet, cluster) DO UPDATE SET role = 'serving', since = now()""",
+            (serve, cluster),
         )
-    for subnet in sorted({*planned.infrastructure, *planned.new_subnets}):
-        wanted = planned.infrastructure.get(subnet, frozenset())
-        changed = await _write_infrastructure(session, cluster, subnet, wanted)
-        if changed or subnet in planned.new_subnets:
-            await session.run("SELECT rebuild_free_ranges(%s)", (subnet,))
+    for subnet, wanted in infrastructure.items():
+        await session.run("DELETE FROM infrastructure_address WHERE subnet = %s AND cluster = %s", (subnet, cluster))
+        await session.run(
+            """INSERT INTO infrastructure_address (subnet, cluster, address, kind)
+               SELECT %s, %s, unnest(%s::inet[]), unnest(%s::text[])""",
+            (subnet, cluster, [address for address, _ in wanted], [kind for _, kind in wanted]),
+        )
+    for subnet in {*infrastructure, *planned.new_subnets}:
+        await rebuild_free_ranges(session, subnet)
 
 
-async def _write_infrastructure(
-    session: Session, cluster: int, subnet: int, wanted: frozenset[tuple[str, str]]
-) -> bool:
-    rows = await session.run(
-        "SELECT host(address), kind FROM infrastructure_address WHERE subnet = %s AND cluster = %s", (subnet, cluster)
-    )
-    if {tuple(row) for row in rows} == wanted:
-        return False
-    await session.run("DELETE FROM infrastructure_address WHERE subnet = %s AND cluster = %s", (subnet, cluster))
-    await session.run(
-        """INSERT INTO infrastructure_address (subnet, cluster, address, kind)
-           SELECT %s, %s, unnest(%s::inet[]), unnest(%s::text[])""",
-        (subnet, cluster, [address for address, _ in wanted], [kind for _, kind in wanted]),
-    )
-    return True
+async def _changed_infrastructure(
+    session: Session, cluster: int, planned: TopologyPlan
+) -> dict[int, frozenset[tuple[str, str]]]:
+    stored: dict[int, set[tuple[str, str]]] = {}
+    for subnet, address, kind in await session.run(
+        "SELECT subnet, host(address), kind FROM infrastructure_address WHERE cluster = %s", (cluster,)
+    ):
+        stored.setdefault(subnet, set()).add((address, kind))
+    return {subnet: wanted for subnet, wanted in planned.infrastructure.items() if stored.get(subnet, set()) != wanted}
+
+
+async def _lock(session: Session, subnets: Iterable[int]) -> None:
+    """In the order in which everybody locks them."""
+    if ordered := sorted(subnets):
+        await session.run("SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key", (ordered,))
