@@ -16,6 +16,8 @@ DEFAULT_SOCKET: Final = "/var/lib/hostmap/region/api.sock"  # regiond.config, wh
 DEFAULT_TIMEOUT_SECONDS: Final = 20.0
 MAX_ANSWER_BYTES: Final = 64 << 20
 BASE: Final = "/api/v1"
+MAX_PAGE: Final = 1000
+MAX_TOLD: Final = 10
 
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
 
@@ -76,26 +78,29 @@ class Client:
     def __init__(self, target: Target) -> None:
         self._target = target
 
-    def get(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Reply:
-        """`path` is below the API's base."""
-        return self._request("GET", BASE + path + _query(query))
+    def get(self, path: str, query: Sequence[tuple[str, str]] = (), wait: float = 0.0) -> Reply:
+        """`path` is below the API's base; `wait`: how much longer than usual the answer may take."""
+        return self._request("GET", BASE + path + _query(query), wait=wait)
 
-    def get_all(self, path: str, query: Sequence[tuple[str, str]] = ()) -> list[Any]:
-        """A whole list, page after page."""
-        target: str | None = BASE + path + _query([*query, ("limit", "1000")])
+    def get_all(self, path: str, query: Sequence[tuple[str, str]] = (), most: int | None = None) -> list[Any]:
+        """A whole list, or its first entries, page after page."""
+        limit = MAX_PAGE if most is None else min(most, MAX_PAGE)
+        target: str | None = BASE + path + _query([*query, ("limit", str(limit))])
         rows: list[Any] = []
-        while target is not None:
+        while target is not None and (most is None or len(rows) < most):
             reply = self._request("GET", target)
             rows += reply.content
             target = reply.next_page
-        return rows
+        return rows[:most]
 
-    def post(self, path: str, body: dict[str, Any], query: Sequence[tuple[str, str]] = (), wait: float = 0.0) -> Reply:
+    def post(
+        self, path: str, body: dict[str, Any] | None, query: Sequence[tuple[str, str]] = (), wait: float = 0.0
+    ) -> Reply:
         """`wait`: how much longer than usual the answer may take."""
         return self._request("POST", BASE + path + _query(query), body, wait)
 
-    def patch(self, path: str, body: dict[str, Any]) -> Reply:
-        return self._request("PATCH", BASE + path, body)
+    def patch(self, path: str, body: dict[str, Any], query: Sequence[tuple[str, str]] = ()) -> Reply:
+        return self._request("PATCH", BASE + path + _query(query), body)
 
     def delete(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Reply:
         return self._request("DELETE", BASE + path + _query(query))
@@ -208,7 +213,15 @@ def _told(status: int, problem: dict[str, Any]) -> str:
     candidates = problem.get("candidates")
     if isinstance(candidates, list) and candidates:
         detail += "; candidates: " + ", ".join(_candidate(each) for each in candidates)
+    reservations = problem.get("reservations")
+    if isinstance(reservations, list) and reservations:
+        more = "" if problem.get("count", 0) <= MAX_TOLD else ", …"
+        detail += "; reserved: " + ", ".join(_reserved(each) for each in reservations[:MAX_TOLD]) + more
     return f"{slug}: {detail}"
+
+
+def _reserved(each: dict[str, Any]) -> str:
+    return f"{each.get('address')} ({each.get('id')} of {each.get('owner')})"
 
 
 def _candidate(each: dict[str, Any]) -> str:

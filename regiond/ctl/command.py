@@ -70,16 +70,20 @@ class Duration(click.ParamType[int]):
 
     name = "duration"
 
+    def __init__(self, least: int) -> None:
+        self._least = least
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
         found = _DURATION.fullmatch(str(value))
-        if found is None or not int(found[1]):
+        if found is None or int(found[1]) < self._least:
             self.fail(f"{value!r} is no duration: write 90s, 15m, 12h, 30d or 4w", param, ctx)
         return int(found[1]) * _UNIT_SECONDS[found[2]]
 
 
-DURATION = Duration()
+DURATION = Duration(1)
+DURATION_OR_ZERO = Duration(0)
 
 pass_settings = click.make_pass_decorator(Settings)
 

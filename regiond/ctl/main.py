@@ -5,10 +5,14 @@ import os
 import click
 
 from regiond.ctl.accounts import accounts
+from regiond.ctl.audit import audit
+from regiond.ctl.check import check
 from regiond.ctl.client import DEFAULT_SOCKET, DEFAULT_TIMEOUT_SECONDS, Target, check_token, parse_url, read_token_file
 from regiond.ctl.clusters import clusters
 from regiond.ctl.command import RegionGroup, Settings
+from regiond.ctl.ranges import ranges
 from regiond.ctl.reservations import reservations
+from regiond.ctl.subnets import subnets
 from regiond.ctl.tokens import tokens
 
 
@@ -77,8 +81,12 @@ def _target(socket: str | None, url: str | None, token_file: str | None, timeout
 
 
 cli.add_command(accounts)
+cli.add_command(audit)
+cli.add_command(check)
 cli.add_command(clusters)
+cli.add_command(ranges)
 cli.add_command(reservations)
+cli.add_command(subnets)
 cli.add_command(tokens)
 
 

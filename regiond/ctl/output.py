@@ -20,6 +20,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def print_fields(fields: Iterable[tuple[str, Any]]) -> None:
+    """One line for each: its name and its value. A name may come more than once."""
+    pairs = [(name, plain(value)) for name, value in fields]
+    width = max((len(name) for name, _ in pairs), default=0)
+    for name, value in pairs:
+        click.echo(f"{name.ljust(width)}  {value}")
+
+
 def plain(value: Any) -> str:
     """One line that a terminal can show: control characters (a DHCP server's own words may have some) are escaped."""
     if value is None or value == "":

@@ -6,7 +6,12 @@ import click
 
 from regiond.ctl.client import segment
 from regiond.ctl.command import DURATION, Settings, given, json_option, pass_settings
-from regiond.ctl.output import RESERVATION_COLUMNS, plain, print_json, print_table, reservation_rows
+from regiond.ctl.output import RESERVATION_COLUMNS, plain, print_fields, print_json, print_table, reservation_rows
+
+_TOLD = (
+    *("id", "address", "kind", "status", "owner", "client_id", "duid", "alias", "hostname", "device", "node", "group"),
+    *("purpose", "comment", "created", "expires_at", "free_at"),
+)
 
 
 @click.group()
@@ -38,6 +43,26 @@ def list_reservations(
         print_json(found)
     else:
         print_table(RESERVATION_COLUMNS, reservation_rows(found))
+
+
+@reservations.command("show")
+@click.argument("reservation_id", metavar="ID")
+@json_option
+@pass_settings
+def show(settings: Settings, reservation_id: str) -> None:
+    """Show a reservation: whose it is, how far its host maps are, and what a release waits for and what ends that."""
+    found = settings.client.get(f"/reservations/{segment(reservation_id)}").content
+    if settings.as_json:
+        print_json(found)
+        return
+    told = [(name.replace("_", " "), found[name]) for name in _TOLD if found[name] not in (None, "", [])]
+    told[2:2] = [("subnet", f"{found['subnet']['cidr']} in {found['subnet']['vrf']} ({found['subnet']['id']})")]
+    told += [("mac", mac) for mac in found["macs"]]
+    for cluster in found["host_map"]["clusters"] if found["host_map"] else ():
+        error = "" if cluster["error"] is None else f": {cluster['error']}"
+        since = f"{cluster['state']} at generation {cluster['generation']} since {cluster['since']}{error}"
+        told.append((f"on {cluster['name']}", since))
+    print_fields([*told, *(("waits for", each) for each in found["waits_for"])])
 
 
 @reservations.command("claim")

@@ -1,5 +1,6 @@
 """The audit as admins read it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +16,10 @@ from tests.regiond.subnet_world import SubnetWorld, subnet_world
 reactor: Any = global_reactor
 
 
-async def entries(world: SubnetWorld, limit: int = 100, after: str | None = None, **filters: list[str]) -> Any:
-    return await world.audit.entries(world.admin, filters=filters, limit=limit, after=after)
+async def entries(
+    world: SubnetWorld, limit: int = 100, after: str | None = None, filters: Mapping[str, Sequence[str]] | None = None
+) -> Any:
+    return await world.audit.entries(world.admin, filters=filters or {}, limit=limit, after=after)
 
 
 def ids(found: list[AuditEntry]) -> list[str]:
@@ -55,9 +58,9 @@ async def test_filters_are_alternatives_within_and_conditions_between(database: 
             ({"actor": ["nobody"]}, []),
             ({"actor": ["nobody", "tester"]}, ["range.remove", "reservation.claim", "range.add"]),
         ):
-            assert [entry.action for entry in await entries(world, **filters)] == expected
+            assert [entry.action for entry in await entries(world, filters=filters)] == expected
         with pytest.raises(errors.InvalidRequest):
-            await entries(world, colour=["red"])
+            await entries(world, filters={"colour": ["red"]})
 
 
 @pytest_twisted.ensureDeferred

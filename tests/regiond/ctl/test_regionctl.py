@@ -71,8 +71,8 @@ async def test_accounts() -> None:
     async with serving() as server:
         listed = await run("accounts", "list", env=over_tcp(server))
         assert listed.stdout.splitlines() == [
-            "ID             NAME   ROLE  DISABLED  CREATED",
-            "ac-0000000002  alice  user  no        2026-01-31T12:00:00.123Z",
+            "ID             NAME   ROLE  DISABLED  RESERVATIONS  LIMIT  PER SUBNET  CREATED",
+            "ac-0000000002  alice  user  no        0             -      -           2026-01-31T12:00:00.123Z",
         ]
         assert json.loads((await run("--json", "accounts", "list", env=over_tcp(server))).stdout)[0]["name"] == "alice"
         for change, disabled in (("disable", True), ("enable", False)):

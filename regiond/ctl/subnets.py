@@ -1,0 +1,102 @@
+"""`regionctl subnets`."""
+
+from typing import Any
+
+import click
+
+from regiond.ctl.client import segment
+from regiond.ctl.command import DURATION_OR_ZERO, Settings, json_option, pass_settings
+from regiond.ctl.output import print_fields, print_json, print_table
+from regiond.ctl.ranges import SUBNET_HELP
+
+
+@click.group()
+def subnets() -> None:
+    """The networks that addresses are claimed from."""
+
+
+@subnets.command("list")
+@json_option
+@pass_settings
+def list_subnets(settings: Settings) -> None:
+    """List subnets, with who serves them and how many reservations they have."""
+    found = settings.client.get_all("/subnets")
+    if settings.as_json:
+        print_json(found)
+        return
+    ordered = sorted(found, key=lambda each: (each["vrf"], each["cidr"]))
+    print_table(
+        ("ID", "NETWORK", "VRF", "SERVED BY", "RESERVATIONS", "RELEASING", "GENERATION"),
+        (
+            [
+                *(each["id"], each["cidr"], each["vrf"], ",".join(each["clusters"])),
+                *(each["reservations"], each["releasing"], each["generation"]),
+            ]
+            for each in ordered
+        ),
+    )
+
+
+@subnets.command("show", epilog=SUBNET_HELP)
+@click.argument("subnet")
+@json_option
+@pass_settings
+def show(settings: Settings, subnet: str) -> None:
+    """Show a subnet: who serves it, how full it is, what is excluded, what is free."""
+    path = f"/subnets/{segment(subnet)}"
+    shown = settings.client.get(path).content
+    path = f"/subnets/{shown['id']}"
+    use = settings.client.get(f"{path}/utilisation").content
+    ranges = settings.client.get_all(f"{path}/ranges")
+    available = settings.client.get(f"{path}/available", [("limit", "1")]).content
+    if settings.as_json:
+        print_json({**shown, "utilisation": use, "ranges": ranges, "available": available})
+    else:
+        print_fields([*_own(shown), *_use(use), *_ranges(ranges), ("lowest free", next(iter(available), None))])
+
+
+@subnets.command("set", epilog=SUBNET_HELP)
+@click.argument("subnet")
+@click.option(
+    "--release-hold",
+    type=DURATION_OR_ZERO,
+    required=True,
+    help="How long an address rests after its removal was confirmed everywhere, e.g. 15m; 0 for not at all.",
+)
+@json_option
+@pass_settings
+def set_subnet(settings: Settings, subnet: str, release_hold: int) -> None:
+    """Set how long released addresses of a subnet rest, also those that are resting now."""
+    changed = settings.client.patch(f"/subnets/{segment(subnet)}", {"release_hold_seconds": release_hold}).content
+    if settings.as_json:
+        print_json(changed)
+    else:
+        print_fields(_own(changed))
+
+
+def _own(shown: Any) -> list[tuple[str, Any]]:
+    return [
+        ("id", shown["id"]),
+        ("network", shown["cidr"]),
+        ("vrf", shown["vrf"]),
+        ("served by", ", ".join(shown["clusters"])),
+        ("generation", shown["generation"]),
+        ("release hold", f"{shown['release_hold_seconds']} s"),
+    ]
+
+
+def _use(use: Any) -> list[tuple[str, Any]]:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in use["reserved"].items() if kind != "total")
+    excluded = ", ".join(f"{count} {kind}" for kind, count in use["in_ranges"].items())
+    return [
+        ("usable", use["usable"]),
+        ("reserved", f"{use['reserved']['total']} ({kinds})"),
+        ("releasing", use["releasing"]),
+        ("in ranges", excluded),
+        ("infrastructure", use["infrastructure"]),
+        ("free", use["free"]),
+    ]
+
+
+def _ranges(ranges: list[Any]) -> list[tuple[str, Any]]:
+    return [(f"{each['kind']} range", f"{each['low']} to {each['high']} ({each['id']})") for each in ranges]
