@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from regiond.domain.facts import Answered
+from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import Idempotency, Outcome
 from regiond.domain.plan import replayed
 from regiond.domain.reservations import Delivery, Kind, Reservation, Status, progress_of
@@ -258,20 +259,28 @@ def view_of(reservation: Reservation, deliveries: Sequence[Delivery], rejections
 
 
 def waits_for(reservation: Reservation, deliveries: Sequence[Delivery]) -> tuple[str, ...]:
-    """Why a releasing address is not free yet: which cluster, since when."""
+    """Why a releasing address is not free yet: which cluster, since when; and the way out for each."""
     if reservation.status is Status.ACTIVE:
         return ()
+    force = f"regionctl reservations release {format_id(Prefix.RESERVATION, reservation.id)} --force"
     if reservation.confirmed_at is not None:
         until = "now" if reservation.free_at is None else _seconds(reservation.free_at)
-        return (f"the release hold, until {until}",)
+        return (f"the release hold, until {until}; a client may use the address until then ({force} ends it)",)
     needed = reservation.release_generation or 0
     return tuple(
         f"cluster {d.cluster_name} to confirm the removal ({'connected' if d.connected else 'not connected'}, "
         f"at generation {d.applied_generation} of {needed} since {_seconds(d.since)}"
-        f"{'' if d.error is None else ': ' + d.error})"
+        f"{'' if d.error is None else ': ' + d.error}); {_way_out(d)}, or {force}"
         for d in deliveries
         if d.role in ("serving", "draining") and d.applied_generation < needed
     )
+
+
+def _way_out(delivery: Delivery) -> str:
+    """What makes a holder confirm."""
+    if not delivery.connected:
+        return "bring its clusterd back"
+    return "see what its DHCP server lacks" if delivery.error is not None else "it is being told"
 
 
 def _seconds(time: datetime) -> str:
