@@ -1,6 +1,6 @@
 """`twistd regiond`: the options, and the parts wired together. No logic."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from typing import Any
 
@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from clusterd.daemon.config_file import ConfigError
 from clusterd.daemon.daemon_options import DaemonOptions
 from clusterd.daemon.endpoints import LinkAddress, LoopbackAddress, UnixAddress
+from clusterd.daemon.exit_codes import fail_at_exit
 from clusterd.daemon.pauses import avoid_long_collections
 from regiond.accounts import Accounts, random_id
 from regiond.audit_trail import AuditTrail
@@ -33,11 +34,13 @@ from regiond.progress import Progress
 from regiond.storage.accounts import AccountStore
 from regiond.storage.audit import AuditReads
 from regiond.storage.check import SubnetChecks
+from regiond.storage.connection import Vet
 from regiond.storage.deliveries import DeliveryReads
 from regiond.storage.doorbell import Doorbell, Rung
 from regiond.storage.errors import DatabaseUnavailable, SchemaError
 from regiond.storage.nodes import NodeStore
 from regiond.storage.pool import ConnectionLost, Pool
+from regiond.storage.primary import NewestPrimary
 from regiond.storage.ranges import RangeStore
 from regiond.storage.reads import Reads
 from regiond.storage.schema import migrate
@@ -48,6 +51,8 @@ from regiond.subnets import Subnets
 from regiond.sweeps import Sweeps
 
 WRITER_CONNECTIONS = 2
+WRITER_DEADLINE_SECONDS = 10.0
+WRITER_PATIENCE_SECONDS = 3.0
 
 
 class Options(DaemonOptions):
@@ -85,12 +90,14 @@ class _Announcements:
 class Region:
     """The parts of a region on an open database, and the order in which they start and stop."""
 
-    def __init__(self, reactor: Any, dsn: str, pool: Pool, writing: Pool, identity: Any) -> None:
+    def __init__(
+        self, reactor: Any, dsn: str, pool: Pool, writing: Pool, identity: Any, *, vet: Vet | None = None
+    ) -> None:
         self.reads = Reads(pool)
         self.catalogue = Catalogue(reactor, self.reads)
         self.progress = Progress(reactor, self.reads)
         self.connections = Connections()
-        self.doorbell = Doorbell(reactor, dsn, pool, self._rung)
+        self.doorbell = Doorbell(reactor, dsn, pool, self._rung, vet=vet)
         self.writer = Writer(reactor, writing, self._committed)
         self.clusters = ClusterStore(pool, random_id)
         self.dispatch = HostMapDispatch(
@@ -150,9 +157,12 @@ class RegionDaemon(Service):
 
     _log = Logger(namespace="regiond")
 
-    def __init__(self, reactor: Any, settings: RegionSettings) -> None:
+    def __init__(
+        self, reactor: Any, settings: RegionSettings, *, fail_at_exit: Callable[[], None] = fail_at_exit
+    ) -> None:
         self._reactor = reactor
         self._settings = settings
+        self._fail_at_exit = fail_at_exit
         self._embedded: EmbeddedPostgres | None = None
         self._pools: list[Pool] = []
         self._region: Region | None = None
@@ -178,13 +188,23 @@ class RegionDaemon(Service):
             )
             dsn = await self._embedded.start()
             self._embedded.ended.addCallback(self._database_ended)
-        pool, writing = Pool(self._reactor, dsn), Pool(self._reactor, dsn, size=WRITER_CONNECTIONS)
+        vet = await self._vet(dsn)
+        pool = Pool(self._reactor, dsn, vet=vet)
+        # a claim is answered within a bounded time whatever the database does: see regiond/storage/writer.py
+        writing = Pool(
+            self._reactor,
+            dsn,
+            size=WRITER_CONNECTIONS,
+            deadline=WRITER_DEADLINE_SECONDS,
+            patience=WRITER_PATIENCE_SECONDS,
+            vet=vet,
+        )
         self._pools = [pool, writing]
         for each in self._pools:
             each.start()
         await migrate(pool)
         identity = await Reads(pool).identity()
-        region = Region(self._reactor, dsn, pool, writing, identity)
+        region = Region(self._reactor, dsn, pool, writing, identity, vet=vet)
         await region.accounts.local_caller()
         self._region = region
         region.start()
@@ -199,6 +219,14 @@ class RegionDaemon(Service):
             clusters=list(map(str, clusters)),
             database="embedded" if self._embedded is not None else "external",
         )
+
+    async def _vet(self, dsn: str) -> Vet | None:
+        """What looks at every connection to an external database."""
+        if self._embedded is not None:
+            return None
+        newest = NewestPrimary(self._reactor, self._settings.state_directory / "database-timeline.json")
+        await newest.look_around(dsn)
+        return newest.vet
 
     async def _open_doors(self, region: Region) -> tuple[list[LinkAddress], list[LinkAddress]]:
         """Where the HTTP API and where the clusters' listener are to be found."""
@@ -253,7 +281,7 @@ class RegionDaemon(Service):
 
     def _end(self) -> None:
         """Stop the process with an exit code that tells its supervisor to start it again."""
-        self._reactor.exitCode = 1
+        self._fail_at_exit()
         self._reactor.stop()
 
 

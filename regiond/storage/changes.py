@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from regiond.domain import errors
 from regiond.domain.mutations import Actor, Idempotency
-from regiond.storage.pool import Pool, Session
+from regiond.storage.pool import SETTLE, Pool, Session
 
 LONG_DEADLINE_SECONDS: Final = 60.0
 """For what may have to recompute the free space of a large subnet."""
@@ -77,6 +77,7 @@ async def _answered(session: Session, key: Idempotency) -> int:
     )
     if not rows or rows[0][0] != key.fingerprint:
         raise errors.IdempotencyKeyReused("this Idempotency-Key was used for another request")
+    await session.run(SETTLE)
     return int(json.loads(rows[0][1])["id"])
 
 

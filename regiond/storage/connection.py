@@ -42,7 +42,8 @@ SESSION_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "application_name": "regiond",
         "statement_timeout": "10s",
-        "idle_in_transaction_session_timeout": "30s",
+        # a batch thinks for milliseconds: who holds its locks for longer was stopped, or cut off
+        "idle_in_transaction_session_timeout": "5s",
         "client_min_messages": "warning",
         # the server looks after the client while it works: a killed regiond's queries end with it
         "client_connection_check_interval": "1s",

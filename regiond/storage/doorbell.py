@@ -12,6 +12,7 @@ from uuid import uuid4
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from regiond.storage.connection import Connector, Vet
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.listener import Listener
 from regiond.storage.pool import ConnectionLost, Pool
@@ -61,7 +62,9 @@ class Doorbell:
 
     _log = Logger(namespace="region.doorbell")
 
-    def __init__(self, reactor: Any, dsn: str, pool: Pool, on_rung: Callable[[Rung], None]) -> None:
+    def __init__(
+        self, reactor: Any, dsn: str, pool: Pool, on_rung: Callable[[Rung], None], *, vet: Vet | None = None
+    ) -> None:
         self._reactor = reactor
         self._pool = pool
         self._on_rung = on_rung
@@ -69,7 +72,8 @@ class Doorbell:
         self._waiting = _Waiting()
         self._ringing = False
         self._stopped = False
-        self._listener = Listener(reactor, dsn, CHANNEL, self._heard, self._missed)
+        connector = Connector(reactor, dsn, vet=vet)
+        self._listener = Listener(reactor, dsn, CHANNEL, self._heard, self._missed, connector=connector)
 
     def start(self) -> None:
         self._listener.start()

@@ -20,7 +20,7 @@ from regiond.domain.views import (
     SubnetView,
 )
 from regiond.storage.batch import read_delivery, read_reservation
-from regiond.storage.pool import Pool
+from regiond.storage.pool import COMMIT, SETTLE, Pool
 
 # A cluster whose regiond was killed stays marked as connected; nothing was heard of it since then.
 _CONNECTED = "(c.connected_since IS NOT NULL AND c.last_heard > now() - interval '60 s')"
@@ -108,7 +108,10 @@ class Reads:
             (idempotency.account, idempotency.key),
             retry=True,
         )
-        return replayed(idempotency, Answered(*rows[0])) if rows else None
+        if not rows:
+            return None
+        await self._pool.execute(f"BEGIN; {SETTLE}; {COMMIT}", retry=True)
+        return replayed(idempotency, Answered(*rows[0]))
 
     # ---- devices and nodes ----
 

@@ -6,6 +6,9 @@ convoy into a group commit: all waiting mutations share one transaction and one 
 A batch is two round trips: begin, lock, read the facts; then write and commit. Between them the pure planner
 decides every member. When a connection dies around the commit its outcome is unknown: the writer takes its own lock
 again, which waits for the lost transaction to end, and looks whether the batch's id was committed.
+
+Without its database nothing waits for ever: a mutation whose batch has not begun within WAIT_SECONDS is refused
+untouched, and a batch is given up after BATCH_SECONDS and the attempt that is under way then.
 """
 
 import random
@@ -27,18 +30,21 @@ from regiond.domain.mutations import Mutation, Outcome
 from regiond.domain.plan import plan
 from regiond.storage.batch import changes_document, facts_request, read_facts, subnets_of
 from regiond.storage.errors import DatabaseUnavailable
-from regiond.storage.pool import Pool, Session
+from regiond.storage.pool import COMMIT, SETTLE, Pool, Session
 
 MAX_BATCH_WEIGHT = 512  # steps, or addresses of a claim: planning more would stall the reactor for over 20 ms
 MAX_WAITING = 20_000
 ATTEMPTS = 4
 RETRY_DELAY_SECONDS = 0.2
+WAIT_SECONDS = 10.0
+BATCH_SECONDS = 10.0
 
 # Advisory locks: a subnet's id (positive), or a writer's own (negative).
 _BEGIN = (
     "BEGIN; SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key; SELECT tag, fact FROM batch_facts(%s)"
 )
-_COMMIT = "SELECT batch_write(%s); COMMIT"
+_COMMIT = f"SELECT batch_write(%s); {COMMIT}"
+_COMMIT_KNOWN = f"{SETTLE}; {COMMIT}"
 _WAS_COMMITTED = (
     "BEGIN; SELECT pg_advisory_xact_lock(%s); SELECT count(*) FROM batch WHERE id = %s::uuid"  # own lock first
 )
@@ -56,7 +62,7 @@ class Writer:
         self._pool = pool
         self._on_commit = on_commit
         self._own_lock = -random.getrandbits(60) - 1
-        self._waiting: deque[tuple[Mutation, Deferred[Outcome]]] = deque()
+        self._waiting: deque[tuple[Mutation, Deferred[Outcome], float]] = deque()
         self._running: Deferred[None] | None = None
         self._busy = False
         self._open = True
@@ -77,7 +83,7 @@ class Writer:
         if len(self._waiting) >= MAX_WAITING:
             raise DatabaseUnavailable(f"{MAX_WAITING} changes wait for the database already")
         answer: Deferred[Outcome] = Deferred()
-        self._waiting.append((mutation, answer))
+        self._waiting.append((mutation, answer, self._clock.seconds()))
         if not self._busy:
             self._busy = True
             self._running = Deferred.fromCoroutine(self._run())
@@ -101,14 +107,21 @@ class Writer:
                         answer.callback(outcome)
                     else:
                         answer.errback(Failure(outcome))
+                self._refuse_late()
         finally:
             self._busy = False
 
+    def _refuse_late(self) -> None:
+        """Those who waited too long behind a batch in trouble."""
+        while self._waiting and self._waiting[0][2] + WAIT_SECONDS < self._clock.seconds():
+            _, answer, _ = self._waiting.popleft()
+            answer.errback(Failure(DatabaseUnavailable(f"no turn at the database within {WAIT_SECONDS:g} s")))
+
     def _next_batch(self) -> list[tuple[Mutation, Deferred[Outcome]]]:
-        batch = [self._waiting.popleft()]
+        batch = [self._waiting.popleft()[:2]]
         weight = batch[0][0].weight
         while self._waiting and (weight := weight + self._waiting[0][0].weight) <= MAX_BATCH_WEIGHT:
-            batch.append(self._waiting.popleft())
+            batch.append(self._waiting.popleft()[:2])
         return batch
 
     async def _decide(self, mutations: Sequence[Mutation]) -> Sequence[Outcome | Exception]:
@@ -125,9 +138,19 @@ class Writer:
                     members=len(mutations),
                     reason=str(error).strip()[:500],
                 )
-                return [(await self._decide([mutation]))[0] for mutation in mutations]
+                return await self._one_by_one(mutations)
             return [await self._decide_refused(mutations[0], error)]
         return self._finish(decided)
+
+    async def _one_by_one(self, mutations: Sequence[Mutation]) -> Sequence[Outcome | Exception]:
+        """Without a database the first one finds out, and the others are not tried."""
+        outcomes: list[Outcome | Exception] = []
+        for mutation in mutations:
+            if outcomes and isinstance(outcomes[-1], DatabaseUnavailable):
+                outcomes.append(DatabaseUnavailable(str(outcomes[-1])))
+            else:
+                outcomes.extend(await self._decide([mutation]))
+        return outcomes
 
     async def _decide_refused(self, mutation: Mutation, error: Exception) -> Outcome | Exception:
         """A single mutation that failed: heal the index of free space, or say what is missing."""
@@ -164,6 +187,7 @@ class Writer:
         """
         batch_id = str(uuid4())
         planned: list[Plan] = []
+        end = self._clock.seconds() + BATCH_SECONDS
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 if planned and await self._was_committed(batch_id):
@@ -174,7 +198,7 @@ class Writer:
                     if not _is_nobodys_fault(error):
                         raise
                     planned.clear()  # the database has undone it
-                if attempt == ATTEMPTS:
+                if attempt == ATTEMPTS or self._clock.seconds() >= end:
                     raise DatabaseUnavailable(str(error).strip(), outcome_unknown=bool(planned)) from error
                 self._log.warn(
                     "the database went away under a batch: {reason}", event="writer.retry", reason=str(error)[:500]
@@ -193,6 +217,9 @@ class Writer:
             document = changes_document(batch_id, decided.changes, facts.subnets)
             planned.append(decided)
             await session.run(_COMMIT, (document,))
+        elif any(isinstance(outcome, Outcome) for outcome in decided.outcomes):
+            # what is answered was committed before, perhaps by somebody who was not told
+            await session.run(_COMMIT_KNOWN)
         else:
             await session.run("COMMIT")
         return decided
@@ -200,7 +227,7 @@ class Writer:
     async def _was_committed(self, batch_id: str) -> bool:
         async def look(session: Session) -> bool:
             rows = await session.run(_WAS_COMMITTED, (self._own_lock, batch_id))
-            await session.run("ROLLBACK")
+            await session.run(_COMMIT_KNOWN if rows[0][0] else "ROLLBACK")
             return bool(rows[0][0])
 
         try:
