@@ -25,6 +25,8 @@ REGIOND_KILLED_EVERY: Final = 1.0
 BACKENDS_KILLED_EVERY: Final = 0.7
 SERVER_KILLED_EVERY: Final = 7.0
 SUPERVISED_EVERY: Final = 0.05
+MOST_TOLD: Final = 12
+LONGEST_TOLD: Final = 1500
 
 
 @dataclass(slots=True)
@@ -54,7 +56,8 @@ class Report:
                 f"{len(ledger.live())} addresses held at the end), {sum(ledger.refused.values())} refused; "
                 f"{self.differences} differences replayed",
                 f"answers: {answers}; the slowest after {ledger.slowest_answer:.2f} s",
-                *(f"VIOLATION: {violation}" for violation in self.violations),
+                *(f"VIOLATION: {violation[:LONGEST_TOLD]}" for violation in self.violations[:MOST_TOLD]),
+                *([f"… and {len(self.violations) - MOST_TOLD} more"] if len(self.violations) > MOST_TOLD else []),
             ]
         )
 

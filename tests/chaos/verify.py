@@ -71,16 +71,16 @@ def _reservation_violations(ledger: Ledger, server: PostgresServer) -> list[str]
 
 
 def _audit_violations(ledger: Ledger, server: PostgresServer) -> list[str]:
-    """Each acknowledged claim and release is in the audit exactly once, and nothing more is."""
+    """Each acknowledged claim and release is in the audit exactly once, as the request that it was; nothing more is."""
     noted: dict[str, list[str]] = defaultdict(list)
-    for action, id_ in server.query("SELECT action, object FROM audit WHERE action LIKE 'reservation.%'"):
-        noted[action.replace("force-release", "release").removeprefix("reservation.")].append(id_)
-    claimed = [r for claim in ledger.claims for r, _ in claim.claim.reservations]
-    released = [r for claim in ledger.claims for r in claim.releases if claim.released(r)]
+    for action, request in server.query("SELECT action, request_id FROM audit WHERE request_id LIKE 'chaos-%'"):
+        noted[action.replace("force-release", "release")].append(request)
+    claims = [claimed.claim for claimed in ledger.claims]
+    releases = {r.key: r for claimed in ledger.claims for r in claimed.releases.values() if r.acknowledged is not None}
     return [
-        f"the audit has {len(noted[action])} {action}s of {len(set(noted[action]))} reservations, clients {len(told)}"
-        for action, told in (("claim", claimed), ("release", released))
-        if sorted(noted[action]) != sorted(told)
+        f"the audit has {len(noted[action])} times {action}, in {len(set(noted[action]))} requests; clients {len(told)}"
+        for action, told in (("reservation.claim", claims), ("reservation.release", releases.values()))
+        if sorted(noted[action]) != sorted(f"chaos-{request.key}" for request in told)
     ]
 
 
