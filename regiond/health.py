@@ -26,7 +26,7 @@ class Health:
     async def shortcomings(self) -> Sequence[str]:
         """What keeps this regiond from serving, one sentence each; empty when it is ready."""
         try:
-            if not await current(self._pool):
+            if not await current(self._pool, deadline=_DEADLINE_SECONDS):
                 return ["the database's schema is not the one of this regiond"]
             rows = await self._pool.query(_REPLICATION, retry=True, deadline=_DEADLINE_SECONDS)
         except (DatabaseUnavailable, ConnectionLost) as error:

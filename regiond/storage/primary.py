@@ -25,6 +25,7 @@ from regiond.storage.connection import SESSION_SETTINGS, Connection, ConnectionL
 from regiond.storage.errors import DatabaseUnavailable
 
 LOOK_DEADLINE_SECONDS: Final = 2.0
+TOLD_EVERY_SECONDS: Final = 60.0
 
 # A standby has not written anything: of its past only the log tells that it last followed. The timeline of a primary
 # is that of the segment it writes; its control file is behind until the first checkpoint after the promotion.
@@ -54,6 +55,7 @@ class NewestPrimary:
         self._file = file
         self._newest: Past | None = None
         self._connected = False
+        self._told: float | None = None
         self._connections: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()
 
     async def look_around(self, dsn: str) -> None:
@@ -92,6 +94,7 @@ class NewestPrimary:
                 system=past.system,
             )
         elif newest is not None and past.timeline < newest.timeline:
+            self._tell_of_former(past, newest)
             raise DatabaseUnavailable(
                 f"a former primary answers: its timeline is {past.timeline}, and {newest.timeline} was seen already. "
                 f"Stop it and make it a standby of the new primary; or, if the newer past is given up for good, "
@@ -100,6 +103,18 @@ class NewestPrimary:
         self._connected = True
         self._connections[connection] = past.timeline
         self._see(past)
+
+    def _tell_of_former(self, past: Past, newest: Past) -> None:
+        """Say it also where another host answers and nothing fails: somebody has to stop that server."""
+        now = self._reactor.seconds()
+        if self._told is None or now - self._told >= TOLD_EVERY_SECONDS:
+            self._told = now
+            self._log.warn(
+                "a former primary takes connections: it is on timeline {timeline}, the primary on {newest}",
+                event="database.former-primary",
+                timeline=past.timeline,
+                newest=newest.timeline,
+            )
 
     # What was seen
 

@@ -81,7 +81,9 @@ async def migrate(pool: Pool, migrations: Sequence[Migration] | None = None) -> 
         applied.append(step)
 
 
-async def current(pool: Pool, migrations: Sequence[Migration] | None = None) -> bool:
+async def current(
+    pool: Pool, migrations: Sequence[Migration] | None = None, *, deadline: float | None = None
+) -> bool:
     """Whether the tables are exactly those that this regiond works with."""
     known = _numbered(load_migrations() if migrations is None else migrations)
 
@@ -93,7 +95,7 @@ async def current(pool: Pool, migrations: Sequence[Migration] | None = None) -> 
         except SchemaError:
             return False
 
-    return await pool.session(look, retry=True)
+    return await pool.session(look, retry=True, deadline=deadline)
 
 
 async def _apply_next(session: Session, known: Sequence[Migration]) -> str | None:

@@ -72,8 +72,12 @@ class Client(Thread):
         except Exception as error:
             self._ledger.violated(f"client {self._number} broke: {error!r}")
         finally:
-            for connection in self._connections.values():
-                connection.close()
+            self.close()
+
+    def close(self) -> None:
+        """Hang up everywhere."""
+        for connection in self._connections.values():
+            connection.close()
 
     # Stories
 
@@ -101,7 +105,7 @@ class Client(Thread):
         self._live.append(claimed)
         request.object = _object_of(path, answer)
         if self._random.random() < SEND_AGAIN:
-            again(request, self._send(request, patiently=True), self._ledger)
+            again(request, self.send(request), self._ledger)
 
     def _device(self, body: dict[str, Any], ground: Ground) -> tuple[str, str, Sequence[str]]:
         macs = [self._mac(part) for part in range(self._random.choice((1, 1, 1, 2)))]
@@ -146,7 +150,7 @@ class Client(Thread):
     def _settle(self, request: Request, expected: Sequence[int]) -> Any:
         """The answer of the wanted kind, or None when it was refused, or never settled."""
         try:
-            status, content = self._send(request, patiently=True)
+            status, content = self.send(request)
         except LostAnswer:
             self._ledger.never_settled(request)
             return None
@@ -159,7 +163,7 @@ class Client(Thread):
             self._ledger.violated(f"{request.method} {request.path} {request.body} answered {status}: {content}")
         return None
 
-    def _send(self, request: Request, *, patiently: bool) -> tuple[int, Any]:
+    def send(self, request: Request) -> tuple[int, Any]:
         """Repeat until there is an answer that is not 503. Raises LostAnswer after SETTLE_SECONDS."""
         deadline = self._clock() + SETTLE_SECONDS
         while self._clock() < deadline:
@@ -218,4 +222,5 @@ def check_all_again(ledger: Ledger, world: World, most: int, seed: int) -> None:
     client = Client(255, seed, world, ledger, time.monotonic)
     chosen = ledger.claims if len(ledger.claims) <= most else random.Random(seed).sample(ledger.claims, most)
     for claimed in chosen:
-        again(claimed.claim, client._send(claimed.claim, patiently=True), ledger)
+        again(claimed.claim, client.send(claimed.claim), ledger)
+    client.close()
