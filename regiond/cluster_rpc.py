@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.protocols import amp
+from twisted.python.failure import Failure
 
 from clusterd.protocol import commands, errors
 from clusterd.protocol.connection import Link, Responders
@@ -165,6 +166,8 @@ class ClusterResponders(Responders):
         self, sequence: int, page: int, pages: int, interfaces: Sequence[InterfaceReport]
     ) -> dict[str, Any]:
         connection = self._registered()
+        if not 0 <= page < pages:
+            raise errors.MalformedArgument(f"there is no page {page} of {pages}")
         if sequence > self._sequence:
             self._sequence = sequence
             self._pages = {}
@@ -260,6 +263,8 @@ class ClusterLinkFactory(Factory):
         self._connections = connections
         self._listening = listening
         self._identify = identify
+        self._links: set[Link] = set()
+        self._notes: set[Deferred[None]] = set()  # of ends that are being recorded
         self._log = Logger(namespace="region.link")
 
     def buildProtocol(self, addr: IAddress | None) -> amp.AMP:
@@ -268,15 +273,36 @@ class ClusterLinkFactory(Factory):
             link, self._identity, self._connections, self._listening, self._identify, self._in_background
         )
         link.answer_with(responders)
-        link.lost.addCallback(lambda _: responders.lost())
+        self._links.add(link)
+        link.lost.addCallback(lambda _: self._lost(link, responders))
         return link
+
+    async def close(self) -> None:
+        """Cut every connection; returns when it is recorded that these clusters are not connected any more.
+
+        The listeners have to be closed already: what connects meanwhile is not waited for.
+        """
+        links = list(self._links)
+        ends: list[Deferred[None]] = [Deferred() for _ in links]
+        for link, end in zip(links, ends, strict=True):
+            link.lost.addCallback(end.callback)
+            link.abort()
+        for end in ends:
+            await end
+        for note in list(self._notes):
+            await note
+
+    def _lost(self, link: Link, responders: ClusterResponders) -> None:
+        self._links.discard(link)
+        responders.lost()
 
     def _in_background(self, work: Awaitable[None]) -> None:
         async def run() -> None:
             await work
 
-        Deferred.fromCoroutine(run()).addErrback(
-            lambda failure: self._log.failure(
-                "the end of a connection was not noted", failure, event="link.lost-failed"
-            )
-        )
+        def failed(failure: Failure) -> None:
+            self._log.failure("the end of a connection was not noted", failure, event="link.lost-failed")
+
+        note = Deferred.fromCoroutine(run()).addErrback(failed)
+        self._notes.add(note)
+        note.addBoth(lambda _: self._notes.discard(note))

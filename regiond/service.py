@@ -146,8 +146,7 @@ class Region:
 
     async def stop(self) -> None:
         await self.sweeps.stop()
-        for connection in list(self.connections.by_cluster.values()):
-            connection.link.abort()
+        await self.links.close()
         await self.writer.stop()
         await self.doorbell.stop()
 
@@ -282,7 +281,8 @@ class RegionDaemon(Service):
     def _end(self) -> None:
         """Stop the process with an exit code that tells its supervisor to start it again."""
         self._fail_at_exit()
-        self._reactor.stop()
+        # A start can fail before the reactor runs, and what does not run cannot be stopped.
+        self._reactor.callWhenRunning(self._reactor.stop)
 
 
 async def _finished(maybe: Any) -> None:

@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from twisted.protocols.amp import RemoteAmpError
 
 from clusterd.protocol import errors
 from clusterd.protocol.commands import PROTOCOL_VERSION, Register, ReportTopology
 from clusterd.protocol.values import InterfaceReport
+from tests.clusterd.links import Outcome
 from tests.fakes.cluster import FakeCluster
 from tests.regiond.site import (
     HISTORY,
@@ -65,6 +67,35 @@ def test_a_topology_is_applied_when_its_last_page_is_there(site: Site, cluster: 
     assert len(site.storage.topologies) == 1, "an older picture is ignored"
     _send_pages(site, cluster, 2, {0: rows[:1]})
     assert site.storage.topologies[-1] == (RACK, tuple(rows[:1]))
+
+
+@pytest.mark.parametrize(("page", "pages"), [(1, 1), (0, 0), (7, 3)])
+def test_a_page_that_cannot_be_is_refused_and_kept_nowhere(
+    site: Site, cluster: FakeCluster, page: int, pages: int
+) -> None:
+    site.register(cluster)
+    assert cluster.link is not None
+    with pytest.raises(RemoteAmpError, match=f"no page {page} of {pages}"):
+        site.ask(cluster.link.call(ReportTopology, sequence=1, page=page, pages=pages, interfaces=()))
+    assert site.storage.topologies == []
+    _send_pages(site, cluster, 1, {0: _reports(1)})
+    assert len(site.storage.topologies) == 1
+
+
+def test_closing_waits_until_the_ends_of_the_connections_are_recorded(site: Site, cluster: FakeCluster) -> None:
+    stranger = FakeCluster("rack-8")
+    site.register(cluster)
+    site.connect(stranger)
+    site.storage.hold()
+    closed = Outcome(site.factory.close())
+    site.flush()
+    assert not closed.done()
+    assert site.connections.clusters() == []
+    site.storage.let_go()
+    site.flush()
+    assert closed.done() and closed.error is None
+    assert [ended.cluster for ended in site.storage.ended] == [RACK]
+    site.ask(site.factory.close())
 
 
 def test_a_subnet_that_a_topology_brings_is_delivered(site: Site, cluster: FakeCluster) -> None:
