@@ -115,9 +115,10 @@ class Doorbell:
             await self._pool.execute("SELECT pg_notify(%s, %s)", (CHANNEL, format_payload(self._me, rung)), retry=True)
         except (DatabaseUnavailable, ConnectionLost) as error:
             self._log.warn("the others were not told: {reason}", event="doorbell.failed", reason=str(error)[:500])
-        self._ringing = False
-        if self._waiting:
-            self._ring_soon()
+        finally:
+            self._ringing = False
+            if self._waiting:
+                self._ring_soon()
 
     def _heard(self, payload: str) -> None:
         told = parse_payload(payload)
