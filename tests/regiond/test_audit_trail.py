@@ -86,3 +86,25 @@ async def test_only_for_admins(database: str) -> None:
     async with subnet_world(database, reactor) as world:
         with pytest.raises(errors.NotPermitted):
             await world.audit.entries(world.user, filters={}, limit=1, after=None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_looking_for_little_does_not_read_all(database: str) -> None:
+    """Plans over many entries, most of them of the three frequent actions."""
+    async with subnet_world(database, reactor) as world:
+        pool = world.region.pool
+        await pool.execute(
+            """INSERT INTO audit (actor, action, object, request_id)
+               SELECT 'a', CASE WHEN n % 5000 = 0 THEN 'reservation.force-release' ELSE 'reservation.claim' END,
+                      'rs-' || n, 'r' || n FROM generate_series(1, 50000) n"""
+        )
+        await pool.execute("ANALYZE audit")
+        for condition, index in (
+            ("object = ANY(ARRAY['rs-77', 'rs-78'])", "audit_object"),
+            ("request_id = ANY(ARRAY['r77'])", "audit_request_id"),
+            ("action = ANY(ARRAY['reservation.force-release', 'range.add'])", "audit_rare_action"),
+            ("id < 40000", "audit_pkey"),
+        ):
+            rows = await pool.query(f"EXPLAIN SELECT * FROM audit WHERE {condition} ORDER BY id DESC LIMIT 50")
+            assert index in "".join(row[0] for row in rows), rows
+        assert len(await entries(world, filters={"action": ["reservation.force-release"]})) == 10

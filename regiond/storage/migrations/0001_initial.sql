@@ -267,6 +267,10 @@ CREATE TABLE audit (
     request_id text NOT NULL
 );
 CREATE INDEX audit_object ON audit (object, id);
+CREATE INDEX audit_request_id ON audit (request_id, id);
+-- Who looks for an action looks for a rare one; the frequent ones would pay for the index and are found without it.
+CREATE INDEX audit_rare_action ON audit (action, id)
+    WHERE action NOT IN ('reservation.claim', 'reservation.release', 'reservation.free');
 
 -- ---- functions ----
 
