@@ -1,7 +1,8 @@
 """The networks and cluster interfaces of the region, kept in memory so that a claim's selector costs no query.
 
-Stale for at most `FRESH_SECONDS` and told of changes by doorbell. That is safe: the claim's transaction looks again
-whether the subnet is there, and a selector that finds nothing or too much is tried once more on a fresh picture.
+Stale for at most `FRESH_SECONDS` and the time of a query, and told of changes by doorbell. That is safe: the claim's
+transaction looks again whether the subnet is there, and a selector that finds nothing or too much is tried once more
+on a fresh picture.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,10 +36,13 @@ class Catalogue:
         self._clock = clock
         self._reads = reads
         self._picture: _Picture | None = None
+        self._changes = 0
+        self._reading = 0
 
     def changed(self) -> None:
-        """Forget what was read."""
+        """Forget what was read, and what is being read."""
         self._picture = None
+        self._changes += 1
 
     async def resolve(self, text: str) -> SubnetView:
         """The one subnet that a selector means.
@@ -46,7 +50,8 @@ class Catalogue:
         Raises BadSelector, NoSuchClusterInterface and AmbiguousSelector.
         """
         picture = self._picture
-        if picture is not None and self._clock.seconds() - picture.read_at < FRESH_SECONDS:
+        # While one reads anew, the others do not all do the same.
+        if picture is not None and (self._reading or self._clock.seconds() - picture.read_at < FRESH_SECONDS):
             known = picture.resolved.get(text)
             if known is not None:
                 return known
@@ -63,11 +68,17 @@ class Catalogue:
         return (await self._read()).interfaces
 
     async def _read(self) -> _Picture:
-        read_at = self._clock.seconds()
-        interfaces = await self._reads.interfaces()
-        subnets = {subnet.id: subnet for subnet in await self._reads.subnets()}
-        self._picture = _Picture(read_at, interfaces, subnets)
-        return self._picture
+        read_at, changes = self._clock.seconds(), self._changes
+        self._reading += 1
+        try:
+            interfaces = await self._reads.interfaces()
+            subnets = {subnet.id: subnet for subnet in await self._reads.subnets()}
+        finally:
+            self._reading -= 1
+        picture = _Picture(read_at, interfaces, subnets)
+        if changes == self._changes:
+            self._picture = picture
+        return picture
 
     @staticmethod
     def _resolve_on(picture: _Picture, text: str) -> SubnetView:

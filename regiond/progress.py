@@ -62,9 +62,10 @@ class Progress:
             woken = self._listen(subnets)
             try:
                 views = await self._reads.reservations(wanted)
-                if not _pending(views) or self._clock.seconds() >= end or not self._patient:
+                left = end - self._clock.seconds()
+                if not _pending(views) or left <= 0 or not self._patient:
                     return views
-                timer = self._clock.callLater(end - self._clock.seconds(), _wake, woken)
+                timer = self._clock.callLater(left, _wake, woken)
                 try:
                     await woken
                 finally:
