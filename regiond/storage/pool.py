@@ -12,12 +12,11 @@
 * While there is no connection one attempt at a time is made, with a growing and random delay; callers wait for it,
   at most `patience` seconds and at most `max_waiting` of them, and then get DatabaseUnavailable.
 
-# Note [Commit]
-An acknowledgement must not come before the standby that was asked for has the commit. PostgreSQL gives up waiting for
-it, with a warning and a successful COMMIT, when the statement is cancelled: so no statement_timeout counts while a
-transaction commits, only our own deadline, which ends in "unknown". And a commit whose session was ended while it
-waited is seen by others although the standby may not have it: who finds and acknowledges it waits anew, for a record of
-its own that comes later in the log (`SETTLE`).
+# Note [Settle]
+With synchronous replication a COMMIT is answered when the standby has it. No statement_timeout cuts that short, only
+our own deadline does, which ends in "unknown". But a commit whose session is ended while it waits is seen by others
+although the standby may not have it. So who finds a commit and acknowledges it, instead of making one, waits as well:
+for a record of its own, which comes later in the log (`SETTLE`).
 
 What a session sets with `SET` (not `SET LOCAL`), locks with session-level advisory locks or listens to stays with the
 connection that it was lent: do not.
@@ -51,10 +50,8 @@ FIRST_BACK_OFF_SECONDS: Final = 0.05
 LONGEST_BACK_OFF_SECONDS: Final = 0.5  # an outage is over for callers half a second after it is over
 ROLLBACK_DEADLINE_SECONDS: Final = 5.0
 YOUNG_SECONDS: Final = 1.0
-COMMIT: Final = "SET LOCAL statement_timeout = 0; COMMIT"
-"""The end of a transaction that writes: see Note [Commit]."""
 SETTLE: Final = "SELECT pg_logical_emit_message(true, 'hostmap', '')"
-"""In a transaction that only found what it acknowledges, before COMMIT: see Note [Commit]."""
+"""Before what was found committed is acknowledged: see Note [Settle]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +226,7 @@ class Pool:
                 raise
             if not session.in_transaction:
                 raise RuntimeError("the transaction's function ended the transaction by itself")
-            await session.run(COMMIT)
+            await session.run("COMMIT")
             return result
 
         return await self._call(work, deadline, on_conflict=True, on_loss=retry)

@@ -20,7 +20,7 @@ from regiond.domain.views import (
     SubnetView,
 )
 from regiond.storage.batch import read_delivery, read_reservation
-from regiond.storage.pool import COMMIT, SETTLE, Pool
+from regiond.storage.pool import SETTLE, Pool
 
 # A cluster whose regiond was killed stays marked as connected; nothing was heard of it since then.
 _CONNECTED = "(c.connected_since IS NOT NULL AND c.last_heard > now() - interval '60 s')"
@@ -110,7 +110,7 @@ class Reads:
         )
         if not rows:
             return None
-        await self._pool.execute(f"BEGIN; {SETTLE}; {COMMIT}", retry=True)
+        await self._pool.execute(SETTLE, retry=True)
         return replayed(idempotency, Answered(*rows[0]))
 
     # ---- devices and nodes ----

@@ -30,7 +30,7 @@ from regiond.domain.mutations import Mutation, Outcome
 from regiond.domain.plan import plan
 from regiond.storage.batch import changes_document, facts_request, read_facts, subnets_of
 from regiond.storage.errors import DatabaseUnavailable
-from regiond.storage.pool import COMMIT, SETTLE, Pool, Session
+from regiond.storage.pool import SETTLE, Pool, Session
 
 MAX_BATCH_WEIGHT = 512  # steps, or addresses of a claim: planning more would stall the reactor for over 20 ms
 MAX_WAITING = 20_000
@@ -43,8 +43,8 @@ BATCH_SECONDS = 10.0
 _BEGIN = (
     "BEGIN; SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key; SELECT tag, fact FROM batch_facts(%s)"
 )
-_COMMIT = f"SELECT batch_write(%s); {COMMIT}"
-_COMMIT_KNOWN = f"{SETTLE}; {COMMIT}"
+_COMMIT = "SELECT batch_write(%s); COMMIT"
+_COMMIT_FOUND = f"{SETTLE}; COMMIT"
 _WAS_COMMITTED = (
     "BEGIN; SELECT pg_advisory_xact_lock(%s); SELECT count(*) FROM batch WHERE id = %s::uuid"  # own lock first
 )
@@ -219,7 +219,7 @@ class Writer:
             await session.run(_COMMIT, (document,))
         elif any(isinstance(outcome, Outcome) for outcome in decided.outcomes):
             # what is answered was committed before, perhaps by somebody who was not told
-            await session.run(_COMMIT_KNOWN)
+            await session.run(_COMMIT_FOUND)
         else:
             await session.run("COMMIT")
         return decided
@@ -227,7 +227,7 @@ class Writer:
     async def _was_committed(self, batch_id: str) -> bool:
         async def look(session: Session) -> bool:
             rows = await session.run(_WAS_COMMITTED, (self._own_lock, batch_id))
-            await session.run(_COMMIT_KNOWN if rows[0][0] else "ROLLBACK")
+            await session.run(_COMMIT_FOUND if rows[0][0] else "ROLLBACK")
             return bool(rows[0][0])
 
         try:

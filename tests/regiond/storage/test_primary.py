@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 
 from regiond.storage.connection import Connector
 from regiond.storage.errors import DatabaseUnavailable
-from regiond.storage.pool import COMMIT, SETTLE
+from regiond.storage.pool import SETTLE
 from regiond.storage.primary import NewestPrimary
 from tests.clusterd.links import Outcome
 from tests.clusterd.log_events import logged
@@ -136,7 +136,7 @@ async def test_an_ordinary_role_may_ask_and_may_settle(postgres: TestServer, dat
         with logged() as events:
             await newest.vet(connection)
         assert events == []
-        await connection.run(f"BEGIN; {SETTLE}; {COMMIT}")
+        await connection.run(SETTLE)
         assert connection.transaction_status == extensions.TRANSACTION_STATUS_IDLE
         connection.close()
     finally:
