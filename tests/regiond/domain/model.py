@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clusterd.protocol.addresses import address_to_int
@@ -12,7 +12,6 @@ from regiond.domain.mutations import (
     Acknowledge,
     Claim,
     DropDevice,
-    DropNode,
     Forgotten,
     Mutation,
     Outcome,
@@ -107,8 +106,9 @@ class Model:
         for step in mutation.steps:
             made = True
             if isinstance(step, Claim):
-                made, one = self._claim(self.subnets[step.subnet], step)
-                shown.append(one)
+                for number in (step.reservation, *step.others):
+                    made, one = self._claim(self.subnets[step.subnet], replace(step, reservation=number))
+                    shown.append(one)
             elif isinstance(step, Release):
                 resting = self._release(self.subnets[step.subnet], step)
                 shown += [] if resting is None else [resting]
@@ -118,10 +118,9 @@ class Model:
                 self._acknowledge(self.subnets[step.subnet], step)
             elif isinstance(step, Forgotten):
                 self._forgotten(self.subnets[step.subnet], step)
-            elif isinstance(step, DropDevice):
-                self.devices.discard(step.device)
             else:
-                assert isinstance(step, DropNode)
+                assert isinstance(step, DropDevice)
+                self.devices.discard(step.device)
             created = created or made
         return created, tuple(shown)
 

@@ -17,7 +17,6 @@ from regiond.domain.mutations import (
     Actor,
     Claim,
     DropDevice,
-    DropNode,
     Forgotten,
     Idempotency,
     Mutation,
@@ -46,6 +45,7 @@ class Claims:
     address: int | None
     hostname: str | None
     owner: int
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,9 @@ class Reclaims:
 
 @dataclass(frozen=True)
 class Drops:
-    """A device goes, or a node."""
+    """A device goes. (The node of these stories stays: a node with addresses is not deleted.)"""
 
     nth: int
-    node: bool
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,9 @@ _maps = st.builds(
     st.sampled_from([None, None, "a", "b"]),
     st.sampled_from([1, 1, 2]),
 )
-_users = st.builds(Claims, _subnets, st.just(Kind.USER), st.just(()), _addresses, st.none(), st.just(1))
+_users = st.builds(Claims, _subnets, st.just(Kind.USER), st.just(()), _addresses, st.none(), st.just(1)) | st.builds(
+    Claims, _subnets, st.just(Kind.USER), st.just(()), st.none(), st.none(), st.just(1), st.integers(2, 4)
+)
 _releases = st.builds(Releases, st.integers(0, 3), st.sampled_from([False, False, False, True]))
 _says = st.builds(
     Says,
@@ -166,7 +167,7 @@ _words = st.one_of(
     _says,
     st.builds(Reclaims, st.integers(0, 3)),
     st.builds(Forgets, _clusters, _subnets),
-    st.builds(Drops, st.integers(0, 3), st.booleans()),
+    st.builds(Drops, st.integers(0, 3)),
 )
 _members = st.builds(
     Member,
@@ -315,9 +316,8 @@ class Speaker:
                 return [Release(*self._nth(nth), force=force)]
             case Reclaims(nth):
                 return [Reclaim(*self._nth(nth))]
-            case Drops(nth, node):
-                gone = self.devices[-1 - nth % len(self.devices)] if self.devices else 1
-                return [DropNode(1) if node else DropDevice(gone)]
+            case Drops(nth):
+                return [DropDevice(self.devices[-1 - nth % len(self.devices)] if self.devices else 1)]
             case Says():
                 return [self._acknowledge(word)]
             case Forgets(cluster, subnet):
@@ -340,6 +340,8 @@ class Speaker:
             hostname=word.hostname,
             device=NewDevice(reservation + 1_000_000, word.hostname, None) if word.kind is Kind.DEVICE else None,
             node=1 if word.kind is Kind.NODE else None,
+            group=self.new_id() if word.count > 1 else None,
+            others=tuple(self.new_id() for _ in range(word.count - 1)),
         )
 
     def _nth(self, nth: int) -> tuple[int, int, str]:
