@@ -25,6 +25,7 @@ from regiond.storage.reads import Reads
 from regiond.storage.writer import Writer
 
 MAX_COUNT = 256
+DELETE_ATTEMPTS = 10
 ALIAS_PREFIX = b"\x00hostmap:"  # type 0: not a hardware address (RFC 2132, 9.14)
 
 
@@ -153,7 +154,15 @@ class Claims:
             releases = [_release(view.reservation, force) for view in await self._addresses_of(node)]
             return await self._submit(context, *releases, DropNode(node.id))
 
-        return await self._still_there(await self._once(context, delete))
+        async def delete_as_it_is() -> Outcome:
+            for _ in range(DELETE_ATTEMPTS - 1):
+                try:
+                    return await delete()
+                except errors.NotFound:
+                    await self.node(context, node_id)  # it is there: one of its addresses came or went meanwhile
+            return await delete()
+
+        return await self._still_there(await self._once(context, delete_as_it_is))
 
     async def claim_node_address(
         self,

@@ -224,6 +224,7 @@ def changes_document(batch_id: str, changes: Changes, subnets: Mapping[int, Subn
         ],
         "devices_gone": list(changes.devices_gone),
         "nodes_gone": list(changes.nodes_gone),
+        "nodes_claimed": sorted({r.node for r in changes.reservations_new if r.node is not None}),
         "audit": [
             {
                 "account": a.actor.account,

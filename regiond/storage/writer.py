@@ -156,7 +156,7 @@ class Writer:
         """A single mutation that failed: heal the index of free space, or say what is missing."""
         code = error.pgcode if isinstance(error, psycopg2.Error) else None
         if code == errorcodes.FOREIGN_KEY_VIOLATION:
-            return errors.NotFound("an account or subnet that this request names is gone")
+            return errors.NotFound("an account, subnet or node that this request names is gone, or just changed")
         if code == errorcodes.UNIQUE_VIOLATION:
             try:
                 await self._rebuild_free_ranges(subnets_of([mutation]))

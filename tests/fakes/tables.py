@@ -40,7 +40,7 @@ class Tables:
     reservations: dict[Key, Row] = field(default_factory=dict)  # (subnet, address)
     maps: dict[Key, Row] = field(default_factory=dict)  # (subnet, kind, identifier)
     devices: dict[int, Row] = field(default_factory=dict)
-    nodes: dict[int, Row] = field(default_factory=dict)
+    nodes: dict[int, Row] = field(default_factory=lambda: {1: {}})
     answers: dict[Key, Row] = field(default_factory=dict)  # (account, key)
     audit: list[Row] = field(default_factory=list)
 
@@ -169,7 +169,13 @@ class Tables:
             self.devices.pop(device, None)
         for node in changes["nodes_gone"]:
             self.nodes.pop(node, None)
+        for node in changes["nodes_claimed"]:
+            if node not in self.nodes:
+                raise Conflict(f"no node {node}")
         self._write_reservations(changes)
+        for held in self.reservations.values():
+            if held["node"] in changes["nodes_gone"] and held["status"] == "active":
+                raise Conflict(f"node {held['node']} still has {held['address']}")
         self._write_maps(changes["maps"])
         for row in changes["subnets"]:
             self.subnets[row["id"]].update(generation=row["generation"], digest=row["digest"])
@@ -236,6 +242,7 @@ _LISTS = (
     "devices_new",
     "devices_gone",
     "nodes_gone",
+    "nodes_claimed",
     "audit",
     "answers",
 )

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred, DeferredList
 
 from regiond.catalogue import Catalogue
 from regiond.claims import Claims
 from regiond.domain import errors
 from regiond.domain.ids import Prefix, format_id
+from regiond.domain.reservations import Status
 from regiond.domain.views import DeviceView, NodeView, ReservationView
 from regiond.progress import Progress
 from regiond.requests import Caller, RequestContext
@@ -27,11 +29,13 @@ MAC = "00:16:3e:00:00:01"
 
 
 class Interrupted(Reads):
-    """Before it looks at devices, another regiond carries the same request out; reservations cannot be read."""
+    """Something happens before it looks at devices, or after it has looked at nodes or reservations; or all is away."""
 
     def __init__(self, region: Region) -> None:
         super().__init__(region.pool)
         self.elsewhere: Any = None
+        self.after_nodes: Any = None
+        self.after_reservations: Any = None
         self.is_away = False
 
     async def devices(self, *arguments: Any, **named: Any) -> list[DeviceView]:
@@ -44,11 +48,19 @@ class Interrupted(Reads):
         self, wanted: ReservationFilter, limit: int = 1000, after: int | None = None
     ) -> list[ReservationView]:
         self._need_database()
-        return await super().reservations(wanted, limit, after)
+        found = await super().reservations(wanted, limit, after)
+        happens, self.after_reservations = self.after_reservations, None
+        if happens is not None:
+            await happens()
+        return found
 
     async def nodes(self, *arguments: Any, **named: Any) -> list[NodeView]:
         self._need_database()
-        return await super().nodes(*arguments, **named)
+        found = await super().nodes(*arguments, **named)
+        happens, self.after_nodes = self.after_nodes, None
+        if happens is not None:
+            await happens()
+        return found
 
     def _need_database(self) -> None:
         if self.is_away:
@@ -145,3 +157,62 @@ async def test_a_node_that_was_made_and_cannot_be_shown_is_not_said_to_be_unmade
         ours.reads.is_away = False
         again = await ours.claims.create_node(ours.context("key-1"), hostname="n1", macs=(), owner=None, comment=None)
         assert again.hostname == "n1"
+
+
+async def _node(ours: Requests) -> NodeView:
+    return await ours.claims.create_node(ours.context(), hostname="n1", macs=(), owner=None, comment=None)
+
+
+async def _node_address(requests: Requests, node: NodeView, number: int) -> ReservationView:
+    made, _ = await requests.claims.claim_node_address(
+        requests.context(wait=0.0),
+        format_id(Prefix.NODE, node.id),
+        interface=NETWORK,
+        mac=f"00:16:3e:00:01:{number:02x}",
+        alias=None,
+        client_id=None,
+        duid=None,
+        address=None,
+        hostname=None,
+    )
+    return made
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_is_never_deleted_from_under_an_address(database: str) -> None:
+    """Claims and the deletion race, through two regionds: what is claimed is released with the node, or refused."""
+    async with requests_on(database) as ours, also_on(database, ours) as theirs:
+        node = await _node(ours)
+        claims = [_node_address((ours, theirs)[number % 2], node, number) for number in range(40)]
+        deletion = ours.claims.delete_node(ours.context(), format_id(Prefix.NODE, node.id), force=False)
+        work = [Deferred.fromCoroutine(one) for one in (*claims[:20], deletion, *claims[20:])]
+        results: list[tuple[bool, Any]] = await DeferredList(work, consumeErrors=True)
+        deleted, _ = results.pop(20)
+        assert deleted
+        for made, result in results:
+            assert made or result.check(errors.NotFound), result
+        left = await ours.reads.reservations(ReservationFilter(nodes=[node.id]))
+        assert [view.reservation.status for view in left] == [Status.RELEASING] * sum(made for made, _ in results)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_with_an_address_that_just_came_is_deleted_with_it(database: str) -> None:
+    async with requests_on(database) as ours:
+        node = await _node(ours)
+        ours.reads.after_reservations = lambda: _node_address(ours, node, 1)
+        resting = await ours.claims.delete_node(ours.context(), format_id(Prefix.NODE, node.id), force=False)
+        assert [view.reservation.status for view in resting] == [Status.RELEASING]
+        with pytest.raises(errors.NotFound):
+            await ours.claims.node(ours.context(), format_id(Prefix.NODE, node.id))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_is_gone_gets_no_address(database: str) -> None:
+    async with requests_on(database) as ours, also_on(database, ours) as theirs:
+        node = await _node(ours)
+        ours.reads.after_nodes = lambda: theirs.claims.delete_node(
+            theirs.context(), format_id(Prefix.NODE, node.id), force=False
+        )
+        with pytest.raises(errors.NotFound):
+            await _node_address(ours, node, 1)
+        assert await ours.reads.reservations(ReservationFilter()) == []

@@ -42,7 +42,8 @@ BEGIN
     RETURN QUERY
     SELECT 'delivery', jsonb_build_object(
             'subnet', d.subnet, 'cluster', d.cluster, 'cluster_name', c.name, 'role', d.role,
-            'connected', c.connected_since IS NOT NULL, 'accepted_generation', d.accepted_generation,
+            'connected', c.connected_since IS NOT NULL AND c.last_heard > now() - interval '60 s',
+            'accepted_generation', d.accepted_generation,
             'applied_generation', d.applied_generation, 'error', d.error, 'since', d.since)
     FROM jsonb_to_recordset(request->'subnets') AS q(id bigint)
     JOIN delivery d ON d.subnet = q.id JOIN cluster c ON c.id = d.cluster;
@@ -126,6 +127,8 @@ CREATE FUNCTION batch_write(changes jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off AS $$
+DECLARE
+    claimed bigint;
 BEGIN
     INSERT INTO batch (id) VALUES ((changes->>'batch')::uuid);
     IF changes ? 'reservations_gone' THEN
@@ -142,6 +145,16 @@ BEGIN
     END IF;
     IF changes ? 'nodes_gone' THEN
         DELETE FROM node WHERE id IN (SELECT jsonb_array_elements_text(changes->'nodes_gone')::bigint);
+    END IF;
+    -- Reservations have no foreign key to their node, since a releasing one outlives it. An active one must not: a claim
+    -- and a deletion at the same time wait for each other at the node's row, and the second one is refused.
+    IF changes ? 'nodes_claimed' THEN
+        SELECT count(*) INTO claimed FROM (
+            SELECT FROM node n WHERE n.id IN (SELECT jsonb_array_elements_text(changes->'nodes_claimed')::bigint)
+            ORDER BY n.id FOR KEY SHARE) living;
+        IF claimed < jsonb_array_length(changes->'nodes_claimed') THEN
+            RAISE foreign_key_violation USING MESSAGE = 'a node of this batch is gone';
+        END IF;
     END IF;
     IF changes ? 'reservations_new' THEN
         INSERT INTO reservation (subnet, address, id, kind, status, owner, macs, client_id, duid, alias, hostname,
@@ -167,6 +180,13 @@ BEGIN
         FROM jsonb_to_recordset(changes->'reservations_changed') AS q(subnet bigint, address inet, status text,
                 release_generation bigint, confirmed_at timestamptz, free_at timestamptz)
         WHERE r.subnet = q.subnet AND r.address = q.address;
+    END IF;
+    IF changes ? 'nodes_gone' THEN
+        IF EXISTS (SELECT FROM reservation r
+                   WHERE r.node IN (SELECT jsonb_array_elements_text(changes->'nodes_gone')::bigint)
+                     AND r.status = 'active') THEN
+            RAISE foreign_key_violation USING MESSAGE = 'a node that is deleted still has an address';
+        END IF;
     END IF;
     IF changes ? 'maps' THEN
         INSERT INTO host_map (subnet, kind, identifier, address, hostname, reservation, generation, removed,

@@ -293,3 +293,14 @@ async def test_an_owner_that_is_gone_is_said_and_not_logged_as_a_bug(database: s
         orphan = type(claim)(**{name: getattr(claim, name) for name in claim.__slots__ if name != "owner"}, owner=5)
         with pytest.raises(errors.NotFound):
             await region.writer.submit(Mutation(region.actor, (orphan,), "test-request"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cluster_that_was_not_heard_of_for_long_is_not_waited_for(database: str) -> None:
+    """A regiond that was killed leaves its clusters marked as connected."""
+    async with region_on(database, reactor) as region:
+        _, (subnet,) = await region.cluster("rack-a", "192.0.2.0/24")
+        for silence, connected in (("59 s", True), ("61 s", False)):
+            await region.pool.execute("UPDATE cluster SET last_heard = now() - %s::interval", (silence,))
+            outcome = await region.do(region.device(subnet, Identifier.mac(f"00:16:3e:00:00:{silence[:2]}")))
+            assert [row.connected for row in outcome.deliveries[subnet]] == [connected]
