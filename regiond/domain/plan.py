@@ -10,21 +10,18 @@ A released address is free only when every holder has confirmed that its host ma
 and the release hold has passed: a server that forgot an address does not stop the client from using it.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from clusterd.protocol.addresses import address_to_int
-from clusterd.protocol.digest import digest_of_map
-from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
+from clusterd.protocol.values import Identifier, IdentifierKind
 from regiond.domain import errors
-from regiond.domain.changes import Changes, Plan
+from regiond.domain.changes import Plan
 from regiond.domain.facts import Answered, Facts, MapFacts, Obstacle, SubnetFacts
-from regiond.domain.free_space import FreeSpace
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import (
     Acknowledge,
@@ -41,13 +38,8 @@ from regiond.domain.mutations import (
     Release,
     Step,
 )
-from regiond.domain.quotas import Quotas
-from regiond.domain.reservations import Delivery, Kind, Reservation, Status
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
-
-HOLDING_ROLES = ("serving", "draining")
+from regiond.domain.overlay import HOLDING_ROLES, Overlay
+from regiond.domain.reservations import Kind, Reservation, Status
 
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
@@ -60,33 +52,17 @@ def plan(facts: Facts, mutations: Sequence[Mutation]) -> Plan:
     return Plan(outcomes, changes, frozenset(subnet for subnet, _, _ in changes.subnets))
 
 
-class _Planner:
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
-        self.spaces = {subnet.id: FreeSpace(subnet.free) for subnet in facts.subnets.values()}
-        self.reservations: dict[tuple[int, int], Reservation | None] = dict(facts.reservations)
-        self.maps = dict(facts.maps)
-        self.identifiers: dict[int, set[Identifier]] = defaultdict(set)  # ever had, by reservation
-        for (_, identifier), row in facts.maps.items():
-            self.identifiers[row.reservation].add(identifier)
-        self.deliveries = {
-            (subnet, delivery.cluster): delivery for subnet, rows in facts.deliveries.items() for delivery in rows
-        }
-        self.answered = dict(facts.answered)
-        self.quotas = Quotas(facts.quotas)
-        self.appended = Changes()
-        self.acknowledged: dict[int, bool] = {}
-        self._undo: list[Callable[[], object]] = []
+class _Planner(Overlay):
+    """The decisions, member by member, each on what the ones before it left."""
 
     # ---- one member, all or nothing ----
 
     def member(self, mutation: Mutation) -> Outcome | errors.DomainError:
-        self._undo = []
+        self.begin()
         try:
             return self._answer(mutation)
         except errors.DomainError as error:
-            for undo in reversed(self._undo):
-                undo()
+            self.undo()
             return error
 
     def _answer(self, mutation: Mutation) -> Outcome:
@@ -105,10 +81,10 @@ class _Planner:
         outcome = Outcome(created, tuple(touched))
         if key is not None:
             answer = Answered(key.fingerprint, _OUTCOME.dump_json(outcome).decode())
-            self._set(self.answered, (key.account, key.key), answer)
-            self._append(self.appended.answers, (key.account, key.key, answer))
+            self.put(self.answered, (key.account, key.key), answer)
+            self.append(self.appended.answers, (key.account, key.key, answer))
         subnets = {reservation.subnet for reservation in touched if reservation.map_generation is not None}
-        return replace(outcome, deliveries={subnet: tuple(self._deliveries_of(subnet)) for subnet in subnets})
+        return replace(outcome, deliveries={subnet: tuple(self.deliveries_of(subnet)) for subnet in subnets})
 
     def _step(self, mutation: Mutation, step: Step) -> tuple[bool, Sequence[Reservation]]:
         """Whether anything was done, and the reservations of a claim or release."""
@@ -128,24 +104,24 @@ class _Planner:
             case Forgotten(cluster, subnet):
                 self._forgotten(cluster, subnet)
             case DropDevice(device):
-                self._append(self.appended.devices_gone, device)
+                self.append(self.appended.devices_gone, device)
                 self._audit(mutation, "device.delete", format_id(Prefix.DEVICE, device), None, None)
             case DropNode(node):
-                self._append(self.appended.nodes_gone, node)
+                self.append(self.appended.nodes_gone, node)
                 self._audit(mutation, "node.delete", format_id(Prefix.NODE, node), None, None)
         return True, ()
 
     # ---- claims ----
 
     def _claim(self, mutation: Mutation, claim: Claim) -> tuple[bool, Reservation]:
-        subnet = self._subnet(claim.subnet)
+        subnet = self.subnet(claim.subnet)
         _check_families(subnet, claim.identifiers)
         taken_back: Reservation | None = None
         for identifier in claim.identifiers:
             row = self.maps.get((subnet.id, identifier))
             if row is None:
                 continue
-            holder = self._reservation_at(subnet, address_to_int(row.address)[1])
+            holder = self.reservation_at(subnet, address_to_int(row.address)[1])
             if not row.removed:
                 if holder is not None and self._is_that_very(claim, subnet, holder):
                     return False, holder
@@ -157,23 +133,23 @@ class _Planner:
         address = self._choose(subnet, claim, taken_back)
         generation = subnet.generation + 1 if claim.identifiers else None
         reservation = self._reservation(subnet, claim, address, generation)
-        self._set(self.reservations, (subnet.id, address), reservation)
-        self._count(reservation, 1)
+        self.put(self.reservations, (subnet.id, address), reservation)
+        self.count(reservation, 1)
         for identifier in claim.identifiers:
-            self._put_map(
+            self.put_map(
                 subnet.id,
                 identifier,
                 MapFacts(reservation.id, reservation.address, claim.hostname, False, mutation.request_id),
             )
         if isinstance(claim.device, NewDevice):
-            self._append(self.appended.devices_new, (claim.device, claim.owner))
+            self.append(self.appended.devices_new, (claim.device, claim.owner))
         self._audit(
             mutation, "reservation.claim", format_id(Prefix.RESERVATION, reservation.id), None, _summary(reservation)
         )
         return True, reservation
 
     def _claim_several(self, mutation: Mutation, claim: Claim) -> Sequence[Reservation]:
-        subnet = self._subnet(claim.subnet)
+        subnet = self.subnet(claim.subnet)
         claimed: list[Reservation] = []
         for number in (claim.reservation, *claim.others):
             address = self._choose(subnet, claim, None)
@@ -181,8 +157,8 @@ class _Planner:
                 reservation = replace(claimed[0], id=number, address=subnet.network.text(address))
             else:
                 reservation = self._reservation(subnet, claim, address, None)
-            self._set(self.reservations, (subnet.id, address), reservation)
-            self._count(reservation, 1)
+            self.put(self.reservations, (subnet.id, address), reservation)
+            self.count(reservation, 1)
             claimed.append(reservation)
         after = _summary(claimed[0]) | {"addresses": [one.address for one in claimed]}
         del after["address"]
@@ -196,14 +172,14 @@ class _Planner:
             if taken_back is not None:
                 return address_to_int(taken_back.address)[1]
             while (lowest := space.lowest()) is not None:
-                self._take(subnet.id, lowest)
+                self.take(subnet.id, lowest)
                 # A free range that overlaps a reservation is a stale index: skip what is taken.
-                if self._reservation_at(subnet, lowest) is None:
+                if self.reservation_at(subnet, lowest) is None:
                     return lowest
             raise errors.SubnetExhausted(f"no claimable address is left in {subnet.network.cidr}")
         address = self._check_requested(subnet, claim.address, taken_back)
         if address in space:
-            self._take(subnet.id, address)
+            self.take(subnet.id, address)
         return address
 
     def _check_requested(self, subnet: SubnetFacts, text: str, taken_back: Reservation | None) -> int:
@@ -213,7 +189,7 @@ class _Planner:
             raise errors.AddressOutsideSubnet(f"{text} is not in {network.cidr}")
         if not network.is_usable(address):
             raise errors.AddressNotUsable(f"{text} is the network, broadcast or router anycast address")
-        holder = self._reservation_at(subnet, address)
+        holder = self.reservation_at(subnet, address)
         if holder is not None and (taken_back is None or holder.id != taken_back.id):
             raise errors.AddressTaken(f"{text} is taken", holder=holder)
         obstacle = self.facts.obstacles.get((subnet.id, address))
@@ -256,7 +232,7 @@ class _Planner:
             and holder.node == claim.node
             and (claim.kind is not Kind.DEVICE or holder.owner == claim.owner)
             and (not isinstance(claim.device, int) or holder.device == claim.device)
-            and self._identifiers_of(holder, removed=False) == set(claim.identifiers)
+            and self.identifiers_of(holder, removed=False) == set(claim.identifiers)
             and claim.address in (None, holder.address)
             and (claim.hostname is None or claim.hostname == holder.hostname)
         )
@@ -266,35 +242,35 @@ class _Planner:
         return (
             holder.status is Status.RELEASING
             and row.reservation == holder.id
-            and self._identifiers_of(holder, removed=True) <= set(claim.identifiers)
+            and self.identifiers_of(holder, removed=True) <= set(claim.identifiers)
             and claim.address in (None, row.address)
         )
 
     # ---- release ----
 
     def _release(self, mutation: Mutation, step: Release) -> Reservation | None:
-        subnet = self._subnet(step.subnet)
+        subnet = self.subnet(step.subnet)
         address = address_to_int(step.address)[1]
-        held = self._reservation_at(subnet, address)
+        held = self.reservation_at(subnet, address)
         if held is None or held.id != step.reservation:
             raise errors.NotFound("this reservation is gone")
         action = "reservation.force-release" if step.force else "reservation.release"
         if held.status is Status.RELEASING and not step.force:
             return held
-        own = self._identifiers_of(held, removed=False)
+        own = self.identifiers_of(held, removed=False)
         for identifier in sorted(own):
             tombstone = replace(self.maps[subnet.id, identifier], removed=True, request_id=mutation.request_id)
-            self._put_map(subnet.id, identifier, tombstone)
+            self.put_map(subnet.id, identifier, tombstone)
         self._audit(mutation, action, format_id(Prefix.RESERVATION, held.id), _summary(held), None)
         resting = replace(held, status=Status.RELEASING)
         if held.status is Status.ACTIVE and own:
             resting = replace(resting, release_generation=subnet.generation + 1)
-        if not any(d.role in HOLDING_ROLES for d in self._deliveries_of(subnet.id)):
+        if not any(d.role in HOLDING_ROLES for d in self.deliveries_of(subnet.id)):
             resting = self._confirmed(subnet, resting)
         if step.force or held.map_generation is None or _is_due(resting, self.facts):
             self._free(subnet, address)
             return None
-        self._set(self.reservations, (subnet.id, address), resting)
+        self.put(self.reservations, (subnet.id, address), resting)
         return resting
 
     def _confirmed(self, subnet: SubnetFacts, resting: Reservation) -> Reservation:
@@ -304,7 +280,7 @@ class _Planner:
     def _reclaim(self, mutation: Mutation, step: Reclaim) -> bool:
         subnet = self.facts.subnets.get(step.subnet)
         address = address_to_int(step.address)[1]
-        held = None if subnet is None else self._reservation_at(subnet, address)
+        held = None if subnet is None else self.reservation_at(subnet, address)
         if subnet is None or held is None or held.id != step.reservation or not _is_due(held, self.facts):
             return False
         self._free(subnet, address)
@@ -312,15 +288,15 @@ class _Planner:
         return True
 
     def _free(self, subnet: SubnetFacts, address: int) -> None:
-        held = self._reservation_at(subnet, address)
+        held = self.reservation_at(subnet, address)
         if held is not None:
-            self._count(held, -1)
-        self._set(self.reservations, (subnet.id, address), None)
+            self.count(held, -1)
+        self.put(self.reservations, (subnet.id, address), None)
         space = self.spaces[subnet.id]
         excluded = not subnet.network.is_usable(address) or (subnet.id, address) in self.facts.obstacles
         if not excluded and address not in space:
             space.give(address)
-            self._undo.append(lambda: space.take(address))
+            self.on_undo(lambda: space.take(address))
 
     # ---- acknowledgements ----
 
@@ -339,10 +315,10 @@ class _Planner:
         error = step.error if step.rejected is not None or step.reset or step.error is not None else before.error
         after = replace(before, accepted_generation=accepted, applied_generation=applied, error=error)
         if after != before:
-            self._set(self.deliveries, (step.subnet, step.cluster), replace(after, since=self.facts.now))
+            self.put(self.deliveries, (step.subnet, step.cluster), replace(after, since=self.facts.now))
         if step.rejected is not None:
-            self._set(self.appended.rejected, (step.subnet, step.cluster), step)
-        self._set(self.acknowledged, step.subnet, True)
+            self.put(self.appended.rejected, (step.subnet, step.cluster), step)
+        self.put(self.acknowledged, step.subnet, True)
 
     def _forgotten(self, cluster: int, subnet: int) -> None:
         before = self.deliveries.get((subnet, cluster))
@@ -351,62 +327,9 @@ class _Planner:
         # Where it serves again meanwhile, it has to be given everything anew.
         role = "former" if before.role == "draining" else before.role
         gone = replace(before, role=role, accepted_generation=0, applied_generation=0, error=None)
-        self._set(self.deliveries, (subnet, cluster), replace(gone, since=self.facts.now))
-        self._set(self.appended.rejected, (subnet, cluster), Acknowledge(cluster, subnet, rejected=()))
-        self._set(self.acknowledged, subnet, True)
-
-    def _confirmed_by_all(self, subnet: int) -> int:
-        """The generation whose removals every holder has applied: all of them, when nobody holds the subnet."""
-        holding = (d.applied_generation for d in self._deliveries_of(subnet) if d.role in HOLDING_ROLES)
-        return min(holding, default=self.facts.subnets[subnet].generation + 1)
-
-    # ---- the overlay ----
-
-    def _subnet(self, subnet: int) -> SubnetFacts:
-        known = self.facts.subnets.get(subnet)
-        if known is None:
-            raise errors.NotFound("this subnet is gone")
-        return known
-
-    def _reservation_at(self, subnet: SubnetFacts, address: int) -> Reservation | None:
-        return self.reservations.get((subnet.id, address))
-
-    def _deliveries_of(self, subnet: int) -> Iterable[Delivery]:
-        return [self.deliveries[subnet, row.cluster] for row in self.facts.deliveries.get(subnet, ())]
-
-    def _set(self, table: dict[K, V], key: K, value: V) -> None:
-        if key in table:
-            before = table[key]
-            self._undo.append(lambda: table.__setitem__(key, before))
-        else:
-            self._undo.append(lambda: table.pop(key))
-        table[key] = value
-
-    def _append(self, rows: list[V], row: V) -> None:
-        rows.append(row)
-        self._undo.append(rows.pop)
-
-    def _count(self, reservation: Reservation, change: int) -> None:
-        if reservation.kind is Kind.USER:
-            self.quotas.count(reservation.owner, reservation.subnet, change)
-            self._undo.append(lambda: self.quotas.count(reservation.owner, reservation.subnet, -change))
-
-    def _take(self, subnet: int, address: int) -> None:
-        self.spaces[subnet].take(address)
-        self._undo.append(lambda: self.spaces[subnet].give(address))
-
-    def _put_map(self, subnet: int, identifier: Identifier, row: MapFacts) -> None:
-        self._set(self.maps, (subnet, identifier), row)
-        self.identifiers[row.reservation].add(identifier)
-
-    def _identifiers_of(self, reservation: Reservation, *, removed: bool) -> set[Identifier]:
-        """The identifiers of its host maps, or of its removed ones as far as nobody has them now."""
-        rows = {i: self.maps.get((reservation.subnet, i)) for i in self.identifiers.get(reservation.id, ())}
-        return {
-            i
-            for i, row in rows.items()
-            if row is not None and row.reservation == reservation.id and row.removed is removed
-        }
+        self.put(self.deliveries, (subnet, cluster), replace(gone, since=self.facts.now))
+        self.put(self.appended.rejected, (subnet, cluster), Acknowledge(cluster, subnet, rejected=()))
+        self.put(self.acknowledged, subnet, True)
 
     def _audit(
         self,
@@ -417,44 +340,7 @@ class _Planner:
         after: dict[str, Any] | None,
     ) -> None:
         row = Audit(mutation.actor, action, object_id, before, after, mutation.request_id)
-        self._append(self.appended.audit, row)
-
-    # ---- what to write ----
-
-    def changes(self) -> Changes:
-        changes = self.appended
-        for key, after in self.reservations.items():
-            before = self.facts.reservations.get(key)
-            if after is before:
-                continue
-            if before is not None and (after is None or after.id != before.id):
-                changes.reservations_gone.append(before)
-            if after is not None and (before is None or after.id != before.id):
-                changes.reservations_new.append(after)
-            elif after is not None:
-                changes.reservations_changed.append(after)
-        digests: dict[int, int] = {}
-        for (subnet, identifier), row in self.maps.items():
-            before_map = self.facts.maps.get((subnet, identifier))
-            if row is before_map:
-                continue
-            changes.maps.append((subnet, identifier, row))
-            digests.setdefault(subnet, self.facts.subnets[subnet].digest)
-            for state in (before_map, row):
-                if state is not None and not state.removed:
-                    digests[subnet] ^= digest_of_map(HostMap(identifier, state.address, state.hostname))
-        for subnet, digest in digests.items():
-            changes.subnets.append((subnet, self.facts.subnets[subnet].generation + 1, digest))
-        for subnet, space in self.spaces.items():
-            gone, put = space.changes()
-            changes.free_gone.extend((subnet, high) for high in gone)
-            changes.free_put.extend((subnet, low, high) for low, high in put)
-        for subnet, deliveries in self.facts.deliveries.items():
-            for delivery in deliveries:
-                if (now := self.deliveries[subnet, delivery.cluster]) is not delivery:
-                    changes.deliveries.append((subnet, now))
-        changes.confirmed.extend((subnet, self._confirmed_by_all(subnet)) for subnet in self.acknowledged)
-        return changes
+        self.append(self.appended.audit, row)
 
 
 def replayed(key: Idempotency, known: Answered) -> Outcome:
