@@ -10,7 +10,8 @@
   only reads. In `session`, which may hold several transactions, nothing is tried again without that.
 * The functions that are lent a session may therefore run more than once and should touch nothing but the database.
 * While there is no connection one attempt at a time is made, with a growing and random delay; callers wait for it,
-  at most `patience` seconds and at most `max_waiting` of them, and then get DatabaseUnavailable.
+  at most `patience` seconds and at most `max_waiting` of them, and then get DatabaseUnavailable. Once an outage has
+  lasted for that long, they hear of it almost at once.
 
 # Note [Settle]
 With synchronous replication a COMMIT is answered when the standby has it. No statement_timeout cuts that short, only
@@ -50,6 +51,7 @@ FIRST_BACK_OFF_SECONDS: Final = 0.05
 LONGEST_BACK_OFF_SECONDS: Final = 0.5  # an outage is over for callers half a second after it is over
 ROLLBACK_DEADLINE_SECONDS: Final = 5.0
 YOUNG_SECONDS: Final = 1.0
+LEAST_PATIENCE_SECONDS: Final = 0.5
 SETTLE: Final = "SELECT pg_logical_emit_message(true, 'hostmap', '')"
 """Before what was found committed is acknowledged: see Note [Settle]."""
 
@@ -149,6 +151,7 @@ class Pool:
         self._open = False
         self._emptied: Deferred[None] | None = None
         self._failures = 0
+        self._away_since: float | None = None
         self._trouble = "not connected yet"
         self._connects = self._connect_failures = self._deaths = self._retries = self._deadlines = 0
 
@@ -316,13 +319,23 @@ class Pool:
             raise DatabaseUnavailable(f"{len(self._waiting)} calls wait for the database already")
         waiter: Deferred[Connection] = Deferred(self._waiting.remove)
         self._waiting.append(waiter)
-        patience = max(0.0, min(self._patience, end - self._reactor.seconds()))
+        patience = max(0.0, min(self._present_patience(), end - self._reactor.seconds()))
         timer = self._reactor.callLater(patience, self._give_up, waiter, patience)
         try:
             return await waiter
         finally:
             if timer.active():
                 timer.cancel()
+
+    def _present_patience(self) -> float:
+        if self._away_since is None:
+            return self._patience
+        left: float = self._away_since + self._patience - self._reactor.seconds()
+        return min(self._patience, max(LEAST_PATIENCE_SECONDS, left))
+
+    def _note_outage(self) -> None:
+        if self._away_since is None and not self._all:
+            self._away_since = self._reactor.seconds()
 
     def _give_up(self, waiter: Deferred[Connection], patience: float) -> None:
         self._waiting.remove(waiter)
@@ -371,6 +384,7 @@ class Pool:
             return
         self._deaths += 1
         self._trouble = reason
+        self._note_outage()
         self._log.warn("a connection to the database died: {reason}", event="database.connection-lost", reason=reason)
         if self._reactor.seconds() - connection.born < YOUNG_SECONDS:
             self._back_off()
@@ -412,6 +426,7 @@ class Pool:
         if self._failures or self._connects == 1:
             self._log.info("connected to the database", event="database.connected", failures=self._failures)
         self._failures = 0
+        self._away_since = None
         self._all.add(connection)
         connection.on_lost = self._lost
         self._offer(connection)
@@ -422,6 +437,7 @@ class Pool:
         if not failure.check(DatabaseUnavailable):
             self._bug(failure)
         self._connect_failures += 1
+        self._note_outage()
         reason = str(failure.value)
         if not self._failures or reason != self._trouble:
             self._log.warn("the database cannot be reached: {reason}", event="database.unreachable", reason=reason)

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.end_to_end.daemons import TWISTD, Api
+from tests.lab.namespaces import LaboratoryError
+from tests.lab.servers import wait_until
 
+READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 30.0
 # what a regiond says when it is told the truth: its database is away. Everything else with a traceback is a bug.
 FORGIVEN: Final = frozenset({"regiond.start-failed"})
@@ -69,6 +72,11 @@ class Regiond:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def exit_code(self) -> int | None:
+        """How it ended by itself, None while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    @property
     def open(self) -> bool:
         """Whether its door is open."""
         with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
@@ -88,6 +96,16 @@ class Regiond:
             return self.api.request("GET", "/readyz").status == 200
         except (OSError, ValueError):
             return False
+
+    def wait_ready(self, seconds: float = READY_SECONDS) -> None:
+        """Wait until it is ready. Raises LaboratoryError with its last words when it ends or does not get ready."""
+
+        def look() -> bool:
+            if not self.alive:
+                raise LaboratoryError(f"{self.name} ended with {self.exit_code}:\n{self.tail()}")
+            return self.ready
+
+        wait_until(look, f"{self.name} is ready", seconds)
 
     def kill(self) -> None:
         """kill -9."""

@@ -16,6 +16,7 @@ from twisted.logger import LogEvent
 
 from regiond.storage.connection import Connector
 from regiond.storage.errors import DatabaseUnavailable
+from regiond.storage.pool import LEAST_PATIENCE_SECONDS, Pool
 
 reactor: Any = global_reactor
 
@@ -84,3 +85,20 @@ async def test_a_server_that_goes_away_is_a_closed_connection(
 async def test_a_server_that_says_why_it_goes_is_quoted(tmp_path: Path, logged_failures: list[LogEvent]) -> None:
     assert "in recovery mode" in await refusal(tmp_path, WELCOME + PARAMETERS + RECOVERING)
     assert logged_failures == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_outage_that_has_lasted_is_heard_of_almost_at_once(tmp_path: Path) -> None:
+    pool = Pool(reactor, f"host={tmp_path} user=u dbname=d", size=1, patience=1.5)
+    pool.start()
+    try:
+        waits = []
+        for _ in range(2):
+            began = reactor.seconds()
+            with pytest.raises(DatabaseUnavailable):
+                await pool.query("SELECT 1")
+            waits.append(reactor.seconds() - began)
+        assert waits[0] >= 1.4
+        assert LEAST_PATIENCE_SECONDS - 0.05 <= waits[1] < 1.4
+    finally:
+        await pool.close()
