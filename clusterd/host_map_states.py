@@ -40,11 +40,16 @@ def host_map_state(
     error: str | None,
 ) -> HostMapState:
     """A state that fits in one report. Where not all rejections fit, `error` says so: none is passed over silently."""
-    rejections = tuple(RejectedMap(identifier, rejected[identifier][1]) for identifier in sorted(rejected))
+    rejections = tuple(RejectedMap(identifier, _sendable(rejected[identifier][1])) for identifier in sorted(rejected))
     listed = tuple(next(iter(REJECTED_MAPS.pages_of(rejections))))
     if len(listed) < len(rejections) and error is None:
         error = f"{len(rejections)} host maps are not served, {len(listed)} of them are listed: {rejections[-1].reason}"
-    return HostMapState(history, subnet, applied_generation, listed, error and error[:MAX_ERROR_LENGTH])
+    return HostMapState(history, subnet, applied_generation, listed, error and _sendable(error)[:MAX_ERROR_LENGTH])
+
+
+def _sendable(words: str) -> str:
+    """A server's own words without what the link refuses: NUL characters, and bytes that were no text."""
+    return words.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
 class HostMapStates:

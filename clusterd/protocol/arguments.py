@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Text(amp.Argument):
-    """Text of at most `max_length` characters."""
+    """Text of at most `max_length` characters, NUL not among them."""
 
     def __init__(self, max_length: int, optional: bool = False) -> None:
         super().__init__(optional)
@@ -54,6 +54,8 @@ class Text(amp.Argument):
             raise MalformedArgument("text is not UTF-8") from error
         if len(text) > self.max_length:
             raise MalformedArgument(f"text of {len(text)} characters, at most {self.max_length} are allowed")
+        if "\0" in text:
+            raise MalformedArgument("text with a NUL character, which no database takes")
         return text
 
 
@@ -176,6 +178,8 @@ def _string(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("expected a string")
     value.encode()  # JSON can carry lone surrogates, which no log and no database takes; a ValueError
+    if "\0" in value:
+        raise ValueError("text with a NUL character, which no database takes")
     return value
 
 

@@ -216,6 +216,12 @@ def test_a_digest_has_64_bits(digest: int) -> None:
         Digest().toString(digest)
 
 
-def test_text_that_is_not_utf8_is_refused() -> None:
+@pytest.mark.parametrize("text", [b"\xff", b"a\0b"])
+def test_text_that_no_database_takes_is_refused(text: bytes) -> None:
     with pytest.raises(MalformedArgument):
-        Text(10).fromString(b"\xff")
+        Text(10).fromString(text)
+
+
+def test_rows_that_no_database_takes_are_refused() -> None:
+    with pytest.raises(MalformedArgument):
+        TEXTS.fromString(zlib.compress(b'[["a\\u0000b"]]'))
