@@ -35,7 +35,7 @@ v4_maps = st.builds(HostMap, st.one_of(macs, client_ids), v4_addresses, st.none(
 v6_maps = st.builds(HostMap, st.one_of(macs, duids), v6_addresses, st.none() | hostnames)
 host_maps = st.one_of(v4_maps, v6_maps)
 
-text = st.text(st.characters(codec="utf-8"), max_size=40)
+text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
 rejected_maps = st.builds(RejectedMap, identifiers, text)
 ids = st.from_regex(r"[a-z0-9-]{1,40}", fullmatch=True)
 held_subnets = st.builds(HeldSubnet, ids, generations, generations, digests)

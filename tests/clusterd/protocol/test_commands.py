@@ -85,7 +85,7 @@ def test_every_argument_is_bounded(command: type[amp.Command]) -> None:
 
 def values_of(argument: amp.Argument) -> st.SearchStrategy[Any]:
     if isinstance(argument, Text):
-        return st.text(st.characters(codec="utf-8"), max_size=min(argument.max_length, 40))
+        return st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=min(argument.max_length, 40))
     if isinstance(argument, Number):
         return st.integers(0, argument.maximum)
     if isinstance(argument, Digest):
