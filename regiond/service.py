@@ -179,7 +179,9 @@ class RegionDaemon(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _start(self) -> None:
-        self._settings.state_directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if not self._settings.state_directory.is_dir():
+            self._settings.state_directory.mkdir(parents=True)
+            self._settings.state_directory.chmod(0o711)  # whatever the umask is: PostgreSQL's user has to pass
         dsn = self._settings.database.complete_dsn()
         if dsn is None:
             self._embedded = EmbeddedPostgres(

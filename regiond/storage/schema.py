@@ -81,9 +81,7 @@ async def migrate(pool: Pool, migrations: Sequence[Migration] | None = None) -> 
         applied.append(step)
 
 
-async def current(
-    pool: Pool, migrations: Sequence[Migration] | None = None, *, deadline: float | None = None
-) -> bool:
+async def current(pool: Pool, migrations: Sequence[Migration] | None = None, *, deadline: float | None = None) -> bool:
     """Whether the tables are exactly those that this regiond works with."""
     known = _numbered(load_migrations() if migrations is None else migrations)
 

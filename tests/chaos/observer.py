@@ -7,7 +7,7 @@ in the present.
 from collections import defaultdict
 from typing import Final
 
-from tests.chaos.postgres import PostgresServer
+from tests.chaos.postgres import Database
 
 _SQL: Final = """
 CREATE TABLE observed_generation (
@@ -33,12 +33,12 @@ CREATE TRIGGER observe_map AFTER INSERT OR UPDATE ON host_map FOR EACH ROW EXECU
 """
 
 
-def observe(server: PostgresServer) -> None:
+def observe(server: Database) -> None:
     """Begin to watch; after the migrations, before the first claim."""
     server.query(_SQL)
 
 
-def generation_violations(server: PostgresServer) -> list[str]:
+def generation_violations(server: Database) -> list[str]:
     """Holes, repetitions, and host maps that changed without the generation that they name."""
     found = []
     steps: dict[int, list[tuple[int, int, int]]] = defaultdict(list)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import psycopg2
 from psycopg2 import extensions
@@ -40,6 +40,14 @@ SETTINGS: Final[Mapping[str, str]] = {
     "log_line_prefix": "%m [%p] ",
     "client_connection_check_interval": "1s",
 }
+
+
+class Database(Protocol):
+    """Where the region's tables are."""
+
+    def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement on a connection of its own, outside of any transaction. Raises psycopg2.Error."""
+        ...
 
 
 class ServerTrouble(Exception):
@@ -233,21 +241,24 @@ class PostgresServer:
     # Talk
 
     def query(self, sql: str, args: Sequence[Any] = (), *, database: str = DATABASE) -> list[tuple[Any, ...]]:
-        """Run one statement on a connection of its own, outside of any transaction."""
-        dsn = extensions.make_dsn(
-            **self.parameters, dbname=database, application_name="chaos", connect_timeout=5, options="-c timezone=UTC"
-        )
-        connection = psycopg2.connect(dsn)
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(sql, tuple(args) or None)
-                return cursor.fetchall() if cursor.description is not None else []
-        finally:
-            connection.close()
+        """See `Database`; of another database when it is told which."""
+        return run_query({**self.parameters, "dbname": database}, sql, args)
 
     def tail(self) -> str:
         return "".join(self.log.read_text(errors="replace").splitlines(keepends=True)[-15:])
+
+
+def run_query(parameters: Mapping[str, str], sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Run one statement on a connection of its own, outside of any transaction. Raises psycopg2.Error."""
+    dsn = extensions.make_dsn(**parameters, application_name="chaos", connect_timeout=5, options="-c timezone=UTC")
+    connection = psycopg2.connect(dsn)
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(sql, tuple(args) or None)
+            return cursor.fetchall() if cursor.description is not None else []
+    finally:
+        connection.close()
 
 
 def _children_of(parent: int) -> set[int]:

@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThread
 from tests.chaos.clients import Client, Ground, World, check_all_again
 from tests.chaos.ledger import Ledger
 from tests.chaos.observer import observe
-from tests.chaos.postgres import PostgresServer
+from tests.chaos.postgres import Database
 from tests.chaos.regionds import Regiond
 
 CIDRS: Final = ("10.1.0.0/22", "10.2.0.0/24", "10.3.0.0/28", "2001:db8:1::/64")
@@ -40,7 +40,7 @@ async def until(reactor: Any, condition: Callable[[], bool], what: str, seconds:
         await deferLater(reactor, 0.02)
 
 
-async def furnish(reactor: Any, server: PostgresServer, regionds: Sequence[Regiond]) -> World:
+async def furnish(reactor: Any, server: Database, regionds: Sequence[Regiond]) -> World:
     """Wait for the first regionds to make the tables, then make what clients need."""
     await until(reactor, lambda: all(each.ready for each in regionds), "all regionds are ready", READY_SECONDS)
     observe(server)
@@ -61,7 +61,7 @@ async def furnish(reactor: Any, server: PostgresServer, regionds: Sequence[Regio
     return World([each.socket for each in regionds], grounds, node, token)
 
 
-def subnet_ids(server: PostgresServer) -> list[int]:
+def subnet_ids(server: Database) -> list[int]:
     return [number for (number,) in server.query("SELECT id FROM subnet")]
 
 

@@ -9,12 +9,12 @@ from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
 from regiond.domain.ids import Prefix, format_id
 from tests.chaos.ledger import Ledger
 from tests.chaos.observer import generation_violations
-from tests.chaos.postgres import PostgresServer
+from tests.chaos.postgres import Database
 
 MOST_NAMED = 5
 
 
-def violations(ledger: Ledger, server: PostgresServer) -> list[str]:
+def violations(ledger: Ledger, server: Database) -> list[str]:
     """Everything that is not as it was promised; empty when all is well."""
     found = list(ledger.violations)
     found += [
@@ -30,7 +30,7 @@ def violations(ledger: Ledger, server: PostgresServer) -> list[str]:
     return found
 
 
-def _reservation_violations(ledger: Ledger, server: PostgresServer) -> list[str]:
+def _reservation_violations(ledger: Ledger, server: Database) -> list[str]:
     """Every acknowledged claim is there once, unless its release was acknowledged; nothing else is there."""
     live = ledger.live()
     kept = {
@@ -70,7 +70,7 @@ def _reservation_violations(ledger: Ledger, server: PostgresServer) -> list[str]
     return found
 
 
-def _audit_violations(ledger: Ledger, server: PostgresServer) -> list[str]:
+def _audit_violations(ledger: Ledger, server: Database) -> list[str]:
     """Each acknowledged claim and release is in the audit exactly once, as the request that it was; nothing more is."""
     noted: dict[str, list[str]] = defaultdict(list)
     for action, request in server.query("SELECT action, request_id FROM audit WHERE request_id LIKE 'chaos-%'"):
@@ -84,7 +84,7 @@ def _audit_violations(ledger: Ledger, server: PostgresServer) -> list[str]:
     ]
 
 
-def _key_violations(ledger: Ledger, server: PostgresServer) -> list[str]:
+def _key_violations(ledger: Ledger, server: Database) -> list[str]:
     """Every acknowledged request's key is kept, once."""
     kept = {key for (key,) in server.query("SELECT key FROM idempotency WHERE key ~ '^[0-9]+-[0-9]+$'")}
     told = {claim.claim.key for claim in ledger.claims}
@@ -112,7 +112,7 @@ def _overlaps(ledger: Ledger) -> list[str]:
     return found[:MOST_NAMED]
 
 
-def _subnet_violations(server: PostgresServer) -> list[str]:
+def _subnet_violations(server: Database) -> list[str]:
     """Tiling and digest, recomputed by the database from the rows."""
     found = []
     for cidr, tiles, digest in server.query(
@@ -131,7 +131,7 @@ def _subnet_violations(server: PostgresServer) -> list[str]:
     return found
 
 
-def feed_violations(maps: Mapping[int, Mapping[Identifier, HostMap]], server: PostgresServer) -> list[str]:
+def feed_violations(maps: Mapping[int, Mapping[Identifier, HostMap]], server: Database) -> list[str]:
     """The replayed change feed equals the table."""
     table: dict[int, dict[Identifier, HostMap]] = {subnet: {} for subnet in maps}
     for subnet, kind, value, address, hostname in server.query(
