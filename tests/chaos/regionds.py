@@ -111,6 +111,16 @@ class Regiond:
         """kill -9."""
         self._end(signal.SIGKILL)
 
+    def freeze(self) -> int:
+        """Stop it without ending it; whom to `thaw`."""
+        os.kill(self.pid, signal.SIGSTOP)
+        return self.pid
+
+    def thaw(self, pid: int) -> None:
+        """Let it go on, if it is the one that was frozen and not killed since."""
+        if self._process is not None and self._process.pid == pid:
+            self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> int:
         """As an init system would; the exit code."""
         return self._end(signal.SIGTERM)

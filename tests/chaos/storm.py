@@ -24,6 +24,8 @@ CLIENTS: Final = 10
 REGIOND_KILLED_EVERY: Final = 1.0
 BACKENDS_KILLED_EVERY: Final = 0.7
 SERVER_KILLED_EVERY: Final = 7.0
+REGIOND_FROZEN_EVERY: Final = 4.0
+FROZEN_SECONDS: Final = (0.5, 2.0, 7.0)
 SUPERVISED_EVERY: Final = 0.05
 MOST_TOLD: Final = 12
 LONGEST_TOLD: Final = 1500
@@ -36,6 +38,7 @@ class Report:
     seed: int
     seconds: float
     regiond_kills: int = 0
+    freezes: int = 0
     backend_terminations: int = 0
     backend_kills: int = 0
     server_kills: int = 0
@@ -51,7 +54,7 @@ class Report:
             [
                 f"seed {self.seed}, {self.seconds:g} s: {self.regiond_kills} kills of regionds, of PostgreSQL "
                 f"{self.server_kills} and of its backends {self.backend_kills}; {self.backend_terminations} backends "
-                f"terminated",
+                f"terminated; {self.freezes} regionds frozen for a while",
                 f"{len(ledger.acknowledgements)} requests acknowledged ({len(ledger.claims)} claims, "
                 f"{len(ledger.live())} addresses held at the end), {sum(ledger.refused.values())} refused; "
                 f"{self.differences} differences replayed",
@@ -112,6 +115,7 @@ class Storm:
         self._raging = True
         evils: list[tuple[float, Callable[[], Any]]] = [
             (REGIOND_KILLED_EVERY, self._kill_a_regiond),
+            (REGIOND_FROZEN_EVERY, self._freeze_a_regiond),
             (BACKENDS_KILLED_EVERY, self._terminate_backends),
             (SERVER_KILLED_EVERY, self._kill_postgres),
             (SUPERVISED_EVERY, self._supervise),
@@ -142,6 +146,17 @@ class Storm:
         victim.kill()
         victim.start()
         self.report.regiond_kills += 1
+
+    async def _freeze_a_regiond(self) -> None:
+        """It stops in the middle of whatever it does, locks and all, and goes on later as if nothing had been."""
+        standing = [regiond for regiond in self._regionds if regiond.open]
+        if not standing:
+            return
+        victim = self._random.choice(standing)
+        pid = victim.freeze()
+        self.report.freezes += 1
+        await deferLater(self._reactor, self._random.choice(FROZEN_SECONDS))
+        victim.thaw(pid)
 
     async def _terminate_backends(self) -> None:
         """Some of those that serve regionds or the reader, as an administrator or a proxy does."""
