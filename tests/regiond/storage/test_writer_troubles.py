@@ -17,7 +17,7 @@ from regiond.domain.mutations import Actor, Claim, Mutation
 from regiond.domain.reservations import Kind
 from regiond.storage.connection import ConnectionLost
 from regiond.storage.errors import DatabaseUnavailable
-from regiond.storage.writer import ATTEMPTS, MAX_BATCH_WEIGHT, Writer
+from regiond.storage.writer import ATTEMPTS, BATCH_SECONDS, MAX_BATCH_WEIGHT, WAIT_SECONDS, Writer
 from tests.clusterd.links import Outcome
 from tests.clusterd.log_events import logged
 from tests.fakes.tables import Conflict, Tables
@@ -279,3 +279,39 @@ def test_a_caller_that_gives_up_keeps_nobody_waiting(desk: Desk) -> None:
     assert gave_up.error is not None
     desk.pool.let_go()
     assert address(second) == "10.0.0.2"
+
+
+def test_who_waited_too_long_behind_a_batch_in_trouble_is_refused_untouched(desk: Desk) -> None:
+    desk.pool.hold()
+    first = desk.claim()
+    late = [desk.claim() for _ in range(3)]
+    desk.clock.advance(WAIT_SECONDS / 2)
+    in_time = desk.claim()
+    desk.clock.advance(WAIT_SECONDS / 2 + 0.1)
+    desk.pool.let_go()
+    for claim in late:
+        assert isinstance(claim.error, DatabaseUnavailable)
+        assert not claim.error.outcome_unknown
+    assert [address(first), address(in_time)] == desk.taken == ["10.0.0.1", "10.0.0.2"]
+
+
+def test_a_batch_is_given_up_after_its_time_however_few_attempts_that_was(desk: Desk) -> None:
+    desk.pool.hold()
+    claim = desk.claim()
+    desk.pool.troubles = [("facts", ConnectionLost("hung"))]
+    desk.clock.advance(BATCH_SECONDS)
+    desk.pool.let_go()
+    assert isinstance(claim.error, DatabaseUnavailable)
+
+
+def test_members_of_a_batch_are_not_tried_one_by_one_without_a_database(desk: Desk) -> None:
+    desk.pool.hold()
+    desk.claim(address="198.51.100.1")  # writes nothing
+    claims = [desk.claim() for _ in range(4)]
+    unavailable = ("borrow", DatabaseUnavailable("none"))
+    desk.pool.troubles = [("write", sql_error(errorcodes.CHECK_VIOLATION)), *[unavailable] * ATTEMPTS]
+    desk.pool.let_go()
+    desk.wait()
+    assert [type(claim.error) for claim in claims] == [DatabaseUnavailable] * 4
+    assert desk.taken == []
+    assert address(desk.claim()) == "10.0.0.1"
