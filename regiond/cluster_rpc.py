@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -24,6 +24,7 @@ from regiond.storage.reads import RegionIdentity
 from regiond.storage.topology import Registered
 
 MAX_TOPOLOGY_ROWS = 5000
+LONGEST_NOTING_SECONDS = 1.0
 
 T = TypeVar("T")
 
@@ -280,7 +281,8 @@ class ClusterLinkFactory(Factory):
     async def close(self) -> None:
         """Cut every connection; returns when it is recorded that these clusters are not connected any more.
 
-        The listeners have to be closed already: what connects meanwhile is not waited for.
+        A database that is away is not waited for: nothing heard of them tells the same a minute later. The listeners
+        have to be closed already: what connects meanwhile is not waited for either.
         """
         links = list(self._links)
         ends: list[Deferred[None]] = [Deferred() for _ in links]
@@ -289,8 +291,17 @@ class ClusterLinkFactory(Factory):
             link.abort()
         for end in ends:
             await end
-        for note in list(self._notes):
-            await note
+        noted: Deferred[None] = Deferred()
+
+        def enough(_: object = None) -> None:
+            if not noted.called:
+                noted.callback(None)
+
+        timer = self._clock.callLater(LONGEST_NOTING_SECONDS, enough)
+        DeferredList(list(self._notes)).addCallback(enough)
+        await noted
+        if timer.active():
+            timer.cancel()
 
     def _lost(self, link: Link, responders: ClusterResponders) -> None:
         self._links.discard(link)

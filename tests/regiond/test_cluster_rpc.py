@@ -8,6 +8,7 @@ from twisted.protocols.amp import RemoteAmpError
 from clusterd.protocol import errors
 from clusterd.protocol.commands import PROTOCOL_VERSION, Register, ReportTopology
 from clusterd.protocol.values import InterfaceReport
+from regiond.cluster_rpc import LONGEST_NOTING_SECONDS
 from tests.clusterd.links import Outcome
 from tests.fakes.cluster import FakeCluster
 from tests.regiond.site import (
@@ -95,7 +96,18 @@ def test_closing_waits_until_the_ends_of_the_connections_are_recorded(site: Site
     site.flush()
     assert closed.done() and closed.error is None
     assert [ended.cluster for ended in site.storage.ended] == [RACK]
+    assert site.clock.getDelayedCalls() == []
     site.ask(site.factory.close())
+
+
+def test_closing_does_not_wait_for_a_database_that_is_away(site: Site, cluster: FakeCluster) -> None:
+    site.register(cluster)
+    site.storage.hold()
+    closed = Outcome(site.factory.close())
+    site.flush()
+    assert not closed.done()
+    site.pass_time(LONGEST_NOTING_SECONDS)
+    assert closed.done() and closed.error is None
 
 
 def test_a_subnet_that_a_topology_brings_is_delivered(site: Site, cluster: FakeCluster) -> None:
