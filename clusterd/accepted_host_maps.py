@@ -6,6 +6,8 @@ An answer means *accepted*: it is on disk. The convergence then brings it to the
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
+from twisted.logger import Logger
+
 from clusterd.acceptance import Accepted, Announced, Origin
 from clusterd.convergence import Convergence
 from clusterd.dhcp.host_system import RunInThread
@@ -23,6 +25,8 @@ class AcceptedHostMaps:
 
     `run_in_thread` runs the store's blocking calls, one after the other in the order given.
     """
+
+    _log = Logger()
 
     def __init__(self, store: HostMapStore, convergence: Convergence, run_in_thread: RunInThread) -> None:
         self._store = store
@@ -126,6 +130,11 @@ class AcceptedHostMaps:
         try:
             return await self._run_in_thread(work)
         except StoreFailed as error:
+            self._log.warn(
+                "the host maps on disk cannot be used: {reason}",
+                event="host-map-store.failed",
+                reason=str(error),
+            )
             raise NotStored(str(error)) from error
 
 

@@ -151,7 +151,8 @@ def _what_is_wrong(detail: ErrorDetails, model: type[BaseModel], content: Mappin
         return f"unknown key — {hint}"
     if detail["type"] == "missing":
         return "is missing and has no default"
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = _IN_TOML.get(detail["type"], detail["msg"])
+    message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message[:1].lower() + message[1:] if message[1:2].islower() else message
     given = _echo(detail["input"])
     secret = any(_SECRET_NAME.search(str(step)) for step in location) or _SECRET_TEXT.search(str(detail["input"]))
@@ -160,6 +161,13 @@ def _what_is_wrong(detail: ErrorDetails, model: type[BaseModel], content: Mappin
             message = message.replace(spelling, "…") if len(spelling) > 1 else message
         return f"{message} (value not shown)"
     return f"{message} ({given})"
+
+
+_IN_TOML = {
+    "tuple_type": "Input should be a list",
+    "path_type": "Input should be a path, as text",
+}
+"""What pydantic says in Python's words."""
 
 
 def _echo(value: object) -> str:

@@ -541,8 +541,9 @@ def test_more_rejections_than_a_report_holds_are_said(site: Site) -> None:
 def test_a_disk_that_refuses_is_said_to_the_region(site: Site) -> None:
     site.change([host_map(1)])
     site.store.close()
-    with pytest.raises(NotStored):
+    with pytest.raises(NotStored), logged() as events:
         site.change([host_map(2)])
+    assert [event["event"] for event in events] == ["host-map-store.failed"]
     assert site.backend.maps == {host_map(1)}
     site.store = HostMapStore.open(site.path)
 

@@ -45,6 +45,7 @@ class Settings(Strict):
     relay: tuple[Relay, ...] = ()
     limit: int | bool = 5
     dsn: int | None = None
+    state: Path = Path("/")
     backend: Annotated[FileBackend | DnsmasqBackend, Field(discriminator="kind")] | None = None
     nics: dict[str, Http] = Field(default_factory=dict)
 
@@ -91,6 +92,13 @@ def test_every_mistake_is_told_in_one_go(tmp_path: Path) -> None:
         "[[relay]] #2 cidr: not a network: 'nonsense' ('nonsense')",
         '[[relay]] #2 vai: unknown key — did you mean "via"?',
         'nmae: unknown key — did you mean "name"?',
+    ]
+
+
+def test_mistakes_are_told_in_the_words_of_the_file(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, 'name = "a"\nrelay = "b"\nstate = 5\n') == [
+        "relay: input should be a list ('b')",
+        "state: input should be a path, as text (5)",
     ]
 
 
