@@ -7,11 +7,11 @@ nodes, and a user sees and releases only what is its own. What it may not see do
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
-from clusterd.protocol.addresses import canonical_address
-from clusterd.protocol.values import Identifier, IdentifierKind, parse_hex, parse_hostname
+from clusterd.protocol.values import Identifier, IdentifierKind
+from regiond import inputs
 from regiond.catalogue import Catalogue
 from regiond.domain import errors
-from regiond.domain.ids import NewId, Prefix, format_id, parse_id
+from regiond.domain.ids import NewId, Prefix, format_id
 from regiond.domain.mutations import Claim, DropDevice, DropNode, Mutation, NewDevice, Outcome, Release, Step
 from regiond.domain.networks import network
 from regiond.domain.reservations import Kind, Reservation, Status
@@ -58,21 +58,21 @@ class Claims:
     ) -> tuple[DeviceView, bool]:
         """The device with its reservation, atomically; False when it was there already, exactly so."""
         _require_admin(context)
-        identifiers = tuple(_mac(f"/macs/{index}", mac) for index, mac in enumerate(macs))
+        identifiers = tuple(inputs.mac(f"/macs/{index}", mac) for index, mac in enumerate(macs))
         if duid is not None:
-            identifiers += (_identifier("/duid", IdentifierKind.DUID, duid),)
+            identifiers += (inputs.identifier("/duid", IdentifierKind.DUID, duid),)
         if not identifiers:
             raise errors.InvalidRequest("/macs", "a device needs at least one MAC address or a DUID")
         subnet = await self._catalogue.resolve(interface)
         owner_id, owner_name = await self._owner(context, owner)
-        name = _hostname(hostname)
+        name = inputs.hostname(hostname)
         claim = Claim(
             self._new_id(),
             Kind.DEVICE,
             subnet.id,
             owner_id,
             owner_name,
-            address=_address(address),
+            address=inputs.address(address),
             identifiers=identifiers,
             hostname=name,
             device=NewDevice(self._new_id(), name, comment),
@@ -92,13 +92,13 @@ class Claims:
     async def list_devices(
         self, context: RequestContext, *, filters: Mapping[str, Sequence[str]], limit: int, after: str | None
     ) -> Sequence[DeviceView]:
-        _no_filters(filters)
+        inputs.no_filters(filters)
         return await self._reads.devices(
-            owner=_only_own(context), limit=limit, after=_optional_id(Prefix.DEVICE, after, "after")
+            owner=_only_own(context), limit=limit, after=inputs.optional_id(Prefix.DEVICE, after, "after")
         )
 
     async def device(self, context: RequestContext, device_id: str) -> DeviceView:
-        found = await self._reads.devices([_id(Prefix.DEVICE, device_id)], owner=_only_own(context))
+        found = await self._reads.devices([inputs.known_id(Prefix.DEVICE, device_id)], owner=_only_own(context))
         if not found:
             raise errors.NotFound(f"no device {device_id}")
         return found[0]
@@ -121,9 +121,9 @@ class Claims:
     ) -> NodeView:
         _require_admin(context)
         owner_id, _ = await self._owner(context, owner)
-        name = _hostname(hostname)
+        name = inputs.hostname(hostname)
         assert name is not None
-        parsed = [_mac(f"/macs/{index}", mac).text for index, mac in enumerate(macs)]
+        parsed = [inputs.mac(f"/macs/{index}", mac).text for index, mac in enumerate(macs)]
         node = await self._nodes.create(context.change, name, parsed, owner_id, comment)
         try:
             return await self.node(context, format_id(Prefix.NODE, node))
@@ -134,13 +134,13 @@ class Claims:
     async def list_nodes(
         self, context: RequestContext, *, filters: Mapping[str, Sequence[str]], limit: int, after: str | None
     ) -> Sequence[NodeView]:
-        _no_filters(filters)
+        inputs.no_filters(filters)
         return await self._reads.nodes(
-            owner=_only_own(context), limit=limit, after=_optional_id(Prefix.NODE, after, "after")
+            owner=_only_own(context), limit=limit, after=inputs.optional_id(Prefix.NODE, after, "after")
         )
 
     async def node(self, context: RequestContext, node_id: str) -> NodeView:
-        found = await self._reads.nodes([_id(Prefix.NODE, node_id)], owner=_only_own(context))
+        found = await self._reads.nodes([inputs.known_id(Prefix.NODE, node_id)], owner=_only_own(context))
         if not found:
             raise errors.NotFound(f"no node {node_id}")
         return found[0]
@@ -187,10 +187,10 @@ class Claims:
             subnet.id,
             node.owner,
             node.owner_name,
-            address=_address(address),
+            address=inputs.address(address),
             identifiers=(identifier,),
             alias=alias,
-            hostname=_hostname(hostname),
+            hostname=inputs.hostname(hostname),
             node=node.id,
         )
         outcome = await self._submit(context, claim)
@@ -201,7 +201,7 @@ class Claims:
 
     async def node_address(self, context: RequestContext, node_id: str, reservation_id: str) -> ReservationView:
         node = await self.node(context, node_id)
-        view = await self._reads.reservation(_id(Prefix.RESERVATION, reservation_id))
+        view = await self._reads.reservation(inputs.known_id(Prefix.RESERVATION, reservation_id))
         if view is None or view.reservation.node != node.id:
             raise errors.NotFound(f"node {node_id} has no address {reservation_id}")
         return view
@@ -234,7 +234,7 @@ class Claims:
         expires_at: datetime | None,
     ) -> tuple[Sequence[ReservationView], bool]:
         """Addresses that the region never hands out again until they are released: no host map."""
-        wanted = _address(address)
+        wanted = inputs.address(address)
         if interface is None and wanted is None:
             raise errors.InvalidRequest("/interface", "say where: a cluster interface, an address, or both")
         if not 1 <= count <= MAX_COUNT:
@@ -253,8 +253,8 @@ class Claims:
             owner_id,
             owner_name,
             address=wanted,
-            mac=None if mac is None else _mac("/mac", mac).text,
-            hostname=_hostname(hostname),
+            mac=None if mac is None else inputs.mac("/mac", mac).text,
+            hostname=inputs.hostname(hostname),
             purpose=purpose,
             comment=comment,
             group=group,
@@ -272,10 +272,10 @@ class Claims:
         if "subnet" in filters:
             selected = [(await self._catalogue.resolve(text)).id for text in filters["subnet"]]
             wanted = reservation_filter(filters, owner=_only_own(context), subnets=selected)
-        return await self._reads.reservations(wanted, limit, _optional_id(Prefix.RESERVATION, after, "after"))
+        return await self._reads.reservations(wanted, limit, inputs.optional_id(Prefix.RESERVATION, after, "after"))
 
     async def reservation(self, context: RequestContext, reservation_id: str) -> ReservationView:
-        view = await self._reads.reservation(_id(Prefix.RESERVATION, reservation_id))
+        view = await self._reads.reservation(inputs.known_id(Prefix.RESERVATION, reservation_id))
         if view is None or (not context.caller.is_admin and view.reservation.owner != context.caller.account):
             raise errors.NotFound(f"no reservation {reservation_id}")
         return view
@@ -372,63 +372,14 @@ def _node_identifier(
     if len(given) > 1:
         raise errors.InvalidRequest(f"/{given[1]}", f"one identifier is enough: {given[0]} is given already")
     if mac is not None:
-        return _mac("/mac", mac)
+        return inputs.mac("/mac", mac)
     if client_id is not None:
-        return _identifier("/client_id", IdentifierKind.CLIENT_ID, client_id)
+        return inputs.identifier("/client_id", IdentifierKind.CLIENT_ID, client_id)
     if duid is not None:
-        return _identifier("/duid", IdentifierKind.DUID, duid)
+        return inputs.identifier("/duid", IdentifierKind.DUID, duid)
     if alias is None:
         raise errors.InvalidRequest("/mac", "say for whom: a mac, an alias, a client_id or a duid")
     if network(subnet.cidr).family == 6:
         raise errors.InvalidRequest("/duid", "an alias on an IPv6 network needs the DUID that its client sends")
     text = f"{format_id(Prefix.NODE, node.id)}:{alias}"
     return Identifier(IdentifierKind.CLIENT_ID, ALIAS_PREFIX + text.encode())
-
-
-def _mac(pointer: str, text: str) -> Identifier:
-    try:
-        return Identifier.mac(text)
-    except ValueError as error:
-        raise errors.InvalidRequest(pointer, str(error)) from error
-
-
-def _identifier(pointer: str, kind: IdentifierKind, text: str) -> Identifier:
-    try:
-        return Identifier(kind, parse_hex(text))
-    except ValueError as error:
-        raise errors.InvalidRequest(pointer, str(error)) from error
-
-
-def _hostname(text: str | None) -> str | None:
-    try:
-        return None if text is None else parse_hostname(text)
-    except ValueError as error:
-        raise errors.InvalidRequest("/hostname", str(error)) from error
-
-
-def _address(text: str | None) -> str | None:
-    try:
-        return None if text is None else canonical_address(text)
-    except ValueError as error:
-        raise errors.InvalidRequest("/address", str(error)) from error
-
-
-def _id(prefix: Prefix, text: str) -> int:
-    number = parse_id(prefix, text)
-    if number is None:
-        raise errors.NotFound(f"nothing has the id {text[:64]}")
-    return number
-
-
-def _optional_id(prefix: Prefix, text: str | None, name: str) -> int | None:
-    if text is None:
-        return None
-    number = parse_id(prefix, text)
-    if number is None:
-        raise errors.InvalidRequest(f"?{name}", f"not an id: {text[:64]}")
-    return number
-
-
-def _no_filters(filters: Mapping[str, Sequence[str]]) -> None:
-    for name in filters:
-        raise errors.InvalidRequest(f"?{name}", f"there is no filter {name} here")
