@@ -5,7 +5,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from clusterd.protocol import commands, errors
-from clusterd.protocol.arguments import HOST_MAPS, IDENTIFIERS
+from clusterd.protocol.arguments import HOST_MAPS, IDENTIFIERS, MAX_PAGE_ROWS
 from regiond.cluster_rpc import Connection
 from regiond.domain.ids import Prefix, format_id
 from regiond.storage.deliveries import Difference
@@ -22,7 +22,9 @@ class HostMapCalls:
         self._history = history
 
     async def send_difference(self, connection: Connection, subnet: int, change: Difference) -> int:
-        """The cluster's accepted generation after it."""
+        """The cluster's accepted generation after it: in one call, or in pages where that does not hold it."""
+        if len(change.upserts) > MAX_PAGE_ROWS or len(change.removals) > MAX_PAGE_ROWS:
+            return await self._transfer(connection, subnet, change, change.from_generation)
         try:
             answer = await connection.link.call(
                 commands.ApplyHostMaps,
@@ -77,7 +79,7 @@ class HostMapCalls:
                 await link.call(commands.TransferPage, **named, upserts=(), removals=removals)
         answer = await link.call(commands.CommitTransfer, deadline=TRANSFER_DEADLINE_SECONDS, **named)
         self._log.info(
-            "cluster {cluster} accepted all {upserts} host maps of {cidr}",
+            "cluster {cluster} accepted {upserts} host maps and {removals} removals of {cidr} in pages",
             event="delivery.transferred",
             cluster=connection.name,
             subnet=named["subnet"],

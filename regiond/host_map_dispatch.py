@@ -9,6 +9,7 @@ to the same question, "is this cluster where it should be?".
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -17,7 +18,6 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from clusterd.protocol import errors
-from clusterd.protocol.arguments import MAX_PAGE_ROWS
 from clusterd.protocol.connection import CallTimedOut, LinkLost
 from clusterd.protocol.values import HeldSubnet, InterfaceReport, RejectedMap
 from regiond.cluster_rpc import Connection, Connections
@@ -32,6 +32,7 @@ FIRST_BACK_OFF_SECONDS = 1.0
 LONGEST_BACK_OFF_SECONDS = 60.0
 MAX_ROUNDS = 10
 MAX_STEPS_PER_RECORD = 500
+MAX_DIFFERENCE_ROWS = 5_000  # more is sent as the whole set
 
 REGION = Actor(None, "region", is_admin=True)
 
@@ -77,6 +78,7 @@ class _Target:
     """One cluster's delivery of one subnet while the cluster is connected.
 
     `role` is serving or draining, or foreign: the cluster holds a subnet that it never was to have, or not any more.
+    `as_of` numbers what is known here: a reading of the database that began before is older news.
     """
 
     connection: Connection
@@ -84,6 +86,7 @@ class _Target:
     cidr: str | None
     role: str
     accepted: int
+    as_of: int
     in_flight: bool = False
     again: bool = False
     replace: bool = False  # the cluster holds what no difference can build on: send the whole set
@@ -135,6 +138,7 @@ class HostMapDispatch:
         self._announce = announce
         self._calls = HostMapCalls(history)
         self._held = _Held()
+        self._moments = count(1)
         self._ready: dict[int, Connection] = {}  # by cluster, once its registration is recorded and answered
 
     # ---- what others tell ----
@@ -147,8 +151,9 @@ class HostMapDispatch:
 
     async def sweep(self) -> None:
         """Find the connected clusters that are not where they should be, and bring them there."""
+        asked = next(self._moments)
         for state in await self._reads.stragglers(list(self._ready)):
-            self._adopt(state)
+            self._adopt(state, asked)
 
     # ---- what clusters say (cluster_rpc.Listening) ----
 
@@ -191,13 +196,14 @@ class HostMapDispatch:
             self._run(self._adopt_all(connection, foreign), connection)
 
     async def _adopt_all(self, connection: Connection, foreign: Sequence[int] = ()) -> None:
+        asked = next(self._moments)
         for state in await self._reads.held_by([connection.cluster]):
-            self._adopt(state)
+            self._adopt(state, asked)
         if self._ready.get(connection.cluster) is connection:
             for subnet in foreign:
                 # It would go on serving these for ever.
                 if subnet not in self._held.by_cluster.get(connection.cluster, {}):
-                    target = _Target(connection, subnet, None, "foreign", 0)
+                    target = _Target(connection, subnet, None, "foreign", 0, asked)
                     self._held.put(target)
                     self._kick(target)
 
@@ -224,18 +230,23 @@ class HostMapDispatch:
 
     # ---- delivering ----
 
-    def _adopt(self, state: DeliveryState) -> None:
-        """Make or refresh the target of a delivery whose cluster is connected here, and look at it."""
+    def _adopt(self, state: DeliveryState, asked: int) -> None:
+        """Make or refresh the target of a delivery whose cluster is connected here, and look at it.
+
+        `asked` is when the reading began: what happened to the target since then is not in it.
+        """
         connection = self._ready.get(state.cluster)
         if connection is None:
             return
         target = self._held.by_cluster.get(state.cluster, {}).get(state.subnet)
         if target is None:
-            target = _Target(connection, state.subnet, state.cidr, state.role, state.accepted_generation)
+            target = _Target(connection, state.subnet, state.cidr, state.role, state.accepted_generation, asked)
             self._held.put(target)
+        elif asked < target.as_of:
+            return
         elif not target.in_flight:
             target.accepted = state.accepted_generation
-        target.cidr, target.role = state.cidr, state.role
+        target.cidr, target.role, target.as_of = state.cidr, state.role, asked
         if state.role == "draining" or state.accepted_generation != state.generation:
             self._kick(target)
 
@@ -266,18 +277,29 @@ class HostMapDispatch:
     async def _forget(self, target: _Target) -> bool:
         """Whether the cluster, which has no host map of the subnet now, is to have none."""
         cluster = target.connection.cluster
+        if target.role == "draining" and not await self._is_to_forget(target):
+            return False
         await self._calls.forget(target.connection, target.subnet, target.cidr)
         await self._record(Forgotten(cluster, target.subnet))
-        target.accepted = 0
+        target.accepted, target.as_of = 0, next(self._moments)
         if target.role == "serving":  # again, since we asked
             return False
         self._held.drop(target)
         return True
 
+    async def _is_to_forget(self, target: _Target) -> bool:
+        """Look once more: a subnet that is served again meanwhile must not lose its host maps for a moment."""
+        asked = next(self._moments)
+        for state in await self._reads.held_by([target.connection.cluster]):
+            if state.subnet == target.subnet and state.role == "serving":
+                target.role, target.as_of = "serving", asked
+                return False
+        return True
+
     async def _bring_up_to_date(self, target: _Target) -> bool:
         """One delivery of what is missing; whether the cluster is now where it was desired when this began."""
         cluster, subnet = target.connection.cluster, target.subnet
-        change = await self._reads.difference(subnet, target.accepted, MAX_PAGE_ROWS)
+        change = await self._reads.difference(subnet, target.accepted, MAX_DIFFERENCE_ROWS)
         if change is None or change.to_generation == target.accepted:
             return True
         if change.to_generation < target.accepted:
@@ -320,7 +342,7 @@ class HostMapDispatch:
             target.connection.link.abort()
             return True
         await self._record(Acknowledge(cluster, subnet, accepted_generation=accepted))
-        target.accepted, target.replace = accepted, False
+        target.accepted, target.replace, target.as_of = accepted, False, next(self._moments)
         return True
 
     async def _send(self, target: _Target, change: Difference) -> int:

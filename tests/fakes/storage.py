@@ -32,6 +32,7 @@ class FakeStorage:
     announced: list[frozenset[int]] = field(default_factory=list)
     topology_changes: int = 0
     _held: list[Deferred[None]] | None = None
+    _late: list[Deferred[None]] | None = None
 
     # ---- a test's handle ----
 
@@ -42,6 +43,15 @@ class FakeStorage:
     def let_go(self) -> None:
         held, self._held = self._held or [], None
         for one in held:
+            one.callback(None)
+
+    def hold_answers(self) -> None:
+        """Let what is held by whom be read from now on, but not be answered until `answer`."""
+        self._late = []
+
+    def answer(self) -> None:
+        late, self._late = self._late or [], None
+        for one in late:
             one.callback(None)
 
     async def _turn(self) -> None:
@@ -90,11 +100,16 @@ class FakeStorage:
 
     async def held_by(self, clusters: Sequence[int]) -> list[DeliveryState]:
         await self._turn()
-        return [
+        rows = [
             self._state(row)
             for row in self.tables.deliveries.values()
             if row["cluster"] in clusters and row["role"] != "former"
         ]
+        if self._late is not None:
+            late: Deferred[None] = Deferred()
+            self._late.append(late)
+            await late
+        return rows
 
     async def stragglers(self, clusters: Sequence[int]) -> list[DeliveryState]:
         return [

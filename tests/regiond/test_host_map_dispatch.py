@@ -10,7 +10,7 @@ from clusterd.protocol.values import Identifier, IdentifierKind
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import Acknowledge, Claim, NewDevice
 from regiond.domain.reservations import Kind
-from regiond.host_map_dispatch import FIRST_BACK_OFF_SECONDS
+from regiond.host_map_dispatch import FIRST_BACK_OFF_SECONDS, MAX_DIFFERENCE_ROWS
 from tests.clusterd.links import Outcome
 from tests.clusterd.log_events import logged
 from tests.fakes.cluster import FakeCluster, Stored
@@ -203,14 +203,54 @@ def test_the_sweep_repairs_what_nobody_was_told_of(site: Site, cluster: FakeClus
 
 
 @pytest.mark.parametrize("extra", [0, 1])
-def test_a_long_difference_goes_as_a_whole_set_in_pages(site: Site, cluster: FakeCluster, extra: int) -> None:
+def test_a_long_difference_goes_in_pages(site: Site, cluster: FakeCluster, extra: int) -> None:
     site.register(cluster)
+    site.claim()
+    cluster.calls.clear()
     site.claim(MAX_PAGE_ROWS + extra)
     if extra:
         assert cluster.names() == ["BeginTransfer", "TransferPage", "TransferPage", "CommitTransfer"]
-        assert cluster.calls[0].arguments == {"from": None, "to": 1, "count": MAX_PAGE_ROWS + 1}
+        assert cluster.calls[0].arguments == {"from": 1, "to": 2, "count": MAX_PAGE_ROWS + 1}
     else:
         assert cluster.names() == ["ApplyHostMaps"]
+    assert site.is_settled(cluster)
+
+
+def test_a_very_long_difference_goes_as_the_whole_set(site: Site, cluster: FakeCluster) -> None:
+    site.register(cluster)
+    site.claim(MAX_DIFFERENCE_ROWS + 1)
+    assert cluster.calls[0].arguments == {"from": None, "to": 1, "count": MAX_DIFFERENCE_ROWS + 1}
+    assert site.is_settled(cluster)
+
+
+def test_a_sweep_that_was_overtaken_by_a_delivery_changes_nothing(site: Site, cluster: FakeCluster) -> None:
+    site.register(cluster)
+    site.change(site._device(NET))
+    site.storage.hold_answers()
+    sweep = Outcome(site.dispatch.sweep())
+    site.dispatch.committed([NET])
+    site.flush()
+    assert site.is_settled(cluster)
+    site.storage.answer()
+    site.flush()
+    assert sweep.done()
+    site.claim()
+    assert cluster.names() == ["ApplyHostMaps", "ApplyHostMaps"], "nothing was sent again"
+    assert site.is_settled(cluster)
+
+
+def test_a_sweep_that_read_draining_does_not_forget_what_is_served_again(site: Site, cluster: FakeCluster) -> None:
+    site.claim(2)
+    site.register(cluster)
+    cluster.calls.clear()
+    site.tables.deliveries[NET, RACK]["role"] = "draining"
+    site.storage.hold_answers()
+    sweep = Outcome(site.dispatch.sweep())
+    site.tables.deliveries[NET, RACK]["role"] = "serving"
+    site.storage.answer()
+    site.flush()
+    assert sweep.done()
+    assert cluster.calls == []
     assert site.is_settled(cluster)
 
 
