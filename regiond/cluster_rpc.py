@@ -133,6 +133,9 @@ class ClusterResponders(Responders):
             # Gone while the database was asked; whoever registers next speaks for the cluster.
             raise errors.RegistrationRefused("the connection ended")
         former = self._connections.get(connection.cluster)
+        if former is not None and former.epoch > connection.epoch:
+            # Two registrations were answered by the database in another order than they come back here.
+            raise errors.RegistrationRefused("a newer connection speaks for this cluster")
         if former is not None:
             self._log.warn(
                 "cluster {cluster} connected again from {peer}: cutting its connection from {former}",

@@ -108,7 +108,8 @@ class FileBackend:
             )
         lines = HostLines(sorted(parsed.host_maps, key=_file_order))
         if self._version is not None and lines.render() != text:
-            _log.warn("{path} was edited; its form is put right", event="hosts-file.edited", path=str(self.path))
+            if text:  # an empty file is what somebody made for us to fill
+                _log.warn("{path} was edited; its form is put right", event="hosts-file.edited", path=str(self.path))
             self._write(lines)
         self._lines = lines
         return lines

@@ -46,13 +46,19 @@ class FakeStorage:
             one.callback(None)
 
     def hold_answers(self) -> None:
-        """Let what is held by whom be read from now on, but not be answered until `answer`."""
+        """Let registrations and what is held by whom happen from now on, but not be answered until `answer`."""
         self._late = []
 
-    def answer(self) -> None:
+    def answer(self, *, newest_first: bool = False) -> None:
         late, self._late = self._late or [], None
-        for one in late:
+        for one in reversed(late) if newest_first else late:
             one.callback(None)
+
+    async def _answered(self) -> None:
+        if self._late is not None:
+            late: Deferred[None] = Deferred()
+            self._late.append(late)
+            await late
 
     async def _turn(self) -> None:
         if self._held is not None:
@@ -78,7 +84,9 @@ class FakeStorage:
         await self._turn()
         (cluster,) = (id_ for id_, known in self.tables.clusters.items() if known == name)
         self.epochs[cluster] = self.epochs.get(cluster, 0) + 1
-        return Registered(cluster, self.epochs[cluster])
+        registered = Registered(cluster, self.epochs[cluster])
+        await self._answered()
+        return registered
 
     async def disconnected(self, registered: Registered) -> None:
         await self._turn()
@@ -105,10 +113,7 @@ class FakeStorage:
             for row in self.tables.deliveries.values()
             if row["cluster"] in clusters and row["role"] != "former"
         ]
-        if self._late is not None:
-            late: Deferred[None] = Deferred()
-            self._late.append(late)
-            await late
+        await self._answered()
         return rows
 
     async def stragglers(self, clusters: Sequence[int]) -> list[DeliveryState]:

@@ -46,6 +46,20 @@ def test_nothing_but_a_registration_is_answered_first(site: Site, cluster: FakeC
         site.ask(cluster.report(SUBNET, 1, HISTORY))
 
 
+def test_the_newer_of_two_registrations_wins_whichever_is_answered_first(site: Site, cluster: FakeCluster) -> None:
+    again = FakeCluster(cluster.name)
+    site.connect(cluster)
+    site.connect(again)
+    site.storage.hold_answers()
+    older, newer = Outcome(cluster.register()), Outcome(again.register())
+    site.flush()
+    site.storage.answer(newest_first=True)
+    site.flush()
+    assert isinstance(older.error, errors.RegistrationRefused)
+    assert newer.error is None
+    assert site.connections.by_cluster[RACK].epoch == 2
+
+
 def _reports(count: int) -> list[InterfaceReport]:
     return [InterfaceReport(f"eth{n}", f"10.{n}.0.0/16", (f"10.{n}.0.1",)) for n in range(count)]
 
