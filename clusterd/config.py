@@ -4,7 +4,7 @@ name = "rack-7"                            # the cluster's name; default: this h
 state_directory = "/var/lib/hostmap/cluster"
 
 [region]
-endpoints = ["tcp:127.0.0.1:5250"]         # tried in turn; or "unix:/run/hostmap/region.sock"
+endpoints = ["unix:/var/lib/hostmap/region/clusters.sock"]   # tried in turn; or "tcp:127.0.0.1:5250"
 
 [dhcp]
 backend = "file"                           # or "dnsmasq"
@@ -24,12 +24,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from clusterd.daemon.config_file import Strict
-from clusterd.daemon.endpoints import LinkAddress, LinkAddressSetting, LoopbackAddress
+from clusterd.daemon.endpoints import LinkAddress, LinkAddressSetting, LoopbackAddress, UnixAddress
 from clusterd.protocol.values import parse_name
 
 DEFAULT_STATE_DIRECTORY = Path("/var/lib/hostmap/cluster")
 MAX_ENDPOINTS = 32
-DEFAULT_REGION = LoopbackAddress("127.0.0.1", 5250)
+DEFAULT_REGION = UnixAddress("/var/lib/hostmap/region/clusters.sock")
 
 
 def _absolute(path: Path) -> Path:

@@ -7,7 +7,7 @@ listen = ["tcp:127.0.0.1:5240"]            # loopback only: put a TLS proxy in f
 socket = "/run/hostmap/api.sock"           # who can open it is the local admin; default: in the state directory
 
 [clusters]
-listen = ["tcp:127.0.0.1:5250"]            # or "unix:/run/hostmap/region.sock"
+listen = ["unix:/var/lib/hostmap/region/clusters.sock"]   # default: in the state directory; or "tcp:127.0.0.1:5250"
 
 [database]                                 # nothing here: regiond runs its own PostgreSQL
 dsn = "host=db1,db2 dbname=hostmap target_session_attrs=read-write"
@@ -23,7 +23,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import AfterValidator, Field, model_validator
 
 from clusterd.daemon.config_file import Strict, read_secret
-from clusterd.daemon.endpoints import LinkAddressSetting, LoopbackAddress, UnixAddress
+from clusterd.daemon.endpoints import LinkAddress, LinkAddressSetting, LoopbackAddress, UnixAddress
 
 DEFAULT_STATE_DIRECTORY = Path("/var/lib/hostmap/region")
 
@@ -55,9 +55,13 @@ class HttpSettings(Strict):
 
 
 class ClusterListenSettings(Strict):
-    """Where clusters connect."""
+    """Where clusters connect.
 
-    listen: tuple[LinkAddressSetting, ...] = Field(default=(LoopbackAddress("127.0.0.1", 5250),), max_length=32)
+    By default a socket that only regiond's own user can open: on a plain link whoever connects says which cluster it
+    is, and a TCP port of the loopback interface is open to every user of the host.
+    """
+
+    listen: tuple[LinkAddressSetting, ...] | None = Field(default=None, max_length=32)
 
 
 class DatabaseSettings(Strict):
@@ -89,6 +93,13 @@ class RegionSettings(Strict):
     http: HttpSettings = HttpSettings()
     clusters: ClusterListenSettings = ClusterListenSettings()
     database: DatabaseSettings = DatabaseSettings()
+
+    @property
+    def cluster_listen(self) -> tuple[LinkAddress, ...]:
+        """Where clusters connect."""
+        if self.clusters.listen is not None:
+            return self.clusters.listen
+        return (UnixAddress(str(self.state_directory / "clusters.sock")),)
 
     @property
     def api_socket(self) -> UnixAddress:

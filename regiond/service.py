@@ -231,7 +231,7 @@ class RegionDaemon(Service):
 
     async def _open_doors(self, region: Region) -> tuple[list[LinkAddress], list[LinkAddress]]:
         """Where the HTTP API and where the clusters' listener are to be found."""
-        clusters = [await self._listen(address, region.links) for address in self._settings.clusters.listen]
+        clusters = [await self._listen(address, region.links) for address in self._settings.cluster_listen]
         site = ApiSite(self._reactor, region.application, local=False)
         http = [await self._listen(address, site) for address in self._settings.http.listen]
         local = ApiSite(self._reactor, region.application, local=True)

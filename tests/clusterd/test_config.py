@@ -14,7 +14,7 @@ def test_an_empty_file_is_a_configuration(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "clusterd.toml").write_text("")
     settings = load(tmp_path / "clusterd.toml", ClusterSettings)
     assert settings.name == "rack-7"
-    assert settings.region.endpoints == (LoopbackAddress("127.0.0.1", 5250),)
+    assert settings.region.endpoints == (UnixAddress("/var/lib/hostmap/region/clusters.sock"),)
     assert settings.dhcp.backend is Backend.FILE
     assert settings.hosts_file == Path("/var/lib/hostmap/cluster/dhcp-hosts")
     assert settings.store_path.parent.parent == settings.state_directory
