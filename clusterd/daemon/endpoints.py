@@ -134,8 +134,9 @@ def _loopback_address(rest: str) -> LoopbackAddress:
         address = None
     if address is None or bracketed != (address.version == 6) or "%" in host or not address.is_loopback:
         raise ValueError(
-            f"{host[:128]} is not the loopback interface: the link to another host needs mutual TLS, which this "
-            "version does not have yet; use unix:/path, tcp:127.0.0.1:PORT or tcp:[::1]:PORT"
+            f"{host[:128]} is not the loopback interface: a connection from another host needs TLS (between region and "
+            "cluster, mutual TLS), which this version does not have yet; use unix:/path, tcp:127.0.0.1:PORT or "
+            "tcp:[::1]:PORT, with a proxy or tunnel of your own in front"
         )
     return LoopbackAddress(str(address), int(digits))
 
