@@ -86,7 +86,7 @@ def test_addresses_that_are_understood(text: str, address: LinkAddress) -> None:
      "tcp:[::1%lo]:5250", "tcp:[fe80::1]:5250", "tcp:*:5250"],
 )  # fmt: skip
 def test_plain_amp_is_refused_off_this_host(text: str) -> None:
-    with pytest.raises(ValueError, match="mutual TLS., which this version does not have yet"):
+    with pytest.raises(ValueError, match=r"mutual TLS., which this version does not have yet"):
         parse_link_address(text)
 
 
