@@ -168,6 +168,7 @@ class RegionDaemon(Service):
         self._ports: list[IListeningPort] = []
         self._sites: list[ApiSite] = []
         self._starting: Deferred[None] | None = None
+        self._database_is_gone = False
 
     def startService(self) -> None:
         super().startService()
@@ -252,15 +253,22 @@ class RegionDaemon(Service):
             await _finished(port.stopListening())
         if self._region is not None:
             self._region.progress.wait_no_longer()
+        if self._database_is_gone:
+            # Nobody brings it back but the next start: what waits for it is told so now.
+            await self._close_pools()
         for site in self._sites:
             await site.finished()
         if self._region is not None:
             await self._region.stop()
-        for pool in self._pools:
-            await pool.close()
+        await self._close_pools()
         if self._embedded is not None:
             await self._embedded.stop()
         self._log.info("regiond stopped", event="regiond.stopped")
+
+    async def _close_pools(self) -> None:
+        pools, self._pools = self._pools, []
+        for pool in pools:
+            await pool.close()
 
     def _start_failed(self, failure: Failure) -> None:
         """Nothing works without a start: say why, in one sentence where it is the world's fault, and end."""
@@ -277,6 +285,7 @@ class RegionDaemon(Service):
 
     def _database_ended(self, how: str) -> str:
         self._log.critical("the embedded PostgreSQL ended: {how}", event="regiond.database-ended", how=how)
+        self._database_is_gone = True
         self._end()
         return how
 
