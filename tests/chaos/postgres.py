@@ -197,7 +197,7 @@ class PostgresServer:
             if not self.running:
                 # the processes of a killed postmaster hold its shared memory for a moment longer
                 self.spawn(**changed)
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two looks at a condition, bounded
 
     def create_database(self) -> None:
         self.query(f"CREATE DATABASE {DATABASE}", database="postgres")

@@ -12,7 +12,7 @@ from tests.chaos.failover import REGIONDS, FailoverPlay
 
 reactor: Any = global_reactor
 
-LONGEST_DETECTION_SECONDS = 5.0  # below one on a machine of one's own: `make soak` prints what it was
+LONGEST_DETECTION_SECONDS = 1.0
 
 
 @pytest_twisted.ensureDeferred
@@ -25,4 +25,4 @@ async def test_a_promotion_loses_nothing_and_a_former_primary_is_not_used(state_
         pytest.fail(f"{result.text()}\nagain with: {again}", pytrace=False)
     assert result.gap <= result.promotion + LONGEST_DETECTION_SECONDS
     assert result.noticed_by == REGIONDS
-    assert result.acknowledged > 50 and result.since_promotion > 20
+    assert result.acknowledged > 200 and result.since_promotion > 100

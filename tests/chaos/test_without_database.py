@@ -17,10 +17,10 @@ from tests.lab.servers import wait_until
 NETWORK = "192.0.2.0/24"
 CLAIMANTS = 40  # fewer than the socket's queue is long
 # a turn behind one batch, and a batch: 10 s each, and what the answer of the database may take at the end of either
-LONGEST_ANSWER_SECONDS = 40.0
-LONGEST_READINESS_SECONDS = 15.0
-LATER_ANSWER_SECONDS = 25.0
-RECOVERY_SECONDS = 30.0
+LONGEST_ANSWER_SECONDS = 25.0
+LONGEST_READINESS_SECONDS = 4.0
+LATER_ANSWER_SECONDS = 10.0
+RECOVERY_SECONDS = 5.0
 MOST_GROWTH_BYTES = 48 << 20
 
 
@@ -119,7 +119,7 @@ def test_without_its_database_a_regiond_answers_503_in_bounded_time_and_memory(
     for turn in range(2):
         check_refusals(storm(regiond, f"later-{turn}"), LATER_ANSWER_SECONDS)
     assert regiond.resident_bytes() - before < MOST_GROWTH_BYTES
-    assert regiond.resident_bytes() - after_first < MOST_GROWTH_BYTES / 2
+    assert regiond.resident_bytes() - after_first < MOST_GROWTH_BYTES / 4
     server.start()
     check_recovery(server, regiond, pid)
 

@@ -65,7 +65,7 @@ def wait_for(
         alive()
         if time.monotonic() > deadline:
             raise DemoFailed(f"not within {seconds:g} s: {what}")
-        time.sleep(pause)
+        time.sleep(pause)  # between two looks at a condition, bounded
 
 
 class Logs:

@@ -121,7 +121,7 @@ def main() -> int:
                 while True:
                     region.daemon.must_live()
                     site.must_live()
-                    time.sleep(0.2)
+                    time.sleep(0.2)  # between two looks, until Ctrl-C
             except KeyboardInterrupt:
                 _print("", "Stopping…")
             finally:

@@ -74,7 +74,7 @@ def dhclient(
             while time.monotonic() < deadline and process.poll() is None:
                 if result.exists() and (address := result.read_text().strip()):
                     return address
-                time.sleep(_POLL_SECONDS)
+                time.sleep(_POLL_SECONDS)  # between two looks at a condition, bounded
             if process.returncode not in (None, 2):  # 2: nobody offered anything
                 raise LaboratoryError(f"dhclient ended with {process.returncode}: {(directory / 'log').read_text()}")
             return None

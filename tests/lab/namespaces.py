@@ -126,7 +126,7 @@ def wait_for_link_local(namespace: str, nic: str) -> None:
     while "fe80" not in _run("ip", "-n", namespace, "-6", "addr", "show", "dev", nic, "scope", "link", "-tentative"):
         if time.monotonic() > deadline:
             raise LaboratoryError(f"{nic} in {namespace} has no link-local address after {_LINK_LOCAL_SECONDS} s")
-        time.sleep(0.02)
+        time.sleep(0.02)  # between two looks at a condition, bounded
 
 
 def within(namespace: str) -> list[str]:

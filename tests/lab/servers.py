@@ -22,7 +22,7 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = _STA
     while not condition():
         if time.monotonic() > deadline:
             raise LaboratoryError(f"not within {seconds} s: {what}")
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks at a condition, bounded
 
 
 @dataclass(frozen=True, slots=True)

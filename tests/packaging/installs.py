@@ -100,7 +100,7 @@ class Environment:
             while f'"{daemon}.started"' not in log.read_text():
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.02)
+                time.sleep(0.02)  # between two looks at a condition, bounded
             process.send_signal(signal.SIGTERM)
             process.wait(START_SECONDS)
         finally:

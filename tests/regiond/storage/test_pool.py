@@ -347,7 +347,7 @@ async def test_the_deadline_closes_the_socket_and_the_server_stops(postgres: Tes
         began = reactor.seconds()
         with pytest.raises(DatabaseUnavailable, match="deadline") as caught:
             await pool.query("SELECT pg_sleep(600)", retry=True)
-        assert reactor.seconds() - began < 60, "the query would have taken ten minutes"
+        assert reactor.seconds() - began < 0.5
         assert caught.value.outcome_unknown
         assert pool.stats.deadlines == 1
         assert await pool.query("SELECT 1", deadline=5) == [(1,)]
@@ -404,7 +404,7 @@ async def test_cancelling_a_call_neither_blocks_nor_poisons(empty_database: str)
         call.cancel()
         with pytest.raises(CancelledError):
             await call
-        assert reactor.seconds() - began < 60, "the query would have taken ten minutes"
+        assert reactor.seconds() - began < 0.1
         assert await pool.query("SELECT 2") == [(2,)]
         assert pool.stats.retries == 0
 
@@ -470,7 +470,7 @@ async def test_a_server_that_never_answers_meets_our_connect_deadline(deaf_serve
     began = reactor.seconds()
     with pytest.raises(DatabaseUnavailable, match=r"did not accept the connection within 0\.2 s"):
         await connector.connect()
-    assert reactor.seconds() - began < 10
+    assert reactor.seconds() - began < 1.0
 
 
 @pytest_twisted.ensureDeferred
@@ -480,13 +480,13 @@ async def test_a_silent_first_host_does_not_hide_the_second(empty_database: str,
         **{**parts, "host": f"127.0.0.1,{parts['host']}", "port": f"{deaf_server},{parts['port']}"},
         target_session_attrs="read-write",
     )
-    connector = Connector(reactor, dsn, deadline=2.0)
+    connector = Connector(reactor, dsn, deadline=0.3)
     async with running_pool(dsn, 2, connector=connector) as pool:
         assert await pool.query("SELECT 1") == [(1,)]
         await until(lambda: pool.stats.idle == 2)
         began = reactor.seconds()
         (await connector.connect()).close()
-        assert reactor.seconds() - began < 2.0, "the host that answered last time comes first"
+        assert reactor.seconds() - began < 0.3, "the host that answered last time comes first"
 
 
 @pytest_twisted.ensureDeferred
