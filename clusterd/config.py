@@ -17,28 +17,21 @@ watch = ["br-lan"]                         # NICs to report whatever else says o
 """
 
 import socket
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
-from clusterd.daemon.config_file import Strict
+from clusterd.daemon.config_file import AbsolutePath, Strict
 from clusterd.daemon.endpoints import LinkAddress, LinkAddressSetting, LoopbackAddress, UnixAddress
+from clusterd.dhcp.backends import DhcpSettings
+from clusterd.dhcp.file_settings import FileSettings
 from clusterd.protocol.values import parse_name
 
 DEFAULT_STATE_DIRECTORY = Path("/var/lib/hostmap/cluster")
 MAX_ENDPOINTS = 32
 DEFAULT_REGION = UnixAddress("/var/lib/hostmap/region/clusters.sock")
 
-
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError("the path has to be absolute: a daemon's working directory is not where you are")
-    return path
-
-
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 NicPattern = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -51,13 +44,6 @@ def _not_port_zero(address: Any) -> Any:
     if isinstance(address, LoopbackAddress) and address.port == 0:
         raise ValueError("nobody can connect to port 0")
     return address
-
-
-class Backend(StrEnum):
-    """The DHCP servers that host maps can be written for."""
-
-    FILE = "file"
-    DNSMASQ = "dnsmasq"
 
 
 def _some(addresses: tuple[LinkAddress, ...]) -> tuple[LinkAddress, ...]:
@@ -75,20 +61,6 @@ class RegionSettings(Strict):
     ] = (DEFAULT_REGION,)
 
 
-class DhcpSettings(Strict):
-    """The DHCP server of this site."""
-
-    backend: Backend = Backend.FILE
-    hosts_file: AbsolutePath | None = None
-    pid_file: AbsolutePath = Path("/run/dnsmasq/dnsmasq.pid")
-
-    @model_validator(mode="after")
-    def _fits_the_backend(self) -> "DhcpSettings":
-        if self.backend is Backend.FILE and "pid_file" in self.model_fields_set:
-            raise ValueError('pid_file is for backend = "dnsmasq": nobody is told of changes to a plain file')
-        return self
-
-
 class TopologySettings(Strict):
     """Which NICs the region hears of."""
 
@@ -102,15 +74,10 @@ class ClusterSettings(Strict):
     name: Annotated[str, AfterValidator(parse_name)] = Field(default_factory=_host_name, validate_default=True)
     state_directory: AbsolutePath = DEFAULT_STATE_DIRECTORY
     region: RegionSettings = RegionSettings()
-    dhcp: DhcpSettings = DhcpSettings()
+    dhcp: DhcpSettings = FileSettings()
     topology: TopologySettings = TopologySettings()
 
     @property
     def store_path(self) -> Path:
         """The accepted host maps: in a directory of their own, which only clusterd can enter."""
         return self.state_directory / "accepted" / "host-maps.sqlite"
-
-    @property
-    def hosts_file(self) -> Path:
-        """What the DHCP server reads."""
-        return self.dhcp.hosts_file or self.state_directory / "dhcp-hosts"

@@ -260,8 +260,8 @@ class Convergence:
         rejections: tuple[Rejection, ...] = ()
         if plan.removed or plan.added:
             rejections = await self._backend.apply(plan.removed, plan.added)
-            if self._backend.capabilities.cheap_read:
-                await self._read_back(plan, rejections)
+            await self._verify(plan, rejections)
+            await self._release(plan, rejections)
         before = {subnet: dict(rejected) for subnet, rejected in self._rejected.items()}
         for subnet, identifier in work.transitions:
             self._rejected.get(subnet, {}).pop(identifier, None)
@@ -282,6 +282,9 @@ class Convergence:
             rejections = await self._backend.replace(plan.kept | plan.added)
         elif plan.removed or plan.added:
             rejections = await self._backend.apply(plan.removed, plan.added)
+        if plan.removed or plan.added:
+            await self._verify(plan, rejections)
+            await self._release(plan, rejections)
         before, self._rejected, self._stuck = self._rejected, {}, {}
         self._keep(plan, rejections, before)
         not_done = self._not_done(plan, rejections)
@@ -290,12 +293,17 @@ class Convergence:
         )
         self._changes_log.changes(lines)
 
-    async def _read_back(self, plan: Plan, rejections: Iterable[Rejection]) -> None:
+    async def _verify(self, plan: Plan, rejections: Iterable[Rejection]) -> None:
         refused = {rejection.host_map for rejection in rejections}
-        actual = await self._backend.read()
-        wrong = sorted(((plan.added - actual) | (plan.removed & actual)) - refused)
+        there = await self._backend.verify(plan.removed | plan.added)
+        wrong = sorted(((plan.added - there) | (plan.removed & there)) - refused)
         if wrong:
             raise BackendError(f"read back, {len(wrong)} host maps are not as they were applied, first {wrong[0]}")
+
+    async def _release(self, plan: Plan, rejections: Iterable[Rejection]) -> None:
+        gone = plan.removed - {rejection.host_map for rejection in rejections}
+        if gone:
+            await self._backend.release(gone)
 
     def _keep(self, plan: Plan, rejections: Iterable[Rejection], before: Rejected) -> None:
         """Remember what the server did not take, and what it did not let go."""

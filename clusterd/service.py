@@ -4,7 +4,6 @@ import random
 import socket
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService, Service
@@ -13,15 +12,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from clusterd.accepted_host_maps import AcceptedHostMaps
-from clusterd.config import Backend as BackendName
 from clusterd.config import ClusterSettings
 from clusterd.convergence import Convergence
 from clusterd.daemon.daemon_options import DaemonOptions
 from clusterd.daemon.pauses import avoid_long_collections
-from clusterd.dhcp.backend import Backend
-from clusterd.dhcp.dnsmasq import dnsmasq_backend
-from clusterd.dhcp.file import FileBackend
-from clusterd.dhcp.host_system import run_in_threads_of
+from clusterd.dhcp.backends import make_backend
 from clusterd.host_map_schema import StoreFailed, StoreUnusable
 from clusterd.host_map_store import HostMapStore
 from clusterd.netlink import Monitor
@@ -62,7 +57,7 @@ class ClusterDaemon(Service):
         self._settings = settings
         self._look = look
         self._thread = StoreThread(reactor)
-        self._backend = _backend(settings, reactor)
+        self._backend = make_backend(settings.dhcp, settings.state_directory, reactor)
 
     def startService(self) -> None:
         try:
@@ -95,6 +90,7 @@ class ClusterDaemon(Service):
         self._topology.stop()
         await self._connection.stop()
         await self._convergence.stop()
+        await self._backend.close()
         await self._thread(self._store.close)
         self._thread.stop()
         self._log.info("clusterd stopped; the DHCP server keeps what it has", event="clusterd.stopped")
@@ -125,10 +121,3 @@ class ClusterDaemon(Service):
 
     def _check_failed(self, failure: Failure) -> None:
         self._log.failure("the DHCP server could not be checked", failure, event="dhcp-server.check-failed")
-
-
-def _backend(settings: ClusterSettings, reactor: Any) -> Backend:
-    path: Path = settings.hosts_file
-    if settings.dhcp.backend is BackendName.DNSMASQ:
-        return dnsmasq_backend(path, settings.dhcp.pid_file, reactor)
-    return FileBackend(path, run_in_thread=run_in_threads_of(reactor))

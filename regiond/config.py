@@ -22,16 +22,10 @@ from psycopg2 import ProgrammingError
 from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import AfterValidator, Field, model_validator
 
-from clusterd.daemon.config_file import Strict, read_secret
+from clusterd.daemon.config_file import AbsolutePath, Strict, read_secret
 from clusterd.daemon.endpoints import LinkAddress, LinkAddressSetting, LoopbackAddress, UnixAddress
 
 DEFAULT_STATE_DIRECTORY = Path("/var/lib/hostmap/region")
-
-
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError("the path has to be absolute: a daemon's working directory is not where you are")
-    return path
 
 
 def _dsn(text: str) -> str:
@@ -42,9 +36,6 @@ def _dsn(text: str) -> str:
     if "password" in known:
         raise ValueError("a password does not belong here: put it into the file named by password_file")
     return text
-
-
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 class HttpSettings(Strict):

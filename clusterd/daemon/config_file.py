@@ -15,9 +15,9 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 M = TypeVar("M", bound=BaseModel)
@@ -35,6 +35,15 @@ class Strict(BaseModel):
     """The base of every table of a configuration file: unknown keys are mistakes, settings do not change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("the path has to be absolute: a daemon's working directory is not where you are")
+    return path
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 class ConfigError(Exception):
@@ -70,7 +79,7 @@ def validate(content: Mapping[str, Any], model: type[M], source: str) -> M:
         details = error.errors(include_url=False, include_context=True)
     said: dict[str, list[str]] = {}
     for detail in details:
-        where = _place(detail["loc"], content)
+        where = _place(_location(detail), content)
         said.setdefault(where, []).append(_what_is_wrong(detail, model, content))
     # One value that fits no member of a union gives an error per member: one mistake, said in one line.
     mistakes = [f"{source}: {where}: {' or '.join(dict.fromkeys(what))}" for where, what in said.items()]
@@ -108,6 +117,13 @@ def _syntax_mistake(message: str) -> str:
     if found is None:
         return message
     return f"line {found['line']}, column {found['column']}: {found['what']}"
+
+
+def _location(detail: ErrorDetails) -> tuple[int | str, ...]:
+    """Where the mistake is: what chooses the member of a union is a key like others."""
+    if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return (*detail["loc"], detail["ctx"]["discriminator"].strip("'"))
+    return detail["loc"]
 
 
 def _steps(location: tuple[int | str, ...], content: object) -> Iterator[tuple[int | str, bool]]:
@@ -149,7 +165,9 @@ def _what_is_wrong(detail: ErrorDetails, model: type[BaseModel], content: Mappin
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.6)
         hint = f'did you mean "{near[0]}"?' if near else f"known here: {', '.join(known) or 'none'}"
         return f"unknown key — {hint}"
-    if detail["type"] == "missing":
+    if detail["type"] == "union_tag_invalid":
+        return f"expected one of {detail['ctx']['expected_tags']} ({_echo(detail['ctx']['tag'])})"
+    if detail["type"] in ("missing", "union_tag_not_found"):
         return "is missing and has no default"
     message = _IN_TOML.get(detail["type"], detail["msg"])
     message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
@@ -193,8 +211,13 @@ def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> set[
             for found in _models_in(field.annotation)
         ]
         # A step that is no field of theirs is the index of a list, a key of a mapping or the tag of a union.
-        models = inner or models
+        models = inner or [outer for outer in models if _has_tag(outer, step)] or models
     return {field.alias or name for outer in models for name, field in outer.model_fields.items()}
+
+
+def _has_tag(model: type[BaseModel], step: int | str) -> bool:
+    annotations = (field.annotation for field in model.model_fields.values())
+    return any(get_origin(annotation) is Literal and step in get_args(annotation) for annotation in annotations)
 
 
 def _models_in(annotation: object) -> list[type[BaseModel]]:

@@ -16,13 +16,14 @@ from clusterd.protocol.values import HostMap, IdentifierKind
 class Capabilities:
     """What a server can take. `max_host_maps` is where the backend refuses, not where it becomes slow.
 
-    `cheap_read`: `read` costs so little, whatever the number of host maps, that every apply is read back.
+    `needs_restart` are the families whose changes restart the server, so that it answers nobody for a moment; the
+    backend paces these restarts, and `--check` tells the operator of them.
     """
 
     families: frozenset[Family]
     identifiers: frozenset[IdentifierKind]
     max_host_maps: int
-    cheap_read: bool = False
+    needs_restart: frozenset[Family] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +42,28 @@ class BackendError(Exception):
 
 
 class Backend(Protocol):
-    """One DHCP server. Every method is idempotent and raises BackendError and nothing else when it fails."""
+    """One DHCP server. Every method is idempotent and raises BackendError and nothing else when it fails.
+
+    One driver (`clusterd.convergence`) calls these, never two at a time except `check`:
+
+    * at start, after any error and every few minutes: `read`, and from the difference `apply`, or `replace` where it
+      is large, and `verify`;
+    * for each change in between: `apply`, then `verify` of what it touched;
+    * `release` of the removed ones after either, and only then is the removal reported to the region.
+    """
 
     name: str
     capabilities: Capabilities
 
     async def check(self) -> list[str]:
-        """What is missing for this backend to work, one sentence each; empty when it is ready."""
+        """What is missing for this backend to work, one sentence each, which says what to do; empty when it is ready.
+
+        Tries it out, reaching, writing and reading back, and changes nothing that the server serves. Called once at
+        start, beside the driver, and by `twistd clusterd --check`.
+        """
 
     async def read(self) -> frozenset[HostMap]:
-        """The host maps the server was given by us. Entries that are not ours are never among them."""
+        """All host maps that the server was given by us. Entries that are not ours are never among them."""
 
     async def apply(self, removed: Collection[HostMap], added: Collection[HostMap]) -> tuple[Rejection, ...]:
         """Remove, then add. A map that is already there is done; a map that is already gone is done.
@@ -60,6 +73,22 @@ class Backend(Protocol):
 
     async def replace(self, host_maps: Collection[HostMap]) -> tuple[Rejection, ...]:
         """Make the server's host maps exactly these: the repair path."""
+
+    async def verify(self, host_maps: Collection[HostMap]) -> frozenset[HostMap]:
+        """Those of these host maps that the server has now, asked of the server or of what it reads.
+
+        Costs what these cost, not what all cost: the driver asks after each apply, for what that removed and added.
+        """
+
+    async def release(self, removed: Collection[HostMap]) -> None:
+        """End the leases that clients may still have from these former host maps, so that others can be given them.
+
+        Called when the maps are gone from the server, and, where an address moved, when the new map is there. A lease
+        that is gone, or belongs to somebody else, is done; so is a server that keeps no leases for host maps.
+        """
+
+    async def close(self) -> None:
+        """Give back connections and the like. Called once, after the last other call has returned; never fails."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,16 @@ class DnsmasqBackend:
         """See Backend."""
         return await self._settled(lambda: self._file.replace(host_maps))
 
+    async def verify(self, host_maps: Collection[HostMap]) -> frozenset[HostMap]:
+        """Which of these the file has, once dnsmasq has read it. Raises BackendError."""
+        return await self._settled(lambda: self._file.verify(host_maps))
+
+    async def release(self, removed: Collection[HostMap]) -> None:
+        """See Backend."""
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
     async def _settled(self, step: Callable[[], Awaitable[T]]) -> T:
         """Do the step with the file, then see to it that dnsmasq has read it."""
         await self._one_at_a_time.acquire()

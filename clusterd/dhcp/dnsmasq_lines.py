@@ -102,6 +102,9 @@ class HostLines:
     def __len__(self) -> int:
         return sum(self._counts.values())
 
+    def __contains__(self, host_map: HostMap) -> bool:
+        return host_map in self._held.get(line_key(host_map), ())
+
     def count(self, family: Family) -> int:
         """How many host maps have an address of this family."""
         return self._counts[family]

@@ -61,6 +61,21 @@ class FileBackend:
         """Make the file say exactly this, whatever it said before. Raises BackendError."""
         return await self._in_thread(f"cannot write {self.path}", lambda: self._replace(host_maps))
 
+    async def verify(self, host_maps: Collection[HostMap]) -> frozenset[HostMap]:
+        """Which of these the file has now; parsed again only if somebody touched it. Raises BackendError."""
+
+        def present() -> frozenset[HostMap]:
+            lines = self._current()
+            return frozenset(host_map for host_map in host_maps if host_map in lines)
+
+        return await self._in_thread(f"cannot read {self.path}", present)
+
+    async def release(self, removed: Collection[HostMap]) -> None:
+        """Nothing to do: there is no server, so there are no leases."""
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
     async def version(self) -> FileVersion | None:
         """Which content the file has now, None when there is none. Raises BackendError."""
         return await self._in_thread(f"cannot read {self.path}", lambda: FileVersion.of(self.path))
@@ -114,6 +129,12 @@ class FileBackend:
         self._lines = lines
         return lines
 
+    def _current(self) -> HostLines:
+        """The lines as of now: those of the last call, unless somebody else touched the file."""
+        if self._lines is None or self._version != FileVersion.of(self.path):
+            return self._read()
+        return self._lines
+
     def _parse(self) -> tuple[ParsedLines, str]:
         try:
             text = self.path.read_bytes().decode(errors="replace")
@@ -127,9 +148,7 @@ class FileBackend:
         return parsed, text
 
     def _change(self, removed: Collection[HostMap], added: Collection[HostMap]) -> tuple[Rejection, ...]:
-        lines = self._lines
-        if lines is None or self._version != FileVersion.of(self.path):
-            lines = self._read()
+        lines = self._current()
         edits_before = lines.edits
         for host_map in removed:
             lines.remove(host_map)

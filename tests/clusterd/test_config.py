@@ -3,10 +3,15 @@
 from pathlib import Path
 
 import pytest
+from twisted.internet.testing import MemoryReactorClock
 
-from clusterd.config import Backend, ClusterSettings
+from clusterd.config import ClusterSettings
 from clusterd.daemon.config_file import ConfigError, load, validate
 from clusterd.daemon.endpoints import LoopbackAddress, UnixAddress
+from clusterd.dhcp.backends import make_backend
+from clusterd.dhcp.dnsmasq_settings import DnsmasqSettings
+from clusterd.dhcp.file import FileBackend
+from clusterd.dhcp.file_settings import FileSettings
 
 
 def test_an_empty_file_is_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,8 +20,9 @@ def test_an_empty_file_is_a_configuration(tmp_path: Path, monkeypatch: pytest.Mo
     settings = load(tmp_path / "clusterd.toml", ClusterSettings)
     assert settings.name == "rack-7"
     assert settings.region.endpoints == (UnixAddress("/var/lib/hostmap/region/clusters.sock"),)
-    assert settings.dhcp.backend is Backend.FILE
-    assert settings.hosts_file == Path("/var/lib/hostmap/cluster/dhcp-hosts")
+    assert settings.dhcp == FileSettings(backend="file", hosts_file=None)
+    backend = make_backend(settings.dhcp, settings.state_directory, MemoryReactorClock())
+    assert isinstance(backend, FileBackend) and backend.path == Path("/var/lib/hostmap/cluster/dhcp-hosts")
     assert settings.store_path.parent.parent == settings.state_directory
 
 
@@ -39,8 +45,10 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
     settings = load(tmp_path / "clusterd.toml", ClusterSettings)
     assert settings.name == "rack-7"
     assert settings.region.endpoints == (UnixAddress("/run/hostmap/region.sock"), LoopbackAddress("::1", 5250))
-    assert (settings.dhcp.backend, settings.dhcp.pid_file) == (Backend.DNSMASQ, Path("/run/dnsmasq.pid"))
-    assert settings.hosts_file == Path("/etc/hostmap/hosts")
+    assert settings.dhcp == DnsmasqSettings(
+        backend="dnsmasq", hosts_file=Path("/etc/hostmap/hosts"), pid_file=Path("/run/dnsmasq.pid")
+    )
+    assert make_backend(settings.dhcp, settings.state_directory, MemoryReactorClock()).name == "dnsmasq"
     assert (settings.topology.ignore, settings.topology.watch) == (("ib*",), ("br-lan",))
 
 
@@ -52,7 +60,7 @@ def test_every_mistake_is_said_at_once() -> None:
                 "name": "a name",
                 "state_directory": "relative",
                 "region": {"endpoints": ["tcp:192.0.2.1:5250"]},
-                "dhcp": {"backend": "isc"},
+                "dhcp": {"backend": "windows"},
                 "topology": {"ignore": [""]},
             },
             ClusterSettings,
@@ -62,7 +70,14 @@ def test_every_mistake_is_said_at_once() -> None:
     assert len(mistakes) == 6
     for mistake, words in zip(
         mistakes,
-        ["[dhcp] backend", "mutual TLS", "[topology] ignore #1", "not a name", 'did you mean "name"', "absolute"],
+        [
+            "[dhcp] backend: expected one of 'file', 'dnsmasq'",
+            "mutual TLS",
+            "[topology] ignore #1",
+            "not a name",
+            'did you mean "name"',
+            "absolute",
+        ],
         strict=True,
     ):
         assert words in mistake
@@ -73,7 +88,10 @@ def test_every_mistake_is_said_at_once() -> None:
     [
         ({"region": {"endpoints": []}}, "expected 1 to 32 addresses"),
         ({"region": {"endpoints": ["tcp:127.0.0.1:0"]}}, "port 0"),
-        ({"dhcp": {"pid_file": "/run/dnsmasq.pid"}}, "nobody is told"),
+        ({"dhcp": {"pid_file": "/run/dnsmasq.pid"}}, "pid_file: unknown key — known here: backend, hosts_file"),
+        ({"dhcp": {"backend": "dnsmasq", "pid_fil": "/run/a"}}, 'did you mean "pid_file"'),
+        ({"dhcp": {"backend": "dnsmasq", "pid_file": "run/a"}}, r"\[dhcp\] pid_file: the path has to be absolute"),
+        ({"dhcp": "dnsmasq"}, "dhcp: "),
     ],
 )
 def test_what_cannot_work_is_a_mistake(content: dict[str, object], words: str) -> None:

@@ -387,15 +387,22 @@ def test_a_lost_store_does_not_empty_the_server(site: Site) -> None:
     assert site.backend.maps == {host_map(2)}
 
 
-def test_an_apply_is_read_back_where_that_is_cheap(site: Site) -> None:
+def test_an_apply_is_verified_by_what_it_touched(site: Site) -> None:
     site.change([host_map(1)])
-    site.backend.capabilities = Capabilities(frozenset({4, 6}), frozenset(IdentifierKind), 100, cheap_read=True)
     site.backend.loses = {host_map(2)}
     site.change([host_map(2)])
     assert site.applied() == 1 and "read back" in (site.state().error or "")
     site.backend.loses = set()
     site.clock.advance(1)
     assert site.backend.maps == {host_map(1), host_map(2)} and site.applied() == 2
+
+
+def test_leases_of_removed_maps_are_ended_before_the_removal_is_reported(site: Site) -> None:
+    site.change([host_map(1), host_map(2)])
+    assert site.backend.released == []
+    site.backend.keeps[host_map(2)] = "locked"
+    site.change([host_map(1, "192.0.2.99")], [host_map(2).identifier])
+    assert site.backend.released == [{host_map(1)}]
 
 
 def test_two_subnets_may_hold_one_identifier(site: Site) -> None:

@@ -28,6 +28,8 @@ class FakeBackend:
         self.maps: set[HostMap] = set()
         self.changes: list[AppliedChange] = []
         self.reads = 0
+        self.closed = False
+        self.released: list[frozenset[HostMap]] = []
         self.obstacles: list[str] = []
         self._refusal: str | None = None
         self._rejected: dict[Identifier, str] = {}
@@ -79,6 +81,17 @@ class FakeBackend:
 
     async def replace(self, host_maps: Collection[HostMap]) -> tuple[Rejection, ...]:
         return await self._change("replace", frozenset(), frozenset(host_maps), set)
+
+    async def verify(self, host_maps: Collection[HostMap]) -> frozenset[HostMap]:
+        self._complain()
+        return frozenset(host_maps) & self.maps
+
+    async def release(self, removed: Collection[HostMap]) -> None:
+        self._complain()
+        self.released.append(frozenset(removed))
+
+    async def close(self) -> None:
+        self.closed = True
 
     async def _change(
         self, kind: str, removed: frozenset[HostMap], added: frozenset[HostMap], left: Callable[[], set[HostMap]]

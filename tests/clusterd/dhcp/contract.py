@@ -100,6 +100,24 @@ async def replace_is_exact(backend: Backend) -> None:
     assert await backend.read() == frozenset()
 
 
+async def verifies_what_is_asked_for(backend: Backend) -> None:
+    await backend.apply((), {PLAIN, UNNAMED, BY_DUID})
+    renamed = HostMap(PLAIN.identifier, PLAIN.address, "renamed")
+    assert await backend.verify({PLAIN, BY_DUID, ALIAS, renamed}) == {PLAIN, BY_DUID}
+    await backend.apply({PLAIN}, {ALIAS})
+    assert await backend.verify({PLAIN, ALIAS}) == {ALIAS}
+    assert await backend.verify(()) == frozenset()
+
+
+async def releasing_what_nobody_leased_is_done(backend: Backend) -> None:
+    await backend.apply((), ALL_KINDS)
+    await backend.apply({PLAIN, BY_DUID, ALIAS}, ())
+    await backend.release({PLAIN, BY_DUID, ALIAS})
+    await backend.release({PLAIN, BY_DUID, ALIAS})
+    await backend.release(())
+    assert await backend.read() == ALL_KINDS - {PLAIN, BY_DUID, ALIAS}
+
+
 async def holds_a_thousand(backend: Backend) -> None:
     thousand = numbered(1000)
     assert await backend.replace(thousand) == ()
@@ -119,5 +137,7 @@ SCENARIOS: list[Scenario] = [
     a_changed_host_name_is_a_changed_map,
     one_address_may_have_several_macs,
     replace_is_exact,
+    verifies_what_is_asked_for,
+    releasing_what_nobody_leased_is_done,
     holds_a_thousand,
 ]

@@ -1,0 +1,14 @@
+"""The settings of the backend `dnsmasq`: `[dhcp]` with `backend = "dnsmasq"`."""
+
+from pathlib import Path
+from typing import Literal
+
+from clusterd.daemon.config_file import AbsolutePath, Strict
+
+
+class DnsmasqSettings(Strict):
+    """The dnsmasq of this host."""
+
+    backend: Literal["dnsmasq"]
+    hosts_file: AbsolutePath | None = None  # default: dhcp-hosts in the state directory
+    pid_file: AbsolutePath = Path("/run/dnsmasq/dnsmasq.pid")
