@@ -1,7 +1,8 @@
 """The tables' history: migrations are applied in order, once, by whichever regiond comes first.
 
-A migration is `migrations/NNNN_name.sql`, numbered from 0001 without gaps. It runs in a transaction of its own, under
-an advisory lock, and is recorded in the table `migration` with the SHA-256 of its text: an applied one never changes.
+A migration is `migrations/NNNN_name.sql`, numbered upwards from 0001; numbers may be left out. It runs in a transaction
+of its own, under an advisory lock, and is recorded in the table `migration` with the SHA-256 of its text: an applied
+one never changes.
 """
 
 import hashlib
@@ -135,12 +136,12 @@ async def _applied(session: Session) -> dict[int, _Applied]:
 
 def _pending(applied: dict[int, _Applied], known: Sequence[Migration]) -> Migration | None:
     """The first migration that is not applied. Raises SchemaError when the two histories are not one."""
-    beyond = sorted(number for number in applied if number > len(known))
-    if beyond:
-        last = applied[beyond[-1]]
+    unknown = applied.keys() - {migration.number for migration in known}
+    if unknown:
+        number = max(unknown)
         raise SchemaError(
-            f"the database is newer than this regiond: it has migration {beyond[-1]:04}_{last.name}, and this regiond "
-            f"knows {len(known)}; upgrade regiond"
+            f"the database is newer than this regiond: it has migration {number:04}_{applied[number].name}, which this "
+            f"regiond does not know; upgrade regiond"
         )
     for migration in known:
         record = applied.get(migration.number)
@@ -158,6 +159,6 @@ def _pending(applied: dict[int, _Applied], known: Sequence[Migration]) -> Migrat
 
 def _numbered(migrations: Sequence[Migration]) -> Sequence[Migration]:
     numbers = [migration.number for migration in migrations]
-    if numbers != list(range(1, len(numbers) + 1)):
-        raise SchemaError(f"migrations are numbered from 1 without gaps, not {numbers}")
+    if numbers != sorted(set(numbers)) or numbers[:1] not in ([], [1]):
+        raise SchemaError(f"migrations are numbered upwards from 1, not {numbers}")
     return migrations
