@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from regiond.domain.reservations import Delivery, Kind, Reservation, Status
 
 _SIGN_BIT = 1 << 63
 _TWO_64 = 1 << 64
+_DELIVERY_FIELDS = [field.name for field in fields(Delivery)]
 
 
 def to_signed(digest: int) -> int:
@@ -156,8 +158,9 @@ def read_reservation(fact: dict[str, Any]) -> Reservation:
 
 
 def read_delivery(fact: dict[str, Any]) -> Delivery:
-    """From JSON with the fields of `Delivery`."""
-    return Delivery(**{**fact, "since": _time(fact["since"])})
+    """From JSON with the fields of `Delivery`, and perhaps others: see Note [Rolling upgrade]."""
+    known = {name: fact[name] for name in _DELIVERY_FIELDS}
+    return Delivery(**{**known, "since": _time(fact["since"])})
 
 
 def changes_document(batch_id: str, changes: Changes, subnets: Mapping[int, SubnetFacts]) -> str:

@@ -3,6 +3,16 @@
 A migration is `migrations/NNNN_name.sql`, numbered upwards from 0001; numbers may be left out. It runs in a transaction
 of its own, under an advisory lock, and is recorded in the table `migration` with the SHA-256 of its text: an applied
 one never changes.
+
+# Note [Rolling upgrade]
+While the regionds of a region are upgraded one after the other, old ones work on the schema that the first new one
+made. A migration says in a line of its own which migration a regiond has to know to work with what it leaves:
+
+    -- works for regionds that know 0012
+
+Such a migration only adds: tables, columns with a default, fields in the JSON that functions answer (readers pass over
+fields that they do not know), never a new meaning under an old name. What an older regiond still uses goes away one
+release later, by a migration without such a line: that one works only for regionds that bring it.
 """
 
 import hashlib
@@ -25,6 +35,7 @@ SCHEMA_LOCK: Final = (0, 0)
 MIGRATION_DEADLINE_SECONDS: Final = 3600.0
 
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql\Z")
+_WORKS_FOR: Final = re.compile(r"^-- works for regionds that know (\d{4})$", re.MULTILINE)
 
 _log = Logger(namespace="storage")
 
@@ -42,6 +53,12 @@ class Migration:
         """Of the text, in hexadecimal."""
         return hashlib.sha256(self.sql.encode("utf-8")).hexdigest()
 
+    @property
+    def works_for(self) -> int:
+        """The migration that a regiond has to know to work with the result; see Note [Rolling upgrade]."""
+        said = _WORKS_FOR.search(self.sql)
+        return self.number if said is None else int(said[1])
+
     def __str__(self) -> str:
         return f"{self.number:04}_{self.name}"
 
@@ -50,6 +67,7 @@ class Migration:
 class _Applied:
     name: str
     sha256: str
+    works_for: int
 
 
 def load_migrations() -> tuple[Migration, ...]:
@@ -70,20 +88,32 @@ async def migrate(pool: Pool, migrations: Sequence[Migration] | None = None) -> 
     """Bring the tables to this regiond's version; the names of the migrations that this call applied.
 
     Several regionds may do so at the same time: one works, the others wait. Raises SchemaError when a migration
-    fails, when an applied one has another text here, or when the database is newer than this regiond.
+    fails, when an applied one has another text here, or when the database is too new for this regiond.
     """
     known = _numbered(load_migrations() if migrations is None else migrations)
     applied: list[str] = []
     while True:
         step = await pool.transaction(lambda session: _apply_next(session, known), deadline=MIGRATION_DEADLINE_SECONDS)
         if step is None:
+            await _tell_newer(pool, known)
             return applied
         _log.info("applied migration {migration}", event="schema.migrated", migration=step)
         applied.append(step)
 
 
+async def _tell_newer(pool: Pool, known: Sequence[Migration]) -> None:
+    found = await pool.session(_applied, retry=True)
+    if newer := _beyond(found, known):
+        last = newer[-1]
+        _log.warn(
+            "the database is newer than this regiond and works for it: upgrade this regiond, too",
+            event="schema.newer",
+            migration=f"{last:04}_{found[last].name}",
+        )
+
+
 async def current(pool: Pool, migrations: Sequence[Migration] | None = None, *, deadline: float | None = None) -> bool:
-    """Whether the tables are exactly those that this regiond works with."""
+    """Whether the tables are such that this regiond works with them."""
     known = _numbered(load_migrations() if migrations is None else migrations)
 
     async def look(session: Session) -> bool:
@@ -107,6 +137,7 @@ async def _apply_next(session: Session, known: Sequence[Migration]) -> str | Non
             " number integer PRIMARY KEY,"
             " name text NOT NULL,"
             " sha256 text NOT NULL,"
+            " works_for integer NOT NULL,"
             " applied timestamptz NOT NULL DEFAULT now())"
         )
     step = _pending(await _applied(session), known)
@@ -119,7 +150,8 @@ async def _apply_next(session: Session, known: Sequence[Migration]) -> str | Non
     if not session.in_transaction:
         raise SchemaError(f"migration {step} ends its transaction by itself, which no migration may")
     await session.run(
-        "INSERT INTO migration (number, name, sha256) VALUES (%s, %s, %s)", [step.number, step.name, step.sha256]
+        "INSERT INTO migration (number, name, sha256, works_for) VALUES (%s, %s, %s, %s)",
+        [step.number, step.name, step.sha256, step.works_for],
     )
     return str(step)
 
@@ -130,19 +162,24 @@ async def _has_table(session: Session) -> bool:
 
 
 async def _applied(session: Session) -> dict[int, _Applied]:
-    rows = await session.run("SELECT number, name, sha256 FROM migration")
-    return {number: _Applied(name, sha256) for number, name, sha256 in rows}
+    rows = await session.run("SELECT number, name, sha256, works_for FROM migration")
+    return {number: _Applied(*rest) for number, *rest in rows}
+
+
+def _beyond(applied: dict[int, _Applied], known: Sequence[Migration]) -> list[int]:
+    newest = max((migration.number for migration in known), default=0)
+    return sorted(number for number in applied if number > newest)
 
 
 def _pending(applied: dict[int, _Applied], known: Sequence[Migration]) -> Migration | None:
     """The first migration that is not applied. Raises SchemaError when the two histories are not one."""
-    unknown = applied.keys() - {migration.number for migration in known}
-    if unknown:
-        number = max(unknown)
-        raise SchemaError(
-            f"the database is newer than this regiond: it has migration {number:04}_{applied[number].name}, which this "
-            f"regiond does not know; upgrade regiond"
-        )
+    newest = max((migration.number for migration in known), default=0)
+    for number in sorted(applied.keys() - {migration.number for migration in known}):
+        if number < newest or applied[number].works_for > newest:
+            raise SchemaError(
+                f"the database is too new for this regiond: it has migration {number:04}_{applied[number].name}, which "
+                f"this regiond does not know (it knows those up to {newest:04}); upgrade regiond"
+            )
     for migration in known:
         record = applied.get(migration.number)
         if record is None:

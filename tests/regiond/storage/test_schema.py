@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from regiond.storage.pool import Pool
 from regiond.storage.schema import Migration, SchemaError, current, load_migrations, migrate
+from tests.clusterd.log_events import logged
 
 reactor: Any = global_reactor
 
@@ -93,7 +94,7 @@ async def test_a_changed_migration_is_an_error(empty_database: str) -> None:
 async def test_a_newer_database_is_an_error_that_says_to_upgrade(empty_database: str) -> None:
     async with pool_of(empty_database) as pool:
         await migrate(pool, BOTH)
-        with pytest.raises(SchemaError, match=r"newer than this regiond: it has migration 0002_more.*upgrade regiond"):
+        with pytest.raises(SchemaError, match=r"too new for this regiond: it has migration 0002_more.*upgrade regiond"):
             await migrate(pool, [FIRST])
         assert await current(pool, [FIRST]) is False
 
@@ -120,6 +121,24 @@ async def test_a_number_may_be_left_out(empty_database: str) -> None:
         steps = (Migration(1, "x", "SELECT 1"), Migration(7, "y", "SELECT 1"))
         assert await migrate(pool, steps) == ["0001_x", "0007_y"]
         assert await current(pool, steps) is True
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_old_regiond_works_on_the_next_schema_where_that_says_so(empty_database: str) -> None:
+    additive = Migration(
+        2, "wider", "-- Room for a name.\n-- works for regionds that know 0001\nALTER TABLE thing ADD n text"
+    )
+    strict = Migration(5, "narrower", "-- works for regionds that know 0002\nALTER TABLE thing DROP id")
+    async with pool_of(empty_database) as pool:
+        await migrate(pool, (FIRST, additive))
+        with logged() as events:
+            assert await migrate(pool, [FIRST]) == []
+        assert [(e["event"], e["migration"]) for e in events if "event" in e] == [("schema.newer", "0002_wider")]
+        assert await current(pool, [FIRST]) is True
+        assert await migrate(pool, (FIRST, additive, strict)) == ["0005_narrower"]
+        assert await current(pool, (FIRST, additive)) is True
+        with pytest.raises(SchemaError, match=r"it has migration 0005_narrower, which .*knows those up to 0001"):
+            await migrate(pool, [FIRST])
 
 
 @pytest.mark.parametrize("numbers", [(2,), (1, 1), (1, 3, 2), (2, 1)])
