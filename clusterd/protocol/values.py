@@ -253,3 +253,47 @@ class HeldSubnet:
     accepted_generation: int
     applied_generation: int
     digest: int
+
+
+MAX_SOURCE_LENGTH = 200
+MAX_ENTRY_IDENTIFIERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPool:
+    """Addresses that a DHCP server leases on its own, both ends included; `source` says where it is written."""
+
+    low: str
+    high: str
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        low, high = pack_address(self.low), pack_address(self.high)
+        if len(low) != len(high):
+            raise ValueError(f"a pool is of one address family, not from {self.low} to {self.high}")
+        if high < low:
+            raise ValueError(f"a pool's last address, {self.high}, is below its first, {self.low}")
+        object.__setattr__(self, "low", unpack_address(low))
+        object.__setattr__(self, "high", unpack_address(high))
+        object.__setattr__(self, "source", self.source[:MAX_SOURCE_LENGTH])
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEntry:
+    """A static entry of a DHCP server that is not ours: these clients get this address.
+
+    Without `identifiers` it matches by what a host map does not know (a host name, a relay's port): the address is
+    taken all the same. A host name that is not DNS-safe is left out.
+    """
+
+    address: str
+    identifiers: tuple[Identifier, ...] = ()
+    hostname: str | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "address", canonical_address(self.address))
+        object.__setattr__(self, "identifiers", tuple(sorted(set(self.identifiers))[:MAX_ENTRY_IDENTIFIERS]))
+        object.__setattr__(self, "source", self.source[:MAX_SOURCE_LENGTH])
+        if self.hostname is not None:
+            object.__setattr__(self, "hostname", parse_hostname(self.hostname))
