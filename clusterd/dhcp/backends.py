@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field
 from clusterd.dhcp.backend import Backend
 from clusterd.dhcp.dnsmasq_settings import DnsmasqSettings
 from clusterd.dhcp.file_settings import FileSettings
+from clusterd.dhcp.isc_settings import IscSettings
 
 HOSTS_FILE = "dhcp-hosts"
 
@@ -21,7 +22,7 @@ def _file_unless_said(table: Any) -> Any:
     return {"backend": "file", **table} if isinstance(table, Mapping) else table
 
 
-ServerSettings = FileSettings | DnsmasqSettings
+ServerSettings = FileSettings | DnsmasqSettings | IscSettings
 DhcpSettings = Annotated[
     Annotated[ServerSettings, Field(discriminator="backend")],
     BeforeValidator(_file_unless_said),
@@ -46,3 +47,7 @@ def make_backend(settings: ServerSettings, state_directory: Path, reactor: Any) 
 
             path = settings.hosts_file or state_directory / HOSTS_FILE
             return dnsmasq_backend(path, settings.pid_file, reactor)
+        case IscSettings():
+            from clusterd.dhcp.isc import isc_backend
+
+            return isc_backend(settings, reactor)

@@ -1,0 +1,219 @@
+"""OMAPI, the protocol over which a running dhcpd is changed: one connection as a Twisted protocol.
+
+The messages are pypureomapi's; see omapi(3) and dhcpd(8). What this adds: HMAC-SHA256, every answer's signature is
+checked and matched to its question, and pieces small enough for pypureomapi's buffer of 64 KiB.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pypureomapi
+from pypureomapi import OmapiAuthenticatorBase, OmapiMessage, OmapiProtocol
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import ITransport
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+
+from clusterd.dhcp.isc_key import OmapiKey
+
+PIECE_BYTES = 16_384
+NOT_FOUND = 0x17
+EXISTS = 0x12
+KEY_CONFLICT = 0x60007
+
+_SUCCESS = 0
+_RESULT_TEXTS = {  # isc_result_t and dhcpd's own results, where dhcpd's message does not already say it
+    0x01: "out of memory",
+    0x06: "permission denied",
+    0x13: "no space left",
+    0x1A: "it could not write its leases file",
+    0x22: "unexpected error",
+    0x60003: "invalid argument",
+    0x60007: "key conflict",
+    0x60008: "it could not parse the statements",
+    0x6000A: "it does not know this key",
+    0x6000B: "invalid key",
+    0x60015: "not authorized",
+    0x60020: "unknown attribute",
+}
+
+
+class OmapiRefused(Exception):
+    """dhcpd answered an operation with an error. `str()` is in its own words."""
+
+    def __init__(self, code: int, text: str) -> None:
+        meaning = _RESULT_TEXTS.get(code, f"result {code:#x}")
+        super().__init__(f"{text}: {meaning}" if text else meaning)
+        self.code = code
+
+
+class OmapiBroken(Exception):
+    """What came over the connection was not an answer of the dhcpd that shares our key."""
+
+
+@dataclass(frozen=True, slots=True)
+class OmapiObject:
+    """An object of dhcpd as it was answered: its handle on this server, and its values."""
+
+    handle: int
+    values: Mapping[bytes, bytes]
+
+    def number(self, name: bytes) -> int:
+        """A value that is an integer; 0 where there is none."""
+        return int.from_bytes(self.values.get(name, b""))
+
+
+def open_message(kind: bytes, values: Mapping[bytes, bytes], *, create: bool = False) -> OmapiMessage:
+    """Look an object up by these values; with `create` make it, which is refused when it exists."""
+    message = OmapiMessage.open(kind)
+    if create:
+        message.message += [(b"create", b"\0\0\0\1"), (b"exclusive", b"\0\0\0\1")]
+    message.update_object(dict(values))
+    return message
+
+
+def update_message(handle: int, values: Mapping[bytes, bytes]) -> OmapiMessage:
+    """Change values of an object."""
+    message = OmapiMessage.update(handle)
+    message.update_object(dict(values))
+    return message
+
+
+def delete_message(handle: int) -> OmapiMessage:
+    """Delete an object."""
+    return OmapiMessage.delete(handle)
+
+
+def answer_of(message: OmapiMessage) -> OmapiObject:
+    """What an answer says. Raises OmapiRefused."""
+    if message.opcode == pypureomapi.OMAPI_OP_UPDATE:
+        return OmapiObject(message.handle, dict(message.obj))
+    said = dict(message.message)
+    code = int.from_bytes(said.get(b"result", b"\xff\xff\xff\xff"))
+    if message.opcode != pypureomapi.OMAPI_OP_STATUS or code != _SUCCESS:
+        raise OmapiRefused(code, said.get(b"message", b"").decode("ascii", "replace"))
+    return OmapiObject(message.handle, {})
+
+
+class HmacSha256(OmapiAuthenticatorBase):
+    """Signs with a shared secret. dhcpd names algorithms as DNS does (RFC 4635)."""
+
+    authlen = 32
+    algorithm = b"hmac-sha256.SIG-ALG.REG.INT."
+
+    def __init__(self, key: OmapiKey) -> None:
+        super().__init__()
+        self._key = key
+
+    def auth_object(self) -> dict[bytes, bytes]:
+        return {b"name": self._key.name.encode("ascii"), b"algorithm": self.algorithm}
+
+    def sign(self, message: bytes) -> bytes:
+        return hmac.new(self._key.secret, message, hashlib.sha256).digest()
+
+
+class _Pipe:
+    """What pypureomapi writes to."""
+
+    def __init__(self, transport: ITransport) -> None:
+        self._transport = transport
+
+    def write(self, octets: bytes) -> None:
+        self._transport.write(octets)
+
+    def close(self) -> None:
+        self._transport.loseConnection()
+
+
+class OmapiConnection(Protocol):
+    """One connection. `greeted` fires when dhcpd speaks the same version; `authenticate` before anything else."""
+
+    def __init__(self) -> None:
+        self.greeted: Deferred[None] = Deferred()
+        self.lost: Deferred[None] = Deferred()
+        self._authenticator: OmapiAuthenticatorBase | None = None
+        self._waiting: dict[int, Deferred[OmapiMessage]] = {}
+        self._broken: OmapiBroken | None = None
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        if hasattr(transport, "setTcpNoDelay"):
+            transport.setTcpNoDelay(True)
+        self._omapi = OmapiProtocol()
+        self._omapi.startup_completed = self._greet  # type: ignore[method-assign]
+        self._omapi.message_received = self._receive  # type: ignore[method-assign]
+        self._omapi.connection_made(cast(Any, _Pipe(transport)))
+
+    async def authenticate(self, key: OmapiKey) -> None:
+        """Sign all that follows. Raises OmapiRefused when dhcpd does not know a key of this name, OmapiBroken."""
+        await self.greeted
+        authenticator = HmacSha256(key)
+        answer = answer_of(await self._ask(open_message(b"authenticator", authenticator.auth_object())))
+        authenticator.authid = answer.handle
+        self._omapi.authenticators[answer.handle] = authenticator
+        self._omapi.defauth = answer.handle
+        self._authenticator = authenticator
+
+    async def call(self, message: OmapiMessage) -> OmapiObject:
+        """Ask, and return what dhcpd answered. Raises OmapiRefused, OmapiBroken, or what ended the connection."""
+        return answer_of(await self._ask(message))
+
+    def abandon(self) -> None:
+        """End the connection at once: what is waited for fails."""
+        transport: Any = self.transport
+        transport.abortConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            for start in range(0, len(data), PIECE_BYTES):
+                self._omapi.data_received(data[start : start + PIECE_BYTES])
+        except pypureomapi.OmapiError as error:
+            self._break(f"dhcpd's OMAPI port sent what is not OMAPI: {error}")
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008  Twisted's signature
+        failure = reason if self._broken is None else Failure(self._broken)
+        waiting, self._waiting = self._waiting, {}
+        for deferred in waiting.values():
+            deferred.errback(failure)
+        if not self.greeted.called:
+            self.greeted.errback(failure)
+        self.lost.callback(None)
+
+    async def _ask(self, message: OmapiMessage) -> OmapiMessage:
+        while message.tid in self._waiting or message.tid == 0:
+            message.generate_tid()
+        waiting: Deferred[OmapiMessage] = Deferred()
+        self._waiting[message.tid] = waiting
+        self._omapi.send_message(message)
+        return await waiting
+
+    def _greet(self) -> None:
+        self.greeted.callback(None)
+
+    def _receive(self, message: OmapiMessage) -> None:
+        if self._broken is not None:
+            return
+        waiting = self._waiting.pop(message.rid, None)
+        if waiting is None:
+            self._break("dhcpd answered a question that was not asked")
+        elif self._is_signed(message):
+            waiting.callback(message)
+        else:
+            self._waiting[message.rid] = waiting  # fails with the connection
+            self._break("an answer over OMAPI is not signed with our key: does dhcpd have the same secret?")
+
+    def _is_signed(self, message: OmapiMessage) -> bool:
+        if self._authenticator is None:  # only the answer to `authenticate` itself
+            return True
+        if message.authid != self._authenticator.authid:
+            return False
+        expected = self._authenticator.sign(message.as_string(forsigning=True))
+        return hmac.compare_digest(expected, message.signature)
+
+    def _break(self, words: str) -> None:
+        self._broken = OmapiBroken(words)
+        self.abandon()
