@@ -9,6 +9,7 @@ endpoints = ["unix:/var/lib/hostmap/region/clusters.sock"]   # tried in turn; or
 [dhcp]
 backend = "file"                           # or "dnsmasq"
 hosts_file = "/var/lib/hostmap/cluster/dhcp-hosts"
+hosts_directory = "/var/lib/hostmap/cluster/dhcp-hosts.new"   # where dnsmasq learns of additions
 pid_file = "/run/dnsmasq/dnsmasq.pid"      # dnsmasq's, to tell it of changes
 
 [topology]

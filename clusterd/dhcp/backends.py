@@ -46,7 +46,8 @@ def make_backend(settings: ServerSettings, state_directory: Path, reactor: Any) 
             from clusterd.dhcp.dnsmasq import dnsmasq_backend
 
             path = settings.hosts_file or state_directory / HOSTS_FILE
-            return dnsmasq_backend(path, settings.pid_file, reactor)
+            directory = settings.hosts_directory or path.with_name(f"{path.name}.new")
+            return dnsmasq_backend(path, directory, settings.pid_file, reactor)
         case IscSettings():
             from clusterd.dhcp.isc import isc_backend
 

@@ -23,6 +23,7 @@ import re
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from clusterd.protocol.addresses import Family, pack_address
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind, parse_hostname, parse_mac
@@ -113,6 +114,25 @@ class HostLines:
     def host_maps(self) -> frozenset[HostMap]:
         """All host maps that have a place in a line."""
         return frozenset(host_map for held in self._held.values() for host_map in held)
+
+    def at(self, address: str) -> list[HostMap]:
+        """The host maps with this address."""
+        packed = pack_address(address)
+        first = (4 if len(packed) == 4 else 6), packed, b""
+        found: list[HostMap] = []
+        for key in islice(self._order, bisect_left(self._order, first), None):
+            if key[:2] != first[:2]:
+                break
+            found.extend(self._held[key])
+        return found
+
+    def lines_of_new(self, added: Iterable[HostMap]) -> list[str]:
+        """The lines of those that would get one of their own; not of those that change a line or have no place."""
+        fresh = HostLines()
+        for host_map in added:
+            if line_key(host_map) not in self._held:
+                fresh.add(host_map)
+        return [fresh._text[key] for key in fresh._order]
 
     def add(self, host_map: HostMap) -> str | None:
         """Give a host map its place; one that has it already keeps it.

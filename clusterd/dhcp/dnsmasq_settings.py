@@ -11,4 +11,5 @@ class DnsmasqSettings(Strict):
 
     backend: Literal["dnsmasq"]
     hosts_file: AbsolutePath | None = None  # default: dhcp-hosts in the state directory
+    hosts_directory: AbsolutePath | None = None  # default: beside hosts_file, with .new at the end of its name
     pid_file: AbsolutePath = Path("/run/dnsmasq/dnsmasq.pid")

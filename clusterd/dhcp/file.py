@@ -73,6 +73,24 @@ class FileBackend:
     async def release(self, removed: Collection[HostMap]) -> None:
         """Nothing to do: there is no server, so there are no leases."""
 
+    async def lines_of_new(self, added: Collection[HostMap]) -> list[str]:
+        """The lines that adding these would put beside the file's, none that it would change. Raises BackendError."""
+        ordered = sorted(added, key=_file_order)
+        return await self._in_thread(f"cannot read {self.path}", lambda: self._current().lines_of_new(ordered))
+
+    async def at(self, addresses: Collection[str]) -> dict[str, list[HostMap]]:
+        """The host maps that the file has with each of these addresses. Raises BackendError."""
+
+        def found() -> dict[str, list[HostMap]]:
+            lines = self._current()
+            return {address: lines.at(address) for address in addresses}
+
+        return await self._in_thread(f"cannot read {self.path}", found)
+
+    async def parsed(self) -> frozenset[HostMap]:
+        """What the file says, left as it is. Raises BackendError."""
+        return await self._in_thread(f"cannot read {self.path}", lambda: self._parse()[0].host_maps)
+
     async def close(self) -> None:
         """Nothing to give back."""
 

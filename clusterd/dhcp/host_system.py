@@ -99,4 +99,36 @@ def writing_obstacles(path: Path) -> list[str]:
         return [f"{path} is not a regular file: name another path."]
     if path.exists() and not os.access(path, os.R_OK):
         return [f"{path} is not readable for the user that clusterd runs as."]
-    return []
+    return _trial_obstacles(path.with_name(f".{path.name}.check"))
+
+
+def _trial_obstacles(path: Path) -> list[str]:
+    """What a file that is written, read back and removed again meets: a full disk, a read-only one, a quota."""
+    content = b"written by clusterd to try whether it can\n" * 100
+    try:
+        replace_file(path, content)
+        same = path.read_bytes() == content
+        path.unlink()
+    except OSError as error:
+        return [f"Files in {path.parent} cannot be written: {error.strerror or error}."]
+    return [] if same else [f"What is written to {path.parent} is not what can be read there."]
+
+
+def unreadable_place(path: Path, user: int, groups: set[int]) -> Path | None:
+    """The first part of a path whose owner and mode keep a user with these groups from reading the file at its end.
+
+    None where nothing does; access lists and security modules are not asked. Raises OSError for a path that is gone.
+    """
+    if user == 0:
+        return None
+    whole = path.resolve()
+    for place in (*reversed(whole.parents), whole):
+        status = place.stat()
+        needed = stat.S_IXOTH if stat.S_ISDIR(status.st_mode) else stat.S_IROTH
+        if status.st_uid == user:
+            needed <<= 6
+        elif status.st_gid in groups:
+            needed <<= 3
+        if not status.st_mode & needed:
+            return path if place == whole else place
+    return None

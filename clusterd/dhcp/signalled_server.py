@@ -1,4 +1,6 @@
-"""A DHCP server on this host that reads a file again on SIGHUP: which process it is, and when it has read it.
+"""A DHCP server on this host that reads files when told: which process it is, and when it has read them.
+
+It reads a file again on SIGHUP, and a new file in a directory that it watches.
 
 SIGHUP is handled some time after it is sent and is not answered. The kernel tells when it has taken effect: inotify
 reports that the file was opened, and that it was closed again. The watch is on the file itself and not on its
@@ -23,6 +25,7 @@ from twisted.internet.inotify import IN_CLOSE_NOWRITE, IN_OPEN, INotify, INotify
 from twisted.python.filepath import FilePath
 
 from clusterd.dhcp.backend import BackendError
+from clusterd.dhcp.host_system import unreadable_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +37,22 @@ class RunningServer:
 
 
 class SignalledServer(Protocol):
-    """The seam between a backend and its server. Both methods raise BackendError."""
+    """The seam between a backend and its server. Every method raises BackendError."""
 
     def find(self) -> RunningServer:
         """The process that serves now."""
 
     async def reload(self, server: RunningServer, path: Path, timeout: float) -> float:
         """Make the server read the file again. Returns when it has, with the seconds that it took for reading."""
+
+    async def show(self, server: RunningServer, hidden: Path, path: Path, timeout: float) -> None:
+        """Rename a file so that the server, which watches that directory, reads it. Returns when it has."""
+
+    def command_line(self, server: RunningServer) -> tuple[str, ...]:
+        """The words with which the process was started."""
+
+    def why_unreadable(self, server: RunningServer, path: Path) -> str | None:
+        """What keeps the server's user from reading the path, as far as owners and modes tell; a sentence."""
 
 
 class ServerWithPidFile:
@@ -70,19 +82,61 @@ class ServerWithPidFile:
         """See SignalledServer."""
         with self._watching(path) as (opened, closed):
             self._signal(server)
-            both = Deferred.fromCoroutine(self._time_of_reading(opened, closed))
-            both.addTimeout(timeout, self._reactor)
-            try:
-                return await both
-            except DeferredTimeout as error:
-                raise BackendError(
-                    f"{self._program} (process {server.pid}) did not read {path} within {timeout:g} s of SIGHUP: "
-                    "is it the file that its configuration names, and may its user read it?"
-                ) from error
+            seconds = await self._time_of_reading(opened, closed, timeout)
+        if seconds is None:
+            raise BackendError(
+                f"{self._program} (process {server.pid}) did not read {path} within {timeout:g} s of SIGHUP: "
+                "is it the file that its configuration names, and may its user read it?"
+            )
+        return seconds
 
-    async def _time_of_reading(self, opened: Deferred[float], closed: Deferred[float]) -> float:
-        began = await opened
-        return await closed - began
+    async def show(self, server: RunningServer, hidden: Path, path: Path, timeout: float) -> None:
+        """See SignalledServer."""
+        with self._watching(hidden) as (opened, closed):
+            try:
+                hidden.replace(path)
+            except OSError as error:
+                raise BackendError(f"cannot write {path}: {error.strerror or error}") from error
+            seconds = await self._time_of_reading(opened, closed, timeout)
+        if seconds is None:
+            raise BackendError(f"{self._program} (process {server.pid}) did not read {path} within {timeout:g} s")
+
+    def command_line(self, server: RunningServer) -> tuple[str, ...]:
+        """See SignalledServer."""
+        try:
+            words = Path(f"/proc/{server.pid}/cmdline").read_bytes().split(b"\0")
+        except OSError as error:
+            raise BackendError(f"{self._program} (process {server.pid}) is gone: {error.strerror}") from error
+        return tuple(os.fsdecode(word) for word in words[:-1])
+
+    def why_unreadable(self, server: RunningServer, path: Path) -> str | None:
+        """See SignalledServer."""
+        try:
+            status = Path(f"/proc/{server.pid}/status").read_text(errors="replace")
+        except OSError as error:
+            raise BackendError(f"{self._program} (process {server.pid}) is gone: {error.strerror}") from error
+        facts = {name: value.split() for name, _, value in (line.partition(":") for line in status.splitlines())}
+        user = int(facts["Uid"][1])
+        groups = {int(facts["Gid"][1]), *map(int, facts["Groups"])}
+        place = unreadable_place(path, user, groups)
+        if place is None:
+            return None
+        what = "enter the directory" if place != path else "read"
+        return f"{self._program}'s user (uid {user}) may not {what} {place}, which keeps it from its host maps."
+
+    async def _time_of_reading(self, opened: Deferred[float], closed: Deferred[float], timeout: float) -> float | None:
+        """The seconds from opening to closing, None when that does not happen in time."""
+
+        async def both() -> float:
+            began = await opened
+            return await closed - began
+
+        waiting = Deferred.fromCoroutine(both())
+        waiting.addTimeout(timeout, self._reactor)
+        try:
+            return await waiting
+        except DeferredTimeout:
+            return None
 
     @contextmanager
     def _watching(self, path: Path) -> Iterator[tuple[Deferred[float], Deferred[float]]]:
@@ -121,7 +175,8 @@ class ServerWithPidFile:
             signal.pidfd_send_signal(descriptor, signal.SIGHUP)
         except PermissionError as error:
             raise BackendError(
-                f"{self._program} (process {server.pid}) may not be signalled by clusterd's user: {error.strerror}"
+                f"{self._program} (process {server.pid}) may not be signalled by clusterd's user: {error.strerror}; "
+                "run clusterd as root, as that process's user, or with CAP_KILL"
             ) from error
         except OSError as error:
             raise BackendError(f"{self._program} (process {server.pid}): {error.strerror}") from error

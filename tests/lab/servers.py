@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -39,12 +39,19 @@ class ProcessIdentity:
 
 
 def dnsmasq_configuration(
-    networks: list[str], *, hosts_file: Path, pid_file: Path, lease_file: Path, lease_seconds: int = 600
+    networks: list[str],
+    *,
+    hosts_file: Path,
+    hosts_directory: Path,
+    pid_file: Path,
+    lease_file: Path,
+    lease_seconds: int = 600,
+    more: Sequence[str] = (),
 ) -> str:
     """A configuration that serves host maps and nothing else on these networks (CIDR)."""
     ranges = [
         f"dhcp-range={net.network_address},static,{net.netmask if net.version == 4 else net.prefixlen},{lease_seconds}"
-        for net in map(ip_network, networks)
+        for net in map(ip_network, [*networks, "10.64.0.0/10"])  # the latter for any number of host maps
     ]
     lines = [
         "port=0",  # no DNS
@@ -54,7 +61,9 @@ def dnsmasq_configuration(
         f"pid-file={pid_file}",
         f"dhcp-leasefile={lease_file}",
         f"dhcp-hostsfile={hosts_file}",
+        f"dhcp-hostsdir={hosts_directory}",
         *ranges,
+        *more,
     ]
     return "\n".join(lines) + "\n"
 
@@ -63,9 +72,17 @@ class DnsmasqServer:
     """One dnsmasq at the server's end of a network, started and stopped at will; its files stay in `directory`."""
 
     def __init__(
-        self, network: Network, directory: Path, *, hosts_file: Path | None = None, lease_seconds: int = 600
+        self,
+        network: Network,
+        directory: Path,
+        *,
+        hosts_file: Path | None = None,
+        lease_seconds: int = 600,
+        more: Sequence[str] = (),
     ) -> None:
         self.hosts_file = hosts_file or directory / "maps"
+        self.hosts_directory = self.hosts_file.with_name(f"{self.hosts_file.name}.new")
+        self.lease_file = directory / "leases"
         self.pid_file = directory / "dnsmasq.pid"
         self._network = network
         self._log_file = directory / "dnsmasq.log"
@@ -76,9 +93,11 @@ class DnsmasqServer:
             dnsmasq_configuration(
                 networks,
                 hosts_file=self.hosts_file,
+                hosts_directory=self.hosts_directory,
                 pid_file=self.pid_file,
-                lease_file=directory / "leases",
+                lease_file=self.lease_file,
                 lease_seconds=lease_seconds,
+                more=more,
             )
         )
 
@@ -96,6 +115,7 @@ class DnsmasqServer:
     def start(self) -> None:
         """Return when it serves, with what the hosts file says; an absent one is made, empty."""
         self.hosts_file.touch()
+        self.hosts_directory.mkdir(exist_ok=True)
         before = len(self.log)
         command = [
             *within(self._network.server),
@@ -146,9 +166,11 @@ class DnsmasqServer:
 
 
 @contextmanager
-def dnsmasq(network: Network, directory: Path, *, hosts_file: Path | None = None) -> Iterator[DnsmasqServer]:
-    """A running dnsmasq; whatever became of it in between, nothing runs at the end."""
-    server = DnsmasqServer(network, directory, hosts_file=hosts_file)
+def dnsmasq(
+    network: Network, directory: Path, *, hosts_file: Path | None = None, more: Sequence[str] = ()
+) -> Iterator[DnsmasqServer]:
+    """A running dnsmasq; whatever became of it in between, nothing runs at the end. `more` are configuration lines."""
+    server = DnsmasqServer(network, directory, hosts_file=hosts_file, more=more)
     server.start()
     try:
         yield server

@@ -16,11 +16,14 @@ from twisted.python.failure import Failure
 from clusterd.dhcp.backend import Backend, BackendError
 from clusterd.dhcp.dnsmasq import MAX_HOST_MAPS, DnsmasqBackend
 from clusterd.dhcp.dnsmasq_lines import HEADER, parse
+from clusterd.dhcp.dnsmasq_release import LeaseEnding
 from clusterd.dhcp.file import FileBackend
+from clusterd.dhcp.host_system import run_at_once
 from clusterd.dhcp.signalled_server import RunningServer, ServerWithPidFile
-from clusterd.protocol.values import HostMap
-from tests.clusterd.dhcp.contract import PLAIN, SCENARIOS, UNNAMED, Scenario, numbered
+from clusterd.protocol.values import HostMap, Identifier
+from tests.clusterd.dhcp.contract import ALIAS, ALL_KINDS, PLAIN, SCENARIOS, UNNAMED, Scenario, numbered
 from tests.finished import result_of
+from tests.lab.servers import dnsmasq_configuration
 
 T = TypeVar("T")
 
@@ -34,6 +37,10 @@ class FakeServer:
         self.deaf = False
         self.reload_times: list[float] = []
         self.serves: frozenset[HostMap] = frozenset()
+        self.configuration: Path | None = None
+        self.unreadable: str | None = None
+        self.shown = 0
+        self.blind = False
         self._clock = clock
 
     def find(self) -> RunningServer:
@@ -47,8 +54,26 @@ class FakeServer:
             raise BackendError("it did not read")
         if self.parse_seconds:
             await deferLater(self._clock, self.parse_seconds)
-        self.serves = parse(path.read_text()).host_maps
+        directory = path.with_name(f"{path.name}.new")
+        shown = sorted(directory.glob("[!.]*"))
+        self.serves = frozenset().union(*(parse(file.read_text()).host_maps for file in (path, *shown)))
         return self.parse_seconds
+
+    async def show(self, server: RunningServer, hidden: Path, path: Path, timeout: float) -> None:
+        hidden.replace(path)
+        self.shown += 1
+        if self.blind:
+            raise BackendError("it did not look")
+        taken = {host_map.address for host_map in self.serves if host_map.family == 4}
+        self.serves |= {
+            host_map for host_map in parse(HEADER + path.read_text()).host_maps if host_map.address not in taken
+        }
+
+    def command_line(self, server: RunningServer) -> tuple[str, ...]:
+        return ("dnsmasq", f"--conf-file={self.configuration}")
+
+    def why_unreadable(self, server: RunningServer, path: Path) -> str | None:
+        return self.unreadable
 
 
 @pytest.fixture
@@ -62,13 +87,33 @@ def server(clock: Clock) -> FakeServer:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "maps"
+def path(tmp_path: Path, server: FakeServer) -> Path:
+    hosts_file = tmp_path / "maps"
+    server.configuration = tmp_path / "dnsmasq.conf"
+    networks = ["192.0.2.0/24", "198.51.100.0/24", "2001:db8:0:1::/64"]
+    server.configuration.write_text(
+        dnsmasq_configuration(
+            networks,
+            hosts_file=hosts_file,
+            hosts_directory=tmp_path / "maps.new",
+            pid_file=tmp_path / "pid",
+            lease_file=tmp_path / "leases",
+        )
+    )
+    (tmp_path / "maps.new").mkdir()
+    return hosts_file
+
+
+def make_backend(path: Path, server: FakeServer, clock: Clock, *, max_host_maps: int = MAX_HOST_MAPS) -> DnsmasqBackend:
+    leases = LeaseEnding(clock, run_at_once, run_at_once)
+    return DnsmasqBackend(
+        path, path.with_name("maps.new"), server, clock, leases, max_host_maps=max_host_maps, show_timeout=1.0
+    )
 
 
 @pytest.fixture
 def backend(path: Path, server: FakeServer, clock: Clock) -> DnsmasqBackend:
-    return DnsmasqBackend(path, server, clock)
+    return make_backend(path, server, clock)
 
 
 def finish(clock: Clock, waiting: Deferred[T], seconds: float = 100.0) -> T:
@@ -105,9 +150,9 @@ def test_nothing_new_is_not_read_again(backend: DnsmasqBackend, server: FakeServ
 
 def test_changes_in_a_row_are_a_quarter_second_apart(backend: DnsmasqBackend, server: FakeServer, clock: Clock) -> None:
     result_of(backend.apply((), {PLAIN}))
-    finish(clock, Deferred.fromCoroutine(backend.apply((), {UNNAMED})))
-    finish(clock, Deferred.fromCoroutine(backend.apply({PLAIN}, ())))
-    assert server.serves == {UNNAMED}
+    finish(clock, Deferred.fromCoroutine(backend.apply({PLAIN}, {UNNAMED})))
+    finish(clock, Deferred.fromCoroutine(backend.apply({UNNAMED}, {ALIAS})))
+    assert server.serves == {ALIAS}
     first, second, third = server.reload_times
     assert second - first == pytest.approx(0.25, abs=0.02)
     assert third - second == pytest.approx(0.25, abs=0.02)
@@ -116,7 +161,7 @@ def test_changes_in_a_row_are_a_quarter_second_apart(backend: DnsmasqBackend, se
 def test_a_slow_parse_makes_the_pause_longer(backend: DnsmasqBackend, server: FakeServer, clock: Clock) -> None:
     server.parse_seconds = 1.0
     finish(clock, Deferred.fromCoroutine(backend.apply((), {PLAIN})))
-    finish(clock, Deferred.fromCoroutine(backend.apply((), {UNNAMED})))
+    finish(clock, Deferred.fromCoroutine(backend.apply({PLAIN}, {UNNAMED})))
     first, second = server.reload_times
     assert second - first == pytest.approx(5.0, abs=0.05)
 
@@ -161,7 +206,7 @@ def test_a_crash_between_writing_and_signalling_is_settled_by_the_next_process(
     path: Path, server: FakeServer, clock: Clock
 ) -> None:
     result_of(FileBackend(path).apply((), {PLAIN}))
-    assert result_of(DnsmasqBackend(path, server, clock).read()) == {PLAIN}
+    assert result_of(make_backend(path, server, clock).read()) == {PLAIN}
     assert server.serves == {PLAIN}
 
 
@@ -183,8 +228,8 @@ def test_a_file_that_was_deleted_no_longer_serves(
 
 
 def test_more_than_it_can_parse_in_time_is_refused(path: Path, server: FakeServer, clock: Clock) -> None:
-    assert DnsmasqBackend(path, server, clock).capabilities.max_host_maps == MAX_HOST_MAPS == 50_000
-    small = DnsmasqBackend(path, server, clock, max_host_maps=5)
+    assert make_backend(path, server, clock).capabilities.max_host_maps == MAX_HOST_MAPS == 50_000
+    small = make_backend(path, server, clock, max_host_maps=5)
     with pytest.raises(BackendError, match="6 host maps are more than the 5"):
         result_of(small.replace(numbered(6)))
     assert server.serves == frozenset()
@@ -202,6 +247,197 @@ def test_check_tells_what_the_server_says(backend: DnsmasqBackend, server: FakeS
     assert result_of(backend.check()) == []
     server.running = None
     assert result_of(backend.check()) == ["it is not running."]
+
+
+# ---- Note [Two ways to dnsmasq] ----
+
+MANY = numbered(20)
+
+
+@pytest.fixture
+def settled(backend: DnsmasqBackend, server: FakeServer, clock: Clock) -> DnsmasqBackend:
+    """A backend that has been at work: the file is in effect, and no pause is due."""
+    result_of(backend.replace(MANY))
+    clock.advance(60)
+    server.reload_times.clear()
+    return backend
+
+
+def test_additions_are_served_without_sighup_and_leave_nothing_in_the_directory(
+    settled: DnsmasqBackend, server: FakeServer, path: Path
+) -> None:
+    for host_map in ALL_KINDS:
+        assert result_of(settled.apply((), {host_map})) == ()
+    assert result_of(settled.read()) == server.serves == MANY | ALL_KINDS
+    assert (server.reload_times, server.shown) == ([], len(ALL_KINDS))
+    assert list(path.with_name("maps.new").iterdir()) == []
+
+
+def test_what_cannot_be_added_without_forgetting_is_a_sighup(
+    settled: DnsmasqBackend, server: FakeServer, clock: Clock
+) -> None:
+    result_of(settled.apply((), {PLAIN}))
+    dock = HostMap(Identifier.mac("00:16:3e:00:00:0d"), PLAIN.address, PLAIN.hostname)
+    moved = HostMap(UNNAMED.identifier, PLAIN.address)
+    for removed, added in (((), {dock}), ({PLAIN, dock}, {moved}), ({moved}, ())):
+        finish(clock, Deferred.fromCoroutine(settled.apply(removed, added)))
+        assert result_of(settled.read()) == server.serves
+    assert len(server.reload_times) == 3
+
+
+def test_beside_a_removal_an_addition_does_not_wait_for_the_pause(
+    settled: DnsmasqBackend, server: FakeServer, clock: Clock
+) -> None:
+    first, second, *_ = sorted(MANY)
+    server.parse_seconds = 1.0
+    finish(clock, Deferred.fromCoroutine(settled.apply({first}, ())))
+    before = clock.seconds()
+    both = Deferred.fromCoroutine(settled.apply({second}, {PLAIN}))
+    assert clock.seconds() == before and PLAIN in server.serves and second in server.serves
+    finish(clock, both)
+    assert clock.seconds() - before == pytest.approx(5.0, abs=0.05)
+    assert result_of(settled.read()) == server.serves == MANY - {first, second} | {PLAIN}
+
+
+def test_more_than_a_hundred_are_a_sighup(settled: DnsmasqBackend, server: FakeServer) -> None:
+    result_of(settled.apply((), numbered(121)))
+    assert (server.shown, len(server.reload_times)) == (0, 1)
+    assert server.serves == numbered(121)
+
+
+def test_a_directory_that_nobody_looks_into_costs_one_attempt(
+    settled: DnsmasqBackend, server: FakeServer, clock: Clock, path: Path
+) -> None:
+    server.blind = True
+    with capturedLogs() as logs:
+        finish(clock, Deferred.fromCoroutine(settled.apply((), {PLAIN})))
+        finish(clock, Deferred.fromCoroutine(settled.apply((), {UNNAMED})))
+    assert server.serves == MANY | {PLAIN, UNNAMED}
+    assert [event["reason"] for event in logs if event.get("event") == "dnsmasq.directory-unread"] == [
+        "it did not look"
+    ]
+    assert list(path.with_name("maps.new").iterdir()) == []
+
+
+def test_a_directory_that_dnsmasq_is_not_told_of_is_not_used_and_said(
+    backend: DnsmasqBackend, server: FakeServer, clock: Clock
+) -> None:
+    assert server.configuration is not None
+    lines = server.configuration.read_text().splitlines(keepends=True)
+    server.configuration.write_text("".join(line for line in lines if "hostsdir" not in line))
+    with capturedLogs() as logs:
+        result_of(backend.apply((), {PLAIN}))
+        finish(clock, Deferred.fromCoroutine(backend.apply((), {UNNAMED})))
+    assert (server.shown, len(server.reload_times)) == (0, 2)
+    assert len([event for event in logs if event.get("event") == "dnsmasq.no-hosts-directory"]) == 1
+
+
+class Crash(Exception):
+    """The process ends here."""
+
+
+STEPS = ["before it is shown", "it is shown", "the file is written", "it is taken away"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("dnsmasq_ends_too", [False, True])
+def test_a_crash_after_any_step_of_an_addition_is_put_right(
+    step: str,
+    dnsmasq_ends_too: bool,
+    settled: DnsmasqBackend,
+    server: FakeServer,
+    clock: Clock,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def crash(*_: object) -> None:
+        raise Crash
+
+    if step == "before it is shown":
+        monkeypatch.setattr(server, "show", crash)
+    elif step == "it is shown":
+        monkeypatch.setattr("clusterd.dhcp.file.replace_file", crash)
+    elif step == "the file is written":
+        monkeypatch.setattr("clusterd.dhcp.dnsmasq._take_away", crash)
+    if step == "it is taken away":
+        result_of(settled.apply((), {PLAIN}))
+    else:
+        with pytest.raises(Crash):
+            result_of(settled.apply((), {PLAIN}))
+    monkeypatch.undo()
+    if dnsmasq_ends_too:
+        server.running = RunningServer(300, 3)
+        result_of(server.reload(server.running, path, 1.0))  # what a start reads
+        clock.advance(60)
+    successor = make_backend(path, server, clock)
+    written = step in STEPS[2:]
+    assert finish(clock, Deferred.fromCoroutine(successor.read())) == MANY | ({PLAIN} if written else set())
+    # Whatever was only shown is forgotten again: were it released now, nothing would tell dnsmasq.
+    assert server.serves == MANY | ({PLAIN} if written else set())
+    finish(clock, Deferred.fromCoroutine(successor.apply((), {PLAIN})))
+    assert server.serves == result_of(successor.read()) == MANY | {PLAIN}
+    assert list(path.with_name("maps.new").iterdir()) == []
+
+
+def test_an_addition_that_was_shown_and_could_not_be_written_is_taken_back(
+    settled: DnsmasqBackend, server: FakeServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("clusterd.dhcp.file.replace_file", full)
+    with pytest.raises(BackendError, match=r"cannot write .*/maps: No space left on device"):
+        result_of(settled.apply((), {PLAIN}))
+    monkeypatch.undo()
+    assert PLAIN in server.serves
+    assert finish(clock, Deferred.fromCoroutine(settled.read())) == MANY == server.serves
+
+
+def test_an_address_that_the_servers_own_configuration_gives_away_is_rejected_in_its_words(
+    settled: DnsmasqBackend, server: FakeServer, clock: Clock, path: Path
+) -> None:
+    result_of(settled.apply((), {PLAIN}))
+    assert server.configuration is not None
+    line = f"dhcp-host=00:16:3e:99:00:01,{PLAIN.address}"
+    server.configuration.write_text(f"{server.configuration.read_text()}{line}\n")
+    server.running = RunningServer(200, 2)  # it reads its configuration only at its start
+    assert PLAIN not in finish(clock, Deferred.fromCoroutine(settled.read()))
+    (rejection,) = finish(clock, Deferred.fromCoroutine(settled.apply((), {PLAIN, UNNAMED})))
+    assert rejection.host_map == PLAIN
+    assert rejection.reason.startswith(f"duplicate dhcp-host IP address {PLAIN.address}: ") and line in rejection.reason
+    assert PLAIN.address not in path.read_text() and UNNAMED in server.serves
+    (rejection,) = finish(clock, Deferred.fromCoroutine(settled.replace({PLAIN})))
+    assert rejection.host_map == PLAIN
+
+
+def test_settings_in_the_way_are_said_once_each(
+    backend: DnsmasqBackend, server: FakeServer, clock: Clock, path: Path
+) -> None:
+    assert server.configuration is not None
+    text = server.configuration.read_text()
+    server.configuration.write_text(text.replace("dhcp-lease-max=150000", "dhcp-lease-max=5"))
+    result_of(backend.apply((), numbered(10)))
+    with capturedLogs() as logs:
+        for _ in range(2):
+            finish(clock, Deferred.fromCoroutine(backend.read()))
+    sentence = (
+        "dnsmasq stops giving out addresses at 5 leases, and there are 10 host maps: set dhcp-lease-max=12 or more "
+        "and restart it."
+    )
+    assert [event["obstacle"] for event in logs if event.get("event") == "dhcp-server.obstacle"] == [sentence]
+    server.unreadable = "dnsmasq's user (uid 999) may not enter the directory /x."
+    server.deaf = True
+    first, second = finish(clock, Deferred.fromCoroutine(backend.check()))
+    assert (first, second) == (sentence, "it did not read dnsmasq's user (uid 999) may not enter the directory /x.")
+
+
+def test_checking_changes_nothing(settled: DnsmasqBackend, path: Path, server: FakeServer, clock: Clock) -> None:
+    before = path.stat()
+    assert finish(clock, Deferred.fromCoroutine(settled.check())) == []
+    assert path.stat() == before
+    path.unlink()
+    assert finish(clock, Deferred.fromCoroutine(settled.check())) == []
+    assert not path.exists() and server.serves == MANY
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import pytest
 import pytest_twisted
@@ -14,13 +14,12 @@ from clusterd.dhcp.backend import BackendError
 from clusterd.dhcp.dnsmasq import DnsmasqBackend, dnsmasq_backend
 from clusterd.dhcp.dnsmasq_lines import HEADER
 from clusterd.dhcp.file import FileBackend
-from clusterd.dhcp.signalled_server import ServerWithPidFile
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
 from tests.clusterd.dhcp.contract import SCENARIOS, Scenario, numbered
 from tests.lab import namespaces
 from tests.lab.clients import dhclient, duid_of_mac, missing_clients, udhcpc
 from tests.lab.dhcp_messages import Kind
-from tests.lab.namespaces import Network
+from tests.lab.namespaces import Network, in_namespace
 from tests.lab.raw_v4 import RawClient4
 from tests.lab.raw_v6 import RawClient6
 from tests.lab.servers import DnsmasqServer, dnsmasq
@@ -73,8 +72,18 @@ def v6(network: Network) -> Iterator[RawClient6]:
 
 
 @pytest.fixture
-def backend(server: DnsmasqServer) -> DnsmasqBackend:
-    return dnsmasq_backend(server.hosts_file, server.pid_file, reactor)
+def backend(server: DnsmasqServer, network: Network) -> DnsmasqBackend:
+    return backend_of(server, network)
+
+
+def backend_of(server: DnsmasqServer, network: Network, **more: Any) -> DnsmasqBackend:
+    """A backend of a process beside this dnsmasq; its packets start in the server's namespace."""
+
+    def in_its_network(work: Callable[[], T]) -> Awaitable[T]:
+        return deferToThread(in_namespace, network.server, work)
+
+    paths = (server.hosts_file, server.hosts_directory, server.pid_file)
+    return dnsmasq_backend(*paths, reactor, in_its_network=in_its_network, **more)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -148,17 +157,84 @@ async def test_a_removed_address_is_refused_to_the_client_that_has_a_lease_on_it
     assert solicited is not None and solicited.addresses == ()
 
 
+@pytest.mark.parametrize("client_id", [None, b"\xff\x00\nsome id"])
 @pytest_twisted.ensureDeferred
-async def test_an_address_moves_to_another_machine(backend: DnsmasqBackend, v4: RawClient4) -> None:
+async def test_an_address_moves_to_another_machine_while_the_first_has_a_lease(
+    backend: DnsmasqBackend, server: DnsmasqServer, v4: RawClient4, client_id: bytes | None
+) -> None:
     moved = HostMap(Identifier.mac(OTHER_MAC), V4.address, "bench-1")
     await backend.apply((), {V4})
-    first = await in_thread(v4.obtain, CLIENT_MAC)
+    first = await in_thread(v4.obtain, CLIENT_MAC, client_id=client_id)
     assert first is not None and first.address == V4.address
-    await in_thread(v4.release, CLIENT_MAC, V4.address, SERVER_ID)
     await backend.apply({V4}, {moved})
+    assert await in_thread(v4.discover, OTHER_MAC) is None
+    await backend.release({V4})
     second = await in_thread(v4.obtain, OTHER_MAC)
     assert second is not None and (second.kind, second.address) == (Kind.ACK, V4.address)
-    assert await in_thread(v4.discover, CLIENT_MAC) is None
+    assert await in_thread(v4.discover, CLIENT_MAC, client_id=client_id) is None
+    await backend.release({V4})  # the new owner's lease is not the old one's
+    assert f"{OTHER_MAC} {V4.address} " in server.lease_file.read_text()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_ipv6_address_moves_to_another_machine_while_the_first_has_a_lease(
+    backend: DnsmasqBackend, v6: RawClient6
+) -> None:
+    moved = HostMap(Identifier(IdentifierKind.DUID, duid_of_mac(OTHER_MAC)), V6.address, V6.hostname)
+    await backend.apply((), {V6})
+    first = await in_thread(v6.obtain, V6.identifier.value, association=0xFFFFFFFF)
+    assert first is not None and first.addresses == (V6.address,)
+    await backend.apply({V6}, {moved})
+    blocked = await in_thread(v6.obtain, moved.identifier.value)
+    assert blocked is not None and blocked.addresses == ()
+    await backend.release({V6})
+    second = await in_thread(v6.obtain, moved.identifier.value)
+    assert second is not None and second.addresses == (V6.address,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lease_that_a_killed_predecessor_left_in_the_way_is_ended(
+    backend: DnsmasqBackend, server: DnsmasqServer, network: Network, v4: RawClient4
+) -> None:
+    moved = HostMap(Identifier.mac(OTHER_MAC), V4.address, "bench-1")
+    await backend.apply((), {V4})
+    await in_thread(v4.obtain, CLIENT_MAC)
+    await backend.apply({V4}, {moved})  # and killed here
+    successor = backend_of(server, network)
+    assert await successor.read() == {moved}
+    await successor.release(())
+    answer = await in_thread(v4.discover, OTHER_MAC)
+    assert answer is not None and answer.address == V4.address
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_alias_beside_a_primary_on_one_nic_renewals_included(backend: DnsmasqBackend, v4: RawClient4) -> None:
+    """A primary that sends no client-id would be refused its renewal once the alias has a lease: see README."""
+    alias = HostMap(Identifier(IdentifierKind.CLIENT_ID, b"\xff\x00\x01alias"), "192.0.2.52", "bench-1-alias")
+    primary_id = b"\x01" + V4.identifier.value
+    await backend.apply((), {V4, alias})
+    for client_id, address in ((primary_id, V4.address), (alias.identifier.value, alias.address)):
+        answer = await in_thread(v4.obtain, CLIENT_MAC, client_id=client_id)
+        assert answer is not None and (answer.kind, answer.address) == (Kind.ACK, address)
+    for client_id, address in ((primary_id, V4.address), (alias.identifier.value, alias.address)):
+        renewed = await in_thread(v4.renew, CLIENT_MAC, address, client_id=client_id)
+        assert renewed is not None and (renewed.kind, renewed.address) == (Kind.ACK, address)
+
+
+@pytest_twisted.ensureDeferred
+async def test_additions_need_no_sighup(backend: DnsmasqBackend, server: DnsmasqServer, v4: RawClient4) -> None:
+    await backend.replace(numbered(100))
+    reads = server.log.count(f"read {server.hosts_file}\n")
+    await backend.apply((), {V4})
+    answer = await in_thread(v4.discover, CLIENT_MAC)
+    assert answer is not None and answer.address == V4.address
+    assert server.log.count(f"read {server.hosts_file}\n") == reads
+    assert list(server.hosts_directory.iterdir()) == []
+    server.kill()
+    server.start()
+    answer = await in_thread(v4.discover, CLIENT_MAC)
+    assert answer is not None and answer.address == V4.address
+    assert "duplicate" not in server.log
 
 
 @pytest_twisted.ensureDeferred
@@ -267,18 +343,17 @@ async def test_what_a_predecessor_wrote_and_did_not_signal_is_served_after_the_f
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_reads_another_file_is_found_out(server: DnsmasqServer, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
-    process = ServerWithPidFile(server.pid_file, "dnsmasq", reactor)
-    mistaken = DnsmasqBackend(elsewhere, process, reactor, read_timeout=0.5)
+    mistaken = dnsmasq_backend(elsewhere, server.hosts_directory, server.pid_file, reactor, read_timeout=0.5)
     with pytest.raises(BackendError, match=rf"did not read {elsewhere} within 0\.5 s of SIGHUP: is it the file"):
         await mistaken.apply((), {V4})
-    [sentence] = await mistaken.check()
-    assert "is it the file that its configuration names" in sentence
+    first, second = await mistaken.check()
+    assert first == f"dnsmasq does not read {elsewhere}: add dhcp-hostsfile={elsewhere} and restart it."
+    assert "is it the file that its configuration names" in second
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_frozen_server_is_an_error_until_it_thaws(server: DnsmasqServer) -> None:
-    process = ServerWithPidFile(server.pid_file, "dnsmasq", reactor)
-    backend = DnsmasqBackend(server.hosts_file, process, reactor, read_timeout=0.5)
+async def test_a_frozen_server_is_an_error_until_it_thaws(server: DnsmasqServer, network: Network) -> None:
+    backend = backend_of(server, network, read_timeout=0.5)
     server.freeze()
     try:
         with pytest.raises(BackendError, match=r"did not read .* within 0\.5 s"):
