@@ -14,6 +14,7 @@ from clusterd.dhcp.backend import Backend
 from clusterd.dhcp.dnsmasq_settings import DnsmasqSettings
 from clusterd.dhcp.file_settings import FileSettings
 from clusterd.dhcp.isc_settings import IscSettings
+from clusterd.dhcp.kea.settings import KeaSettings
 
 HOSTS_FILE = "dhcp-hosts"
 
@@ -22,7 +23,7 @@ def _file_unless_said(table: Any) -> Any:
     return {"backend": "file", **table} if isinstance(table, Mapping) else table
 
 
-ServerSettings = FileSettings | DnsmasqSettings | IscSettings
+ServerSettings = FileSettings | DnsmasqSettings | IscSettings | KeaSettings
 DhcpSettings = Annotated[
     Annotated[ServerSettings, Field(discriminator="backend")],
     BeforeValidator(_file_unless_said),
@@ -52,3 +53,7 @@ def make_backend(settings: ServerSettings, state_directory: Path, reactor: Any) 
             from clusterd.dhcp.isc import isc_backend
 
             return isc_backend(settings, reactor)
+        case KeaSettings():
+            from clusterd.dhcp.kea.backend import kea_backend
+
+            return kea_backend(settings, reactor)
