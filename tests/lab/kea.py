@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ class KeaServers:
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
                 )
             try:
-                wait_until(lambda f=family, b=before: self._serves(f, b), f"Kea serves\n{self.log(family)[before:]}")
+                wait_until(partial(self._serves, family, before), f"kea-dhcp{family} serves")
             except LaboratoryError:
                 self.stop()
                 raise
