@@ -208,7 +208,7 @@ async def test_nothing_is_there(path: str) -> None:
 @pytest_twisted.ensureDeferred
 async def test_another_method() -> None:
     async with serving() as server:
-        for method in ("PUT", "PATCH", "DELETE", "TRACE", "BREW"):
+        for method in ("PUT", "PATCH", "DELETE", "TRACE"):
             reply = await server.request(method, DEVICES)
             check_problem(reply, 405, "method-not-allowed")
             assert reply.headers["allow"] == "GET, HEAD, OPTIONS, POST"

@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from regiond.http.application import MAX_BODY_BYTES
-from regiond.http.site import DRAIN_BYTES
+from regiond.http.connection import DRAIN_BYTES, MAX_HEAD_BYTES, MAX_PIPELINED
 from tests.fakes.use_cases import RESERVATION_VIEW
 from tests.regiond.http.serving import Server, serving
 
@@ -95,16 +95,13 @@ async def test_an_endless_body_is_cut_off_and_never_held_in_memory(chunked: bool
 @pytest_twisted.ensureDeferred
 async def test_the_pieces_of_too_large_a_body_are_dropped() -> None:
     async with serving() as server:
-        requests: list[Any] = []
-        serve = server.site.serve
-
-        def watch(request: Any) -> None:
-            requests.append(request)
-            serve(request)
-
-        server.site.serve = watch  # type: ignore[method-assign]
-        await server.request("POST", "/api/v1/reservations", raw=b"x" * (3 * MAX_BODY_BYTES))
-        assert [sum(map(len, request._chunks)) for request in requests] == [0]
+        wire = await connected(server)
+        wire.send(TYPED + b"Content-Length: %d\r\n\r\n%s" % (2 * MAX_BODY_BYTES, b"x" * (MAX_BODY_BYTES // 2)))
+        await until(lambda: [each.kept_bytes for each in server.site.connections] == [MAX_BODY_BYTES // 2])
+        wire.send(b"x" * (MAX_BODY_BYTES // 2 + 1))
+        await until(lambda: [each.kept_bytes for each in server.site.connections] == [0])
+        wire.send(b"x" * (MAX_BODY_BYTES - 1))
+        await until(lambda: wire.received.startswith(b"HTTP/1.1 413 "))
 
 
 @pytest_twisted.ensureDeferred
@@ -181,6 +178,7 @@ async def test_a_client_that_says_no_more_is_hung_up_on(sent: bytes) -> None:
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01",
         b"GET\r\n\r\n",
+        b"BREW /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /healthz HTTP/1.1\r\nno colon\r\n\r\n",
         TYPED + b"Content-Length: -1\r\n\r\n",
         TYPED + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -193,10 +191,98 @@ async def test_what_is_no_http_is_refused_and_others_are_served(sent: bytes, cau
         wire = await connected(server)
         wire.send(sent)
         await until(lambda: wire.closed.called)
-        assert wire.received[:12] in (b"", b"HTTP/1.1 400")
+        assert wire.received[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 431")
         assert (await server.request("GET", "/healthz")).status == 200
         assert server.region.claims.calls == []
         assert not [event for event in caught_logs if event.get("log_failure")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_head_that_comes_in_drops_is_not_waited_for_for_ever() -> None:
+    async with serving(timeout=0.3) as server:
+        wire = await connected(server)
+        wire.send(HEAD)
+        for number in range(1000):
+            if wire.closed.called:
+                break
+            wire.send(b"X-%d: y\r\n" % number)
+            await deferLater(reactor, 0.02)
+        assert wire.closed.called and wire.received == b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_body_may_take_longer_than_the_timeout_while_it_grows() -> None:
+    async with serving(timeout=0.4) as server:
+        wire = await connected(server)
+        wire.send(TYPED + b"Content-Length: %d\r\n\r\n%s" % (len(BODY) + 12 * 16_384, BODY))
+        for _ in range(12):
+            wire.send(b" " * 16_384)
+            await deferLater(reactor, 0.1)
+        await until(lambda: wire.received.startswith(b"HTTP/1.1 201 "))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_head_has_a_limit() -> None:
+    async with serving() as server:
+        wire = await connected(server)
+        wire.send(HEAD + b"X-Long: " + b"x" * MAX_HEAD_BYTES)
+        await until(lambda: wire.closed.called)
+        assert wire.received.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_asks_first_is_told_to_go_on() -> None:
+    async with serving() as server:
+        wire = await connected(server)
+        wire.send(TYPED + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY))
+        await until(lambda: wire.received == b"HTTP/1.1 100 Continue\r\n\r\n")
+        wire.send(BODY)
+        await until(lambda: b"HTTP/1.1 201 " in wire.received)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_wish_for_another_protocol_is_not_granted() -> None:
+    async with serving() as server:
+        wire = await connected(server)
+        wire.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nPRI * HTTP/2.0")
+        await until(lambda: wire.closed.called)
+        assert wire.received.startswith(b"HTTP/1.1 200 ") and wire.received.count(b"HTTP/1.1 ") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_old_protocol_gets_one_answer_and_the_end() -> None:
+    async with serving() as server:
+        wire = await connected(server)
+        wire.send(b"GET /healthz HTTP/1.0\r\n\r\n")
+        await until(lambda: wire.closed.called)
+        assert wire.received.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_head_request_is_told_the_length_and_sent_nothing() -> None:
+    async with serving() as server:
+        wire = await connected(server)
+        wire.send(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await until(lambda: wire.closed.called)
+        assert wire.received.startswith(b"HTTP/1.1 200 ") and wire.received.endswith(b"\r\n\r\n")
+        assert b"\r\nContent-Length: 16\r\n" in wire.received
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_thousand_requests_sent_at_once_are_answered_and_few_are_held() -> None:
+    async with serving() as server:
+        wire = await connected(server)
+        request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"X: " + b"y" * 2000 + b"\r\n\r\n"
+        wire.send(request * 1000)
+        most = 0
+
+        def all_answered() -> bool:
+            nonlocal most
+            most = max(most, *(each.waiting for each in server.site.connections))
+            return wire.received.count(b"HTTP/1.1 200 ") == 1000
+
+        await until(all_answered)
+        assert most <= MAX_PIPELINED + 65_536 // len(request)
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,238 @@
+"""One connection of a client: requests in, answers out in the same order, and bounds on everything that it may hold.
+
+llhttp (the parser of Node.js, through httptools) reads HTTP/1.1; twisted.web's own reading costs more than a whole
+claim besides. A body is never kept beyond MAX_BODY_BYTES: what is longer is read on, so that the client gets its 413
+instead of a reset connection, and thrown away; beyond DRAIN_BYTES the connection is closed.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+import httptools
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import datetimeToString
+
+from regiond.http.application import MAX_BODY_BYTES, Application, Incoming, Outgoing
+
+DRAIN_BYTES: Final = 16 * MAX_BODY_BYTES
+MAX_HEAD_BYTES: Final = 16_384
+MAX_PIPELINED: Final = 16
+PROGRESS_BYTES: Final = 16_384  # a body that comes slower than this in a timeout is not waited for
+
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_NO_BODY: Final = frozenset({204, 304})
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class HttpConnection(Protocol):
+    """See the module. `answered` and `arrived` tell the site how many requests are being answered.
+
+    `deadline`, in seconds of the site's clock, is when the client is hung up on: a head that is not whole by then,
+    a body that has not grown by PROGRESS_BYTES, or no request at all. While a request is answered it is infinite.
+    """
+
+    _log = Logger(namespace="region.http")
+
+    def __init__(
+        self,
+        application: Application,
+        *,
+        local: bool,
+        now: Callable[[], float],
+        timeout: float,
+        opened: Callable[["HttpConnection"], None],
+        closed: Callable[["HttpConnection"], None],
+        arrived: Callable[[], None],
+        answered: Callable[[], None],
+    ) -> None:
+        self._application = application
+        self._local = local
+        self._now = now
+        self._timeout = timeout
+        self._opened = opened
+        self._closed = closed
+        self._arrived = arrived
+        self._answered = answered
+        self._parser = httptools.HttpRequestParser(self)
+        self._waiting: deque[tuple[Incoming, bool]] = deque()  # a request, and whether another may follow it
+        self._answering = False
+        self._gone = False
+        self._paused = False
+        self._refusal: int | None = None  # the status of the last answer, when what came is no HTTP
+        self._begin()
+        self._wait_for_client()
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much of the body that is arriving is in memory."""
+        return sum(map(len, self._body))
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for the one that is being answered."""
+        return len(self._waiting)
+
+    # ---- what the transport says ----
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        if hasattr(transport, "setTcpNoDelay"):
+            transport.setTcpNoDelay(True)
+        self._opened(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._gone = True
+        self._waiting.clear()
+        self._closed(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
+        head = self._headers
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # Nothing here is upgraded to: the request was answered as it is, and is the last one (RFC 9110, 7.8).
+            if self._waiting:
+                self._waiting[-1] = (self._waiting[-1][0], False)
+            self._refusal = 0
+        except httptools.HttpParserError:
+            self._refuse(400)
+        else:
+            if self._in_head and self._headers is head:
+                self._unfinished += len(data)  # the parser keeps a header until it is whole
+                if self._unfinished > MAX_HEAD_BYTES:
+                    self._refuse(431)
+        if not self._answering:
+            self._next()
+        if len(self._waiting) > MAX_PIPELINED and not self._paused:
+            self._paused = True
+            self._producer.pauseProducing()
+
+    # ---- what the parser says ----
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        self._head_bytes += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Of a repeated header the first counts."""
+        self._head_bytes += len(name) + len(value)
+        self._headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(431)
+        self._wait_for_client()
+        if self._headers.get("expect", "").lower() == "100-continue" and not self._answering and not self._waiting:
+            self._write(_CONTINUE)
+
+    def on_body(self, data: bytes) -> None:
+        if self._size // PROGRESS_BYTES < (self._size + len(data)) // PROGRESS_BYTES:
+            self._wait_for_client()
+        self._size += len(data)
+        if self._size <= MAX_BODY_BYTES:
+            self._body.append(data)
+            return
+        self._body.clear()
+        if self._size > DRAIN_BYTES:
+            self._refuse(413)
+
+    def on_message_complete(self) -> None:
+        if self._refusal is not None:
+            return
+        incoming = Incoming(
+            method=self._parser.get_method().decode("latin-1"),
+            target=self._target.decode("latin-1"),
+            headers=self._headers,
+            body=b"".join(self._body),
+            local=self._local,
+            too_large=self._size > MAX_BODY_BYTES,
+        )
+        self._waiting.append((incoming, self._parser.should_keep_alive()))
+        self._begin()
+
+    def _begin(self) -> None:
+        self._target = b""
+        self._headers: dict[str, str] = {}
+        self._body: list[bytes] = []
+        self._size = 0
+        self._head_bytes = self._unfinished = 0
+        self._in_head = True
+
+    def _wait_for_client(self) -> None:
+        if not self._answering:
+            self.deadline = self._now() + self._timeout
+
+    # ---- answers ----
+
+    def _refuse(self, status: int) -> None:
+        """What comes now is thrown away; what came before is answered first."""
+        if self._refusal is None:
+            self._refusal = status
+            self._body.clear()
+
+    def _next(self) -> None:
+        if self._waiting:
+            incoming, another = self._waiting.popleft()
+            self._answering = True
+            self.deadline = float("inf")
+            self._arrived()
+            answering = Deferred.fromCoroutine(self._answer(incoming, another))
+            answering.addErrback(self._broken)
+            return
+        if self._paused:
+            self._paused = False
+            self._producer.resumeProducing()
+        if self._refusal is not None and not self._gone:
+            if self._refusal:
+                self._write(f"{_STATUS_LINES[self._refusal]}Connection: close\r\nContent-Length: 0\r\n\r\n".encode())
+            self._producer.loseConnection()
+
+    async def _answer(self, incoming: Incoming, another: bool) -> None:
+        try:
+            outgoing = await self._application.answer(incoming)
+            if not self._gone:
+                self._write(response(outgoing, has_body=incoming.method != "HEAD", close=not another))
+        finally:
+            self._answering = False
+            self._answered()
+        if self._gone:
+            return
+        self._wait_for_client()
+        if another:
+            self._next()
+        else:
+            self._refusal = 0
+            self._producer.loseConnection()
+
+    def _broken(self, failure: Failure) -> None:
+        self._log.failure("an answer could not be sent", failure, event="http.send-failed")
+        self._producer.abortConnection()
+
+    @property
+    def _producer(self) -> Any:
+        """The transport with what zope's interfaces do not tell of it."""
+        return self.transport
+
+    def _write(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(data)
+
+
+def response(outgoing: Outgoing, *, has_body: bool, close: bool) -> bytes:
+    """The bytes of an answer. A HEAD's has the length of the body that it does not carry (RFC 9110, 9.3.2)."""
+    parts = [_STATUS_LINES[outgoing.status]]
+    parts.extend(f"{name}: {value}\r\n" for name, value in outgoing.headers)
+    if outgoing.status not in _NO_BODY:
+        parts.append(f"Content-Length: {len(outgoing.body)}\r\n")
+    parts.append(f"Date: {datetimeToString().decode()}\r\n")
+    parts.append("Connection: close\r\n\r\n" if close else "\r\n")
+    head = "".join(parts).encode("latin-1")
+    return head + outgoing.body if has_body and outgoing.status not in _NO_BODY else head
