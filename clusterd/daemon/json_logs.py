@@ -1,8 +1,8 @@
 """Logs as one JSON object a line, for machines and `grep`:
 `twistd --logger=clusterd.daemon.json_logs.json_observer …`.
 
-    {"time": "2026-01-31T23:59:59.123Z", "level": "info", "event": "host_maps.applied", "message": "…",
-     "namespace": "convergence", "subnet": "192.0.2.0/24", "request_id": "…"}
+    {"time":"2026-01-31T23:59:59.123Z","level":"info","event":"host_maps.applied","message":"…",
+     "namespace":"convergence","subnet":"192.0.2.0/24","request_id":"…"}
 
 After the five fixed keys come the event's own fields. A failure adds `error` (`Type: message`) and `traceback`
 (a list of lines). Everything outside ASCII and every control character is escaped, so a line is a line and a
@@ -17,12 +17,13 @@ import json
 import sys
 from typing import TextIO
 
+from pydantic_core import to_json
 from twisted.logger import ILogObserver, LogEvent, LogLevel
 from zope.interface import implementer
 
 from clusterd.daemon.log_lines import Plain, read_event
 
-_ENCODE = json.JSONEncoder(allow_nan=False).encode  # json.dumps with options makes an encoder for each call
+_ESCAPING = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def render_json(event: LogEvent) -> str:
@@ -37,7 +38,13 @@ def render_json(event: LogEvent) -> str:
     }
     if line.error is not None:
         content |= {"error": line.error, "traceback": list(line.traceback)}
-    return _ENCODE(content | line.fields)
+    content |= line.fields
+    try:
+        # A third of the time of the standard library's, which is needed where something has to be escaped.
+        quick = to_json(content)
+    except ValueError:  # a lone surrogate
+        return _ESCAPING(content)
+    return quick.decode() if quick.isascii() else _ESCAPING(content)
 
 
 @implementer(ILogObserver)

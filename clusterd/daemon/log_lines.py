@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from twisted.logger import LogEvent, formatEvent
+from twisted.logger import LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
@@ -22,6 +22,8 @@ MAX_PLAIN_INT = 2**63
 
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
+_LEVEL_NAMES = {id(level): level.name for level in LogLevel.iterconstants()}
+
 # The keys of a line itself. A field of the event with such a name is written with an underscore after it.
 RESERVED = frozenset({"time", "level", "event", "message", "namespace", "error", "traceback"})
 
@@ -29,6 +31,11 @@ RESERVED = frozenset({"time", "level", "event", "message", "namespace", "error",
 # `isError` is there exactly when the others may be.
 _LEGACY_MARK = "isError"
 _LEGACY_KEYS = frozenset({"message", "time", "system", "isError", "format", "failure", "why", "logLevel"})
+
+# What `twisted.logger.Logger` adds to an event. Other names that begin with log_ are left out as well.
+_LOGGER_KEYS = frozenset(
+    {"log_format", "log_level", "log_logger", "log_namespace", "log_source", "log_time", "log_trace", "event"}
+)
 
 # Twisted tells of every factory that a connection attempt starts and stops, at level info.
 _NOISE = frozenset({"Starting factory {factory!r}", "Stopping factory {factory!r}"})
@@ -58,6 +65,8 @@ def read_event(event: LogEvent) -> LogLine:
         message = message.partition("\n")[0]
     fields: dict[str, Plain] = {}
     for key, value in event.items():
+        if key in _LOGGER_KEYS:
+            continue
         name = key if type(key) is str else _text(key)
         if name.startswith("log_") or name == "event" or (legacy and name in _LEGACY_KEYS):
             continue
@@ -65,13 +74,15 @@ def read_event(event: LogEvent) -> LogLine:
             name += "_"
         # The exact built-in scalars need no care: nearly every field is one, and a busy region writes many.
         kind = type(value)
-        fields[name] = value if kind is str or value is None or kind is bool else plain(value)
+        scalar = kind is str or value is None or kind is bool or (kind is int and -MAX_PLAIN_INT < value < MAX_PLAIN_INT)
+        fields[name] = value if scalar else plain(value)
+    name_of_event, namespace = event.get("event"), event.get("log_namespace")
     return LogLine(
         time=rfc3339(event.get("log_time")),
         level=_level(event),
-        event=None if event.get("event") is None else _text(event["event"]),
+        event=name_of_event if name_of_event is None or type(name_of_event) is str else _text(name_of_event),
         message=message,
-        namespace=_text(event.get("log_namespace") or ""),
+        namespace=namespace if type(namespace) is str else _text(namespace or ""),
         fields=fields,
         error=None if failure is None else _error(failure),
         traceback=() if failure is None else _traceback(failure),
@@ -158,6 +169,7 @@ def _traceback(failure: Failure) -> tuple[str, ...]:
 
 
 def _level(event: Mapping[str, Any]) -> str:
-    if _guarded(lambda: event.get("log_format") in _NOISE, False):
+    form, level = event.get("log_format"), event.get("log_level")
+    if type(form) is str and form in _NOISE:
         return "debug"
-    return _text(_guarded(lambda: event["log_level"].name, "info"))
+    return _LEVEL_NAMES.get(id(level)) or _text(_guarded(lambda: event["log_level"].name, "info"))

@@ -1,6 +1,5 @@
 """One request from bytes to bytes: find the route, know the caller, read what it takes, answer, log one line."""
 
-import json
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
+from pydantic_core import to_json
 from twisted.logger import Logger, LogLevel
 
 from regiond.domain.errors import DomainError
@@ -28,7 +28,6 @@ _NOBODY: Final = Caller(account=-1, name="nobody", is_admin=False, read_only=Tru
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-_ENCODE: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class Clock(Protocol):
@@ -241,4 +240,4 @@ def _encoded_problem(problem: Problem, request_id: str) -> Outgoing:
 
 
 def _json(content: Any) -> bytes:
-    return _ENCODE(content).encode() + b"\n"
+    return to_json(content) + b"\n"

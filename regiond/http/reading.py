@@ -26,7 +26,7 @@ def read_body(model: type[M], content_type: str | None, body: bytes) -> M:
     if not _is_json(content_type):
         raise Problem("unsupported-media-type", "send the body as Content-Type: application/json")
     try:
-        value = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
+        value = _JSON.decode(body.decode())
     except UnicodeDecodeError as error:
         raise Problem("malformed-json", "the body is not UTF-8") from error
     except json.JSONDecodeError as error:
@@ -120,6 +120,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+_JSON: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
 
 
 def _mistakes(model: type[BaseModel], error: ValidationError, sort: str) -> Problem:

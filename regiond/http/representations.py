@@ -1,10 +1,11 @@
 """Domain values as the JSON that people and programs see."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
+
+from pydantic_core import to_json
 
 from regiond.domain.accounts import AccountView, TokenView
 from regiond.domain.ids import Prefix, format_id
@@ -62,7 +63,7 @@ def record(held: Reservation) -> Json:
 def reservation_etag(held: Reservation) -> str:
     """Over what a client can write, so a host map's progress does not change it. As it stands in the header."""
     written = [held.id, held.status.value, held.hostname, held.purpose, held.comment, moment(held.expires_at)]
-    return f'"{hashlib.sha256(json.dumps(written).encode()).hexdigest()[:16]}"'
+    return f'"{hashlib.sha256(to_json(written)).hexdigest()[:16]}"'
 
 
 def holder(held: Reservation, caller: Caller) -> Json:

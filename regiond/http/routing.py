@@ -29,7 +29,7 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status and what json.dumps takes; None is no body at all."""
+    """A status and what can be JSON; None is no body at all."""
 
     status: int
     content: Any = None

@@ -1,11 +1,12 @@
 """A batch between the planner's values and the JSON of `batch_facts` and `batch_write` (migration 0002)."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
+
+from pydantic_core import to_json
 
 from clusterd.protocol.addresses import address_to_int, int_to_address
 from clusterd.protocol.values import Identifier, IdentifierKind
@@ -71,7 +72,7 @@ def facts_request(mutations: Sequence[Mutation]) -> str:
                     "before": int_to_address(family, max(number - 1, 0)),
                     "address": step.address,
                 }
-    return json.dumps(
+    request = to_json(
         {
             "subnets": [{"id": subnet, "want": want} for subnet, want in wants.items()],
             "addresses": list(addresses.values()),
@@ -80,6 +81,7 @@ def facts_request(mutations: Sequence[Mutation]) -> str:
             "quotas": [{"account": account, "subnet": subnet} for account, subnet in sorted(quotas)],
         }
     )
+    return request.decode()
 
 
 def read_facts(rows: Sequence[tuple[Any, ...]]) -> Facts:
@@ -246,7 +248,7 @@ def changes_document(batch_id: str, changes: Changes, subnets: Mapping[int, Subn
         ],
     }
     filled: dict[str, Any] = {table: rows for table, rows in document.items() if rows}
-    return json.dumps({"batch": batch_id, **filled})
+    return to_json({"batch": batch_id, **filled}).decode()
 
 
 def _counts(changes: Changes) -> list[dict[str, int]]:

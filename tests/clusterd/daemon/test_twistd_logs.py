@@ -153,7 +153,7 @@ def test_the_settings_come_from_the_file(tiny: Path) -> None:
     (tiny / "tiny.toml").write_text('greeting = "welcome"\n')
     done = twistd(tiny, "--nodaemon", "--pidfile=", "tiny", "--config", "tiny.toml")
     assert done.returncode == 0, done.stderr
-    assert '"greeting": "welcome"' in done.stdout
+    assert "welcome" in [json.loads(line).get("greeting") for line in done.stdout.splitlines()]
 
 
 def test_mistakes_in_the_settings_are_told_at_start_without_a_traceback(tiny: Path) -> None:
