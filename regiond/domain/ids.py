@@ -38,7 +38,7 @@ def format_id(prefix: Prefix, number: int) -> str:
     """`(Prefix.SUBNET, 7)` → `"sn-0000000007"`."""
     pairs = _PAIRS
     return (
-        f"{prefix.value}-{pairs[number >> 40 & 1023]}{pairs[number >> 30 & 1023]}{pairs[number >> 20 & 1023]}"
+        f"{prefix}-{pairs[number >> 40 & 1023]}{pairs[number >> 30 & 1023]}{pairs[number >> 20 & 1023]}"
         f"{pairs[number >> 10 & 1023]}{pairs[number & 1023]}"
     )
 

@@ -37,8 +37,8 @@ def record(held: Reservation) -> Json:
     """The record alone: what does not change with the progress of host maps."""
     return {
         "id": format_id(Prefix.RESERVATION, held.id),
-        "kind": held.kind.value,
-        "status": held.status.value,
+        "kind": held.kind,
+        "status": held.status,
         "address": held.address,
         "subnet": {"id": format_id(Prefix.SUBNET, held.subnet), "cidr": held.cidr, "vrf": held.vrf},
         "mac": held.macs[0] if held.macs else None,
@@ -62,7 +62,7 @@ def record(held: Reservation) -> Json:
 
 def reservation_etag(held: Reservation) -> str:
     """Over what a client can write, so a host map's progress does not change it. As it stands in the header."""
-    written = [held.id, held.status.value, held.hostname, held.purpose, held.comment, moment(held.expires_at)]
+    written = [held.id, held.status, held.hostname, held.purpose, held.comment, moment(held.expires_at)]
     return f'"{hashlib.sha256(to_json(written)).hexdigest()[:16]}"'
 
 
@@ -70,7 +70,7 @@ def holder(held: Reservation, caller: Caller) -> Json:
     """Who has what the caller wanted: all of it to an admin and to its owner, only the kind to others."""
     if caller.is_admin or held.owner == caller.account:
         return record(held)
-    return {"kind": held.kind.value}
+    return {"kind": held.kind}
 
 
 def device(view: DeviceView) -> Json:

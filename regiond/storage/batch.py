@@ -62,7 +62,7 @@ def facts_request(mutations: Sequence[Mutation]) -> str:
                 for i in step.identifiers:
                     identifiers[step.subnet, i] = {
                         "subnet": step.subnet,
-                        "kind": i.kind.value,
+                        "kind": i.kind,
                         "identifier": i.value.hex(),
                     }
             if isinstance(step, Claim | Release | Reclaim) and step.address is not None:
@@ -179,7 +179,7 @@ def changes_document(batch_id: str, changes: Changes, subnets: Mapping[int, Subn
         "maps": [
             {
                 "subnet": subnet,
-                "kind": identifier.kind.value,
+                "kind": identifier.kind,
                 "identifier": identifier.value.hex(),
                 "address": row.address,
                 "hostname": row.hostname,
@@ -213,7 +213,7 @@ def changes_document(batch_id: str, changes: Changes, subnets: Mapping[int, Subn
                 "cluster": step.cluster,
                 "maps": [
                     {
-                        "kind": r.identifier.kind.value,
+                        "kind": r.identifier.kind,
                         "identifier": r.identifier.value.hex(),
                         "reason": r.reason,
                     }
@@ -271,8 +271,8 @@ def _reservation_row(reservation: Reservation) -> dict[str, Any]:
         "subnet": r.subnet,
         "address": r.address,
         "id": r.id,
-        "kind": r.kind.value,
-        "status": r.status.value,
+        "kind": r.kind,
+        "status": r.status,
         "owner": r.owner,
         "macs": r.macs,
         "client_id": r.client_id,

@@ -34,7 +34,6 @@ from regiond.storage.pool import SETTLE, Pool, Session
 
 MAX_BATCH_WEIGHT = 512  # steps, or addresses of a claim: planning more would stall the reactor for over 20 ms
 MAX_WAITING = 20_000
-FEW_WAITING = 100000
 ATTEMPTS = 4
 RETRY_DELAY_SECONDS = 0.2
 WAIT_SECONDS = 10.0
@@ -121,8 +120,7 @@ class Writer:
     def _next_batch(self) -> list[tuple[Mutation, Deferred[Outcome]]]:
         batch = [self._waiting.popleft()[:2]]
         weight = batch[0][0].weight
-        left = len(self._waiting) // 2 if len(self._waiting) > FEW_WAITING else 0
-        while len(self._waiting) > left and (weight := weight + self._waiting[0][0].weight) <= MAX_BATCH_WEIGHT:
+        while self._waiting and (weight := weight + self._waiting[0][0].weight) <= MAX_BATCH_WEIGHT:
             batch.append(self._waiting.popleft()[:2])
         return batch
 
