@@ -74,8 +74,8 @@ def read_event(event: LogEvent) -> LogLine:
             name += "_"
         # The exact built-in scalars need no care: nearly every field is one, and a busy region writes many.
         kind = type(value)
-        scalar = kind is str or value is None or kind is bool or (kind is int and -MAX_PLAIN_INT < value < MAX_PLAIN_INT)
-        fields[name] = value if scalar else plain(value)
+        small = kind is int and -MAX_PLAIN_INT < value < MAX_PLAIN_INT
+        fields[name] = value if kind is str or value is None or small or kind is bool else plain(value)
     name_of_event, namespace = event.get("event"), event.get("log_namespace")
     return LogLine(
         time=rfc3339(event.get("log_time")),

@@ -132,7 +132,7 @@ class _Planner(Overlay):
                 taken_back = holder
         address = self._choose(subnet, claim, taken_back)
         generation = subnet.generation + 1 if claim.identifiers else None
-        reservation = self._reservation(subnet, claim, address, generation)
+        reservation = self._reservation(subnet, claim, claim.reservation, address, generation)
         self.put(self.reservations, (subnet.id, address), reservation)
         self.count(reservation, 1)
         for identifier in claim.identifiers:
@@ -153,10 +153,7 @@ class _Planner(Overlay):
         claimed: list[Reservation] = []
         for number in (claim.reservation, *claim.others):
             address = self._choose(subnet, claim, None)
-            if claimed:
-                reservation = replace(claimed[0], id=number, address=subnet.network.text(address))
-            else:
-                reservation = self._reservation(subnet, claim, address, None)
+            reservation = self._reservation(subnet, claim, number, address, None)
             self.put(self.reservations, (subnet.id, address), reservation)
             self.count(reservation, 1)
             claimed.append(reservation)
@@ -197,11 +194,13 @@ class _Planner(Overlay):
             raise _obstacle_error(text, obstacle, network.text)
         return address
 
-    def _reservation(self, subnet: SubnetFacts, claim: Claim, address: int, generation: int | None) -> Reservation:
+    def _reservation(
+        self, subnet: SubnetFacts, claim: Claim, number: int, address: int, generation: int | None
+    ) -> Reservation:
         values = {kind: [i.text for i in claim.identifiers if i.kind is kind] for kind in IdentifierKind}
         macs = tuple(values[IdentifierKind.MAC]) or ((claim.mac,) if claim.mac else ())
         return Reservation(
-            id=claim.reservation,
+            id=number,
             kind=claim.kind,
             status=Status.ACTIVE,
             address=subnet.network.text(address),

@@ -28,8 +28,6 @@ _NOBODY: Final = Caller(account=-1, name="nobody", is_admin=False, read_only=Tru
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-
-
 class Clock(Protocol):
     """Monotonic seconds; a reactor is one."""
 

@@ -196,11 +196,11 @@ class Tables:
                 raise Conflict(f"no account {row['owner']}")
             joined = {"cidr": self.subnets[row["subnet"]]["cidr"], "vrf": "default"}
             joined["owner_name"] = self.accounts[row["owner"]]
-            stored = {**row, **joined, "created": self.now.isoformat()}
+            stored = {**_NO_VALUES, **row, **joined, "created": self.now.isoformat()}
             _insert(self.reservations, (row["subnet"], _int(row["address"])), stored)
         for row in changes["reservations_changed"]:
             stored = self.reservations[row["subnet"], _int(row["address"])]
-            stored.update((name, row[name]) for name in _RELEASE_COLUMNS)
+            stored.update((name, row.get(name)) for name in _RELEASE_COLUMNS)
 
     def _write_maps(self, rows: Iterable[Row]) -> None:
         for row in rows:
@@ -228,6 +228,25 @@ class Tables:
                     held.update(confirmed_at=self.now.isoformat(), free_at=until.isoformat())
 
 
+# A column that a row of the document leaves out is NULL (jsonb_to_recordset).
+_NO_VALUES = dict.fromkeys(
+    (
+        "client_id",
+        "duid",
+        "alias",
+        "hostname",
+        "device",
+        "node",
+        "purpose",
+        "comment",
+        "group",
+        "expires_at",
+        "map_generation",
+        "release_generation",
+        "confirmed_at",
+        "free_at",
+    )
+)
 _LISTS = (
     "reservations_gone",
     "reservations_new",
