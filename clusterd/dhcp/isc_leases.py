@@ -16,13 +16,13 @@ from clusterd.protocol.values import HostMap, Identifier, IdentifierKind, parse_
 _RECORD = re.compile(r"^(host|lease) (\S+) \{\n((?:[ \t].*\n)*)\}\n", re.MULTILINE)
 _COMMON = re.compile(
     r"  dynamic;\n  hardware ethernet ([0-9a-f:]{17});\n  fixed-address ([0-9.]+);\n"
-    r'(?:        supersede host-name = "([a-z0-9.-]+)";\n)?'
+    r'(?:        supersede host-name =\s+"([a-z0-9.-]+)";\n)?'
 )
 _CLIENT = re.compile(r'  hardware ethernet (?P<mac>\S+);|  uid (?:"(?P<text>[^"]*)"|(?P<hex>[0-9a-f:]+));')
 _ADDRESSES = re.compile(r"  fixed-address ([0-9.]+(?:, ?[0-9.]+)*);")
-_ONE_NAME = re.compile(r'        supersede host-name = "([a-z0-9.-]+)";')
+_ONE_NAME = re.compile(r'        supersede host-name =\s+"([a-z0-9.-]+)";')
 _NAME_OF_ADDRESS = re.compile(
-    r'(?:if|\} elsif) leased-address = ([0-9a-f:]+) \{\s+supersede host-name = "([a-z0-9.-]+)";\s+'
+    r'(?:if|\} elsif) leased-address =\s+([0-9a-f:]+)\s+\{\s+supersede host-name =\s+"([a-z0-9.-]+)";\s+'
 )
 _STATE = re.compile(r"^  binding state (\w+);", re.MULTILINE)
 _LEASE_CLIENT = re.compile(r"^  hardware ethernet (\S+);", re.MULTILINE)

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from clusterd.dhcp.backend import BackendError, Rejection
+from clusterd.dhcp.backend import BackendError, Rejection, diff
 from clusterd.dhcp.host_system import RunInThread
 from clusterd.dhcp.isc_hosts import PREFIX, ClientChange, HostObject, by_client, client_values, is_ours, plan
 from clusterd.dhcp.isc_leases import LeasesFile, parse
@@ -58,7 +58,7 @@ class OmapiHosts:
 
     async def read(self) -> frozenset[HostMap]:
         """What the leases file says, once dhcpd answers. Raises BackendError."""
-        await self._find(b"host", {b"name": PREFIX.encode("ascii")})  # is it there, and does it let us in?
+        await self._find(b"host", {b"name": PREFIX.encode("ascii")})  # is it there? There is no such host
         found = await self._read_leases()
         self._say_leased(found)
         for name in found.strays:
@@ -87,8 +87,8 @@ class OmapiHosts:
     async def replace(self, host_maps: Collection[HostMap]) -> tuple[Rejection, ...]:
         """See Backend. What is right already is left alone. Raises BackendError."""
         actual = await self.read()
-        desired = frozenset(host_maps)
-        return await self.apply(actual - desired, desired - actual)
+        change = await self._run_in_thread(lambda: diff(actual, frozenset(host_maps)))
+        return await self.apply(change.removed, change.added)
 
     async def verify(self, host_maps: Collection[HostMap]) -> frozenset[HostMap]:
         """See Backend: asked of dhcpd, one question for each client. Raises BackendError."""
@@ -127,8 +127,11 @@ class OmapiHosts:
     # ---- what is known ----
 
     async def _current(self) -> dict[Identifier, HostObject]:
-        if self._known is None or self._known_since != self._client.connections:
+        former = self._known
+        if former is None or self._known_since != self._client.connections:
             await self.read()
+            if former is not None and former != self._known:
+                raise BackendError("dhcpd was restarted and came back with other host maps than it had")
         assert self._known is not None
         return self._known
 

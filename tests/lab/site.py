@@ -1,0 +1,65 @@
+"""clusterd's own half of a site, without the link to a region: the store, the driver, and a real DHCP server."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clusterd.acceptance import Origin
+from clusterd.accepted_host_maps import AcceptedHostMaps
+from clusterd.convergence import Convergence
+from clusterd.dhcp.backend import Backend
+from clusterd.host_map_states import HostMapState
+from clusterd.host_map_store import HostMapStore
+from clusterd.protocol.digest import digest_of
+from clusterd.protocol.values import HostMap, Identifier
+from clusterd.store_thread import StoreThread
+from tests.waiting import until
+
+_ORIGIN = Origin("region-1", "rack-7", "history-1")
+
+
+class DrivenSite:
+    """What a region would cause is done with `change`; `reported` is what it would hear."""
+
+    def __init__(self, directory: Path, backend: Backend, reactor: Any) -> None:
+        self.reported: list[HostMapState] = []
+        self._thread = StoreThread(reactor)
+        self._store = HostMapStore.open(directory / "accepted" / "host-maps.sqlite")
+        self.convergence = Convergence(self._store, backend, reactor, self._thread, random.random)
+        self._accepted = AcceptedHostMaps(self._store, self.convergence, self._thread)
+        self._generations: dict[str, int] = {}
+        self._sets: dict[str, dict[Identifier, HostMap]] = {}
+
+    async def start(self) -> None:
+        self._thread.start()
+        self.convergence.start()
+        await self._accepted.connected(_ORIGIN, self._report)
+
+    async def stop(self) -> None:
+        await self.convergence.stop()
+        await self._thread(self._store.close)
+        self._thread.stop()
+
+    async def accept(self, cidr: str, upserts: Sequence[HostMap] = (), removals: Sequence[Identifier] = ()) -> None:
+        """Returns when the change is on the disk."""
+        since = self._generations.get(cidr, 0)
+        wanted = self._sets.setdefault(cidr, {})
+        for identifier in removals:
+            wanted.pop(identifier, None)
+        wanted.update((one.identifier, one) for one in upserts)
+        self._generations[cidr] = await self._accepted.apply_host_maps(
+            "history-1", cidr, cidr, since, since + 1, digest_of(wanted.values()), upserts, removals, ()
+        )
+
+    async def change(self, cidr: str, upserts: Sequence[HostMap] = (), removals: Sequence[Identifier] = ()) -> None:
+        """Returns when the change is reported as applied."""
+        await self.accept(cidr, upserts, removals)
+        await until(lambda: self.state(cidr).applied_generation == self._generations[cidr])
+
+    def state(self, cidr: str) -> HostMapState:
+        """What the region heard last of this subnet."""
+        return ([state for state in self.reported if state.subnet == cidr] or [HostMapState("history-1", cidr, 0)])[-1]
+
+    async def _report(self, state: HostMapState) -> None:
+        self.reported.append(state)
