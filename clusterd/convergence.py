@@ -12,7 +12,7 @@
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -229,7 +229,12 @@ class Convergence:
     async def _work_once(self) -> None:
         work = self._take()
         try:
-            await (self._repair(work) if work.whole else self._apply(work))
+            if work.whole:
+                plan = await self._plan_whole(work)
+                work = self._joined(work)
+                await self._repair(work, plan)
+            else:
+                await self._apply(work)
             await self._succeeded(work)
         except (BackendError, StoreFailed) as error:
             self._failed(work, str(error))
@@ -242,6 +247,19 @@ class Convergence:
         work = _Work(whole, self._pending, dict(self._records), dict(self._forgetting) if whole else {})
         self._pending, self._compare, self._news = {}, False, False
         return work
+
+    def _joined(self, work: _Work) -> _Work:
+        """The work with what was noted while its plan was made: the store's answers come in order, so the plan has it.
+
+        Left for the next apply it would be joined with what comes then, and a host map that came and went would look as
+        if it had never been, while this apply gives it to the server.
+        """
+        transitions = dict(work.transitions)
+        for key, change in self._pending.items():
+            earlier = transitions.get(key)
+            transitions[key] = change if earlier is None else earlier.then(change)
+        self._pending, self._news = {}, False
+        return replace(work, transitions=transitions, records=dict(self._records))
 
     def _changes_suffice(self) -> bool:
         """Whether the changes alone tell what to do; see `plan_changes`."""
@@ -271,12 +289,14 @@ class Convergence:
         lines = lines_of_changes(work.transitions, work.records)
         self._changes_log.changes(told(lines, self._not_done(plan, rejections)))
 
-    async def _repair(self, work: _Work) -> None:
+    async def _plan_whole(self, work: _Work) -> Plan:
         actual = await self._backend.read()
         forgotten = [one.cidr for one in work.forgetting.values() if one.cidr is not None]
         capabilities = self._backend.capabilities
         # Reading and comparing 100,000 host maps takes most of a second: not in the reactor's thread.
-        plan = await self._run_in_thread(lambda: plan_whole(self._store.contents(), actual, forgotten, capabilities))
+        return await self._run_in_thread(lambda: plan_whole(self._store.contents(), actual, forgotten, capabilities))
+
+    async def _repair(self, work: _Work, plan: Plan) -> None:
         rejections: tuple[Rejection, ...] = ()
         if plan.is_large:
             rejections = await self._backend.replace(plan.kept | plan.added)

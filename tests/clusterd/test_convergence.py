@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from clusterd.acceptance import Origin
@@ -31,12 +32,18 @@ def host_map(number: int, address: str | None = None) -> HostMap:
 
 
 class StubbornBackend(FakeBackend):
-    """Also keeps host maps that it is told to remove, and can forget what it was just told."""
+    """Also keeps host maps that it is told to remove, can forget what it was just told, and be slow to read."""
 
     def __init__(self, max_host_maps: int = 100_000) -> None:
         super().__init__(max_host_maps)
         self.keeps: dict[HostMap, str] = {}
         self.loses: set[HostMap] = set()
+        self.reading: Deferred[None] | None = None
+
+    async def read(self) -> frozenset[HostMap]:
+        if self.reading is not None:
+            await self.reading
+        return await super().read()
 
     async def apply(self, removed: Collection[HostMap], added: Collection[HostMap]) -> tuple[Rejection, ...]:
         kept = [one for one in removed if one in self.keeps and one in self.maps]
@@ -128,6 +135,23 @@ def test_a_change_is_accepted_applied_recorded_and_reported(site: Site) -> None:
         ("host-map.applied", "192.0.2.1", "192.0.2.0/24", 1, ["request-a"]),
         ("host-map.applied", "192.0.2.2", "192.0.2.0/24", 1, ["request-b"]),
     ]
+
+
+def test_what_came_during_a_comparison_and_goes_before_it_has_ended_does_not_stay(site: Site) -> None:
+    site.change([host_map(1)])
+    site.kill()
+    reading = site.backend.reading = Deferred()
+    site.boot()
+    site.connect()
+    site.change([host_map(2)])
+    site.backend.hold()
+    site.backend.reading = None
+    reading.callback(None)
+    assert site.backend.held == 1, "the comparison found the host map that came meanwhile"
+    site.change(removals=[host_map(2).identifier])
+    site.backend.let_go()
+    assert site.backend.maps == {host_map(1)}
+    assert site.applied() == 3
 
 
 def test_a_removal_and_a_move_are_told_in_one_step(site: Site) -> None:
