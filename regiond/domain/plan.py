@@ -311,6 +311,8 @@ class _Planner(Overlay):
             known = step.applied_generation <= self.facts.subnets[step.subnet].generation
             reached = step.applied_generation if known else 0
             applied = reached if step.reset else max(applied, reached)
+            # Nothing is applied that was not accepted: the answer that would have said so may have come too late.
+            accepted = max(accepted, applied)
         error = step.error if step.rejected is not None or step.reset or step.error is not None else before.error
         after = replace(before, accepted_generation=accepted, applied_generation=applied, error=error)
         if after != before:

@@ -186,3 +186,15 @@ def test_a_database_that_is_away_is_no_bug_and_ends_no_connection(site: Site, cl
             site.ask(cluster.report(SUBNET, 0, HISTORY))
     assert made.server.connected_now
     assert not [event for event in events if "log_failure" in event]
+
+
+def test_what_is_reported_as_applied_was_accepted_though_its_answer_came_too_late(
+    site: Site, cluster: FakeCluster
+) -> None:
+    site.register(cluster)
+    cluster.hold()
+    site.claim()
+    site.pass_time(CALL_DEADLINE_SECONDS)
+    cluster.history = HISTORY
+    site.ask(cluster.report(SUBNET, 1, HISTORY))
+    assert site.recorded() == ("serving", 1, 1)

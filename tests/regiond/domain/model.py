@@ -222,6 +222,7 @@ class Model:
             served.accepted = accepted if step.reset else max(served.accepted, accepted)
         if applied is not None:
             served.applied = applied if step.reset else max(served.applied, applied)
+            served.accepted = max(served.accepted, served.applied)
         subnet.told = True
 
     def _forgotten(self, subnet: ModelSubnet, step: Forgotten) -> None:
