@@ -35,12 +35,16 @@ class Tables:
     infrastructure: list[Row] = field(default_factory=list)
     free: dict[Key, int] = field(default_factory=dict)  # (subnet, high) → low
     clusters: dict[int, str] = field(default_factory=dict)
+    epochs: dict[int, int] = field(default_factory=dict)  # by cluster: how often it connected
+    interfaces: dict[int, Row] = field(default_factory=dict)  # see `tests.fakes.topology`
     deliveries: dict[Key, Row] = field(default_factory=dict)  # (subnet, cluster)
     rejected: dict[Key, str] = field(default_factory=dict)  # (subnet, cluster, kind, identifier) → reason
     reservations: dict[Key, Row] = field(default_factory=dict)  # (subnet, address)
     maps: dict[Key, Row] = field(default_factory=dict)  # (subnet, kind, identifier)
     devices: dict[int, Row] = field(default_factory=dict)
     nodes: dict[int, Row] = field(default_factory=lambda: {1: {}})
+    limits: dict[int, Key] = field(default_factory=dict)  # account → how many user reservations in all, per subnet
+    counts: dict[Key, int] = field(default_factory=dict)  # (account, subnet) → user reservations
     answers: dict[Key, Row] = field(default_factory=dict)  # (account, key)
     audit: list[Row] = field(default_factory=list)
 
@@ -107,6 +111,7 @@ class Tables:
         for key in wanted["keys"]:
             if (answered := self.answers.get((key["account"], key["key"]))) is not None:
                 rows.append(("answered", answered))
+        rows += self._facts_of_quotas(wanted["quotas"])
         plain: list[tuple[str, Any]] = [(tag, json.loads(json.dumps(fact))) for tag, fact in rows]
         return plain
 
@@ -147,6 +152,18 @@ class Tables:
                     yield "reservation", holder
                 yield from self._maps_of(found["reservation"])
 
+    def _facts_of_quotas(self, quotas: Iterable[Row]) -> Iterator[tuple[str, Any]]:
+        subnets: dict[int, set[int]] = {}
+        for wanted in quotas:
+            subnets.setdefault(wanted["account"], set()).add(wanted["subnet"])
+        for account, on in subnets.items():
+            limit, limit_per_subnet = self.limits.get(account, (None, None))
+            if limit is not None or limit_per_subnet is not None:
+                used = {subnet: count for (of, subnet), count in self.counts.items() if of == account}
+                fact = {"account": account, "limit": limit, "limit_per_subnet": limit_per_subnet}
+                used_on = {subnet: count for subnet, count in used.items() if subnet in on}
+                yield "quota", {**fact, "used": sum(used.values()), "used_on": used_on}
+
     def _maps_of(self, reservation: int) -> Iterator[tuple[str, Any]]:
         for row in self.maps.values():
             if row["reservation"] == reservation:
@@ -173,6 +190,9 @@ class Tables:
             if node not in self.nodes:
                 raise Conflict(f"no node {node}")
         self._write_reservations(changes)
+        for row in changes["counts"]:
+            key = (row["account"], row["subnet"])
+            self.counts[key] = self.counts.get(key, 0) + row["difference"]
         for held in self.reservations.values():
             if held["node"] in changes["nodes_gone"] and held["status"] == "active":
                 raise Conflict(f"node {held['node']} still has {held['address']}")
@@ -251,6 +271,7 @@ _LISTS = (
     "reservations_gone",
     "reservations_new",
     "reservations_changed",
+    "counts",
     "maps",
     "subnets",
     "free_gone",

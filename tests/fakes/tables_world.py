@@ -35,7 +35,8 @@ class TablesWorld:
             for kind, low, high in ground.ranges:
                 self.tables.ranges.append({"subnet": subnet, "kind": kind, "low": low, "high": high})
             for kind, address in ground.infrastructure:
-                self.tables.infrastructure.append({"subnet": subnet, "kind": kind, "address": address})
+                row = {"subnet": subnet, "cluster": clusters[0], "kind": kind, "address": address}
+                self.tables.infrastructure.append(row)
             for cluster in clusters if served else ():
                 self.tables.add_delivery(subnet, cluster, "serving")
             self.tables.rebuild_free_ranges(subnet)

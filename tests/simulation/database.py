@@ -1,0 +1,189 @@
+"""The region's database: tables that survive regiond, and what one life of regiond asks of them, step by step."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from random import Random
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from clusterd.protocol.values import InterfaceReport
+from regiond import sweeps
+from regiond.domain.errors import DomainError
+from regiond.domain.ids import NewId
+from regiond.domain.mutations import Mutation, Outcome
+from regiond.domain.plan import plan
+from regiond.storage.batch import changes_document, facts_request, read_facts
+from regiond.storage.deliveries import DeliveryState, Difference
+from regiond.storage.errors import DatabaseUnavailable
+from regiond.storage.topology import Registered
+from tests.fakes import topology
+from tests.fakes.storage import FakeStorage
+from tests.fakes.tables import Tables
+from tests.simulation.steps import Process, Steps
+
+BATCH_ID = "00000000-0000-0000-0000-000000000000"
+WRITER = "region writer"
+DATABASE = "region database"
+
+T = TypeVar("T")
+
+
+@dataclass
+class Database:
+    """What is durable, and whether it answers."""
+
+    tables: Tables
+    hold: int
+    down: bool = False
+
+
+class SimulatedStorage(FakeStorage):
+    """The dispatcher's seams over the tables: an ask, an answer and the time between them are steps."""
+
+    def __init__(
+        self,
+        database: Database,
+        steps: Steps,
+        random: Random,
+        process: Process,
+        new_id: NewId,
+        committed: Callable[[Iterable[int]], None],
+    ) -> None:
+        super().__init__(database.tables)
+        self._database = database
+        self._steps = steps
+        self._random = random
+        self._process = process
+        self._new_id = new_id
+        self._committed = committed
+        self._waiting: list[tuple[Mutation, Deferred[Outcome]]] = []
+
+    async def _turn(self) -> None:
+        await self._pause()
+        if self._database.down:
+            raise DatabaseUnavailable("the database is away")
+
+    async def _answered(self) -> None:
+        await self._pause()
+
+    async def _pause(self) -> None:
+        await self._steps.turn(self._steps.own_queue(DATABASE), self._process)
+
+    async def _done(self, work: Callable[[], T]) -> T:
+        await self._turn()
+        answer = work()
+        await self._pause()
+        return answer
+
+    async def _answer(self, asked: Awaitable[T]) -> T:
+        answer = await asked
+        await self._pause()
+        return answer
+
+    # ---- Mutations ----
+
+    async def submit(self, mutation: Mutation) -> Outcome:
+        answer: Deferred[Outcome] = Deferred()
+        self._waiting.append((mutation, answer))
+        if len(self._waiting) == 1:
+            self._steps.add(WRITER, self._commit, self._process)
+        return await answer
+
+    def _commit(self) -> None:
+        """One batch of some that wait, as the writer makes them."""
+        size = self._random.randint(1, len(self._waiting))
+        batch, self._waiting = self._waiting[:size], self._waiting[size:]
+        if self._waiting:
+            self._steps.add(WRITER, self._commit, self._process)
+        outcomes: Sequence[Outcome | Exception]
+        mapped: frozenset[int] = frozenset()
+        if self._database.down:
+            outcomes = [DatabaseUnavailable("the database is away")] * size
+        else:
+            mutations = [mutation for mutation, _ in batch]
+            facts = read_facts(self.tables.batch_facts(facts_request(mutations)))
+            planned = plan(facts, mutations)
+            if planned.changes.anything:
+                self.tables.batch_write(changes_document(BATCH_ID, planned.changes, facts.subnets))
+            outcomes, mapped = planned.outcomes, planned.mapped_subnets
+
+        def tell() -> None:
+            if mapped:
+                self._committed(mapped)
+            for (_, answer), outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, Outcome):
+                    answer.callback(outcome)
+                else:
+                    answer.errback(Failure(outcome))
+
+        self._steps.add("region writer's answers", tell, self._process)
+
+    # ---- Clusters ----
+
+    async def register(self, name: str, hostname: str, backend: str, software_version: str) -> Registered:
+        return await self._done(lambda: topology.register(self.tables, name, self._new_id))
+
+    async def disconnected(self, registered: Registered) -> None:
+        await self._done(lambda: None)
+
+    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport]) -> None:
+        await self._done(
+            lambda: topology.apply_topology(self.tables, cluster, reports, self._new_id, self._database.hold)
+        )
+
+    async def drain_absent(self) -> None:
+        await self._done(lambda: topology.drain_absent(self.tables))
+
+    async def heartbeat(self) -> None:
+        await self._done(lambda: None)
+
+    # ---- Deliveries ----
+
+    async def held_by(self, clusters: Sequence[int]) -> list[DeliveryState]:
+        return await super().held_by(clusters)  # pauses before it answers
+
+    async def difference(self, subnet: int, accepted: int, at_most: int) -> Difference | None:
+        return await self._answer(super().difference(subnet, accepted, at_most))
+
+    async def snapshot(self, subnet: int) -> Difference | None:
+        return await self._answer(super().snapshot(subnet))
+
+    # ---- Announce ----
+
+    def acknowledged(self, subnets: Iterable[int]) -> None:
+        """Nobody waits for it here."""
+
+    def topology_changed(self) -> None:
+        """Nobody keeps subnets in memory here."""
+
+    # ---- what the sweeps ask (a Pool) ----
+
+    async def query(self, statement: str, parameters: Sequence[Any], *, retry: bool = False) -> list[tuple[Any, ...]]:
+        """The reservations that are due, for the two statements of the sweeps that ask for them."""
+        column, status = {
+            sweeps._RESTED: ("free_at", "releasing"),
+            sweeps._EXPIRED: ("expires_at", "active"),
+        }[statement]
+
+        def due() -> list[tuple[Any, ...]]:
+            return [
+                (row["id"], row["subnet"], row["address"])
+                for row in self.tables.reservations.values()
+                if row["status"] == status
+                and (status == "active" or row["confirmed_at"] is not None)
+                and row[column] is not None
+                and datetime.fromisoformat(row[column]) <= self.tables.now
+            ]
+
+        return await self._done(due)
+
+    async def execute(self, statement: str, parameters: Sequence[Any] = (), *, retry: bool = False) -> None:
+        """Old answers to idempotency keys: there are none here."""
+
+
+def is_refusal(error: object) -> bool:
+    """Whether this is an answer that a claimant may get, and no bug."""
+    return isinstance(error, DomainError | DatabaseUnavailable)

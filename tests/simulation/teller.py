@@ -1,0 +1,341 @@
+"""Does the events of a story to a world, watching; then heals everything and waits until all is well."""
+
+from collections.abc import Callable, Sequence
+
+from twisted.logger import LogEvent
+from twisted.python.failure import Failure
+
+from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
+from regiond.domain.mutations import Actor, Claim, Mutation, NewDevice, Outcome, Release
+from regiond.domain.reservations import Kind, Reservation
+from tests.clusterd.log_events import logged
+from tests.simulation.cluster import Cluster
+from tests.simulation.database import is_refusal
+from tests.simulation.stories import Event, Story
+from tests.simulation.watch import Violated, Watch
+from tests.simulation.world import ACCOUNT, NETWORKS, World, interface, number_of
+
+LONGEST_RECOVERY_SECONDS = 400.0  # the next comparison of the whole sets, and a back-off before it
+MOST_STEPS = 60_000
+REFUSALS = (None, "before", "half-way", "after")
+ACTOR = Actor(ACCOUNT, "tester", is_admin=True)
+
+
+def tell(story: Story) -> World:
+    """Raises Violated, or whatever else went wrong."""
+    with logged() as events:
+        teller = Teller(story)
+        try:
+            teller.prepare()
+            for event in story.events:
+                teller.do(event)
+            teller.end_well()
+        finally:
+            _find_bugs(events)
+    return teller.world
+
+
+def _find_bugs(events: Sequence[LogEvent]) -> None:
+    """What the daemons log as a failure is a bug of theirs."""
+    for event in events:
+        failure = event.get("log_failure")
+        if failure is not None:
+            raise Violated(f"a bug was logged as {event.get('event')}: {failure.getTraceback()}")
+
+
+class Teller:
+    """The events of `stories.EVENTS`, as methods."""
+
+    def __init__(self, story: Story) -> None:
+        self.story = story
+        self.world = World(story.hold)
+        self.watch = Watch(self.world)
+        self._claims: list[Reservation] = []
+        self._images: dict[str, tuple[bytes, frozenset[HostMap]]] = {}
+
+    def prepare(self) -> None:
+        """Everybody is up, and has registered."""
+        self.world.region.start()
+        first, second = self.world.clusters
+        first.networks = (interface(0, 0), interface(1, 0))
+        second.networks = (interface(0, 1),)
+        first.start()
+        self._until(lambda: len(self.world.tables.subnets) == len(NETWORKS), "the first topology")
+        second.start()
+        self._until(lambda: len(self.world.tables.interfaces) == 3, "the second topology")
+        if self.story.pair:
+            self.confirm_pair()
+
+    def do(self, event: Event) -> None:
+        name, numbers = event
+        getattr(self, "pass_" if name == "pass" else name.replace("-", "_"))(*numbers)
+        self.watch.look()
+
+    # ---- time ----
+
+    def run(self, steps: int, schedule: int) -> None:
+        self.world.random.seed(schedule)
+        self.world.steps.new_speeds()
+        for queue in self.world.run(steps):
+            self.watch.look_after(queue)
+
+    def pass_(self, seconds: int, steps: int, schedule: int) -> None:
+        for second in range(seconds):
+            self.world.advance(1.0)
+            self.run(steps, schedule + second)
+
+    def calm(self, schedule: int) -> None:
+        """Until nothing is left to do but wait."""
+        before = self.world.steps.done
+        self.run(MOST_STEPS, schedule)
+        if self.world.steps.done - before >= MOST_STEPS:
+            raise Violated(f"no rest after {MOST_STEPS} steps")
+
+    # ---- claimants ----
+
+    def claim(self, network: int, mac: int, address: int) -> None:
+        prefix = NETWORKS[network].removesuffix("0/29")
+        number = self.world.new_id()
+        self._submit_claim(
+            network,
+            lambda subnet: Claim(
+                number,
+                Kind.DEVICE,
+                subnet,
+                ACCOUNT,
+                "tester",
+                address=f"{prefix}{address + 2}" if address else None,
+                identifiers=(identifier(mac),),
+                device=NewDevice(number, None, None),
+            ),
+        )
+
+    def reserve(self, network: int) -> None:
+        number = self.world.new_id()
+        self._submit_claim(network, lambda subnet: Claim(number, Kind.USER, subnet, ACCOUNT, "tester"))
+
+    def _submit_claim(self, network: int, claim: Callable[[int], Claim]) -> None:
+        subnet = self.world.subnet_with(NETWORKS[network])
+        if subnet is None or not self.world.region.process.alive:
+            return
+
+        def acknowledged(outcome: Outcome) -> None:
+            (made,) = outcome.reservations
+            if outcome.created:
+                self._claims.append(made)
+                self.watch.claimed[made.id] = (subnet, number_of(made.address))
+
+        answer = self.world.region.submit(Mutation(ACTOR, (claim(subnet),), "claim"))
+        answer.addCallbacks(acknowledged, _only_refusals)
+
+    def release(self, nth: int, force: int) -> None:
+        if not self._claims or not self.world.region.process.alive:
+            return
+        held = self._claims[-1 - nth % len(self._claims)]
+        self.watch.claimed.pop(held.id, None)
+        place = (held.subnet, number_of(held.address))
+        if force:
+            self.watch.forced.add(place)
+        step = Release(held.id, held.subnet, held.address, force=bool(force))
+        self.world.region.submit(Mutation(ACTOR, (step,), "release")).addErrback(_only_refusals)
+
+    # ---- misfortune ----
+
+    def cut(self, cluster: int, of_client: int, of_server: int, client_hears: int, server_hears: int) -> None:
+        wire = self._cluster(cluster).wire
+        if wire is not None and not wire.broken:
+            wire.cut(of_client, of_server, client_hears=bool(client_hears), server_hears=bool(server_hears))
+
+    def partition(self, cluster: int, on: int) -> None:
+        """No new connection; the one that there is ends for nobody until they notice."""
+        one = self._cluster(cluster)
+        if on:
+            self.world.unreachable.add(one.name)
+            self.cut(cluster, 0, 0, 0, 0)
+        else:
+            self.world.unreachable.discard(one.name)
+
+    def stall_network(self, cluster: int, on: int) -> None:
+        wire = self._cluster(cluster).wire
+        if wire is not None:
+            for end in ("client", "server"):
+                (self.world.steps.freeze if on else self.world.steps.thaw)(f"{wire.queue} from {end}")
+
+    def kill_cluster(self, cluster: int) -> None:
+        one = self._cluster(cluster)
+        if one.process.alive:
+            one.kill()
+
+    def kill_cluster_at(self, cluster: int, statements: int) -> None:
+        self._cluster(cluster).disk.kill_after(statements)
+
+    def start_cluster(self, cluster: int) -> None:
+        one = self._cluster(cluster)
+        if not one.process.alive:
+            one.start()
+
+    def restart_cluster(self, cluster: int) -> None:
+        self.kill_cluster(cluster)
+        self.start_cluster(cluster)
+
+    def kill_region(self) -> None:
+        if self.world.region.process.alive:
+            self.world.kill_region()
+
+    def start_region(self) -> None:
+        if not self.world.region.process.alive and not self.world.database.down:
+            self.world.region.start()
+
+    def database(self, up: int) -> None:
+        self.world.database.down = not up
+
+    def slow_server(self, cluster: int, on: int) -> None:
+        one = self._cluster(cluster)
+        (self.world.steps.freeze if on else self.world.steps.thaw)(one.server.queue)
+
+    def slow_thread(self, cluster: int, on: int) -> None:
+        one = self._cluster(cluster)
+        (self.world.steps.freeze if on else self.world.steps.thaw)(one.thread)
+
+    def let_server(self, cluster: int, steps: int) -> None:
+        """So many steps of its server, and everything else that they lead to."""
+        self._let(self._cluster(cluster).server.queue, steps)
+
+    def let_thread(self, cluster: int, steps: int) -> None:
+        self._let(self._cluster(cluster).thread, steps)
+
+    def _let(self, queue: str, steps: int) -> None:
+        for _ in range(steps):
+            self.world.steps.run_of(queue)
+            self.watch.look_after(queue)
+            self.calm(0)
+
+    def refuse(self, cluster: int, how: int) -> None:
+        self._cluster(cluster).server.refusing = REFUSALS[how]
+
+    def reject(self, cluster: int, mac: int, removals: int) -> None:
+        server = self._cluster(cluster).server
+        (server.stuck if removals else server.rejected).add(identifier(mac))
+        self._cluster(cluster).ever_rejected.add(identifier(mac))
+
+    def heal_server(self, cluster: int) -> None:
+        self._cluster(cluster).server.accept_all()
+
+    def full_disk(self, cluster: int, on: int) -> None:
+        self._cluster(cluster).disk.fill(bool(on))
+
+    def somebody_changes_server(self, cluster: int, nth: int) -> None:
+        """A host map is lost behind clusterd's back, or one comes again."""
+        server = self._cluster(cluster).server
+        before = server.maps
+        if before and nth:
+            server.maps = before - {sorted(before)[nth % len(before)]}
+        self.watch.somebody_changed(self._cluster(cluster), before)
+
+    def save_disk(self, cluster: int) -> None:
+        one = self._cluster(cluster)
+        self._images[one.name] = (one.disk.image(), one.server.maps)
+
+    def old_disk(self, cluster: int) -> None:
+        """The controller is back as it was; clusterd starts from that."""
+        one = self._cluster(cluster)
+        if one.name in self._images:
+            self.kill_cluster(cluster)
+            image, maps = self._images[one.name]
+            one.disk.restore(image)
+            one.server.maps = maps
+            self.watch.old_disk(one)
+            one.start()
+
+    # ---- operators ----
+
+    def networks(self, cluster: int, which: int) -> None:
+        one = self._cluster(cluster)
+        has = [n for n in range(2) if which >> n & 1]
+        if cluster == 1 and 1 in has:
+            has.remove(1)  # the second network has one cluster
+        one.has_networks(*(interface(n, cluster) for n in has))
+
+    def confirm_pair(self) -> None:
+        """Both clusters are on the same wire, an admin says, and both serve it."""
+        for row in self.world.tables.interfaces.values():
+            if row["serving"] == "shared-subnet":
+                row["serving"] = "serving"
+                self._set_role(row["subnet"], row["cluster"], "serving")
+
+    def serve(self, cluster: int, network: int) -> None:
+        self._serve(cluster, network, serves=True)
+
+    def unserve(self, cluster: int, network: int) -> None:
+        self._serve(cluster, network, serves=False)
+
+    def _serve(self, cluster: int, network: int, *, serves: bool) -> None:
+        number = self.world.cluster_id(self._cluster(cluster))
+        subnet = self.world.subnet_with(NETWORKS[network])
+        for row in self.world.tables.interfaces.values():
+            if (row["cluster"], row["subnet"]) == (number, subnet) and row["present"]:
+                row["serving"] = "serving" if serves else "shared-subnet"
+                self._set_role(row["subnet"], row["cluster"], "serving" if serves else "draining")
+
+    def _set_role(self, subnet: int, cluster: int, role: str) -> None:
+        known = self.world.tables.deliveries.get((subnet, cluster))
+        if known is None and role == "serving":
+            self.world.tables.add_delivery(subnet, cluster, role)
+        elif known is not None and (role == "serving" or known["role"] == "serving"):
+            known["role"] = role
+
+    # ---- the end ----
+
+    def end_well(self) -> None:
+        """No fault is left: everybody gets there, in bounded time, and what was released is free."""
+        world = self.world
+        self.database(1)
+        self.start_region()
+        for cluster in range(len(world.clusters)):
+            self.partition(cluster, 0)
+            self.stall_network(cluster, 0)
+            self.slow_server(cluster, 0)
+            self.slow_thread(cluster, 0)
+            self.full_disk(cluster, 0)
+            self.heal_server(cluster)
+            one = self._cluster(cluster)
+            if one.process.alive:
+                one.disk.kill_after(1_000_000)
+            else:
+                one.start()
+        self._until(lambda: all(map(self.watch.is_there, world.clusters)), "the faults stopped")
+        waiting = [
+            r for r in world.tables.reservations.values() if r["status"] == "releasing" and not r["confirmed_at"]
+        ]
+        if waiting:
+            raise Violated(f"everybody has everything, and these wait to be confirmed: {waiting}")
+        for _ in range(world.hold + 3):
+            world.advance(1.0)
+            self.calm(0)
+        releasing = [row for row in world.tables.reservations.values() if row["status"] == "releasing"]
+        if releasing:
+            raise Violated(f"the hold has passed, and these are not free: {releasing}")
+
+    def _until(self, there: Callable[[], bool], what: str) -> None:
+        end = self.world.seconds + LONGEST_RECOVERY_SECONDS
+        schedule = 0
+        self.calm(schedule)
+        while not there():
+            if self.world.seconds >= end:
+                lacks = {one.name: self.watch.why_not_there(one) for one in self.world.clusters}
+                raise Violated(f"{LONGEST_RECOVERY_SECONDS} s after {what}: {lacks}")
+            self.world.advance(1.0)
+            schedule += 1
+            self.calm(schedule)
+
+    def _cluster(self, number: int) -> Cluster:
+        return self.world.clusters[number]
+
+
+def identifier(number: int) -> Identifier:
+    return Identifier(IdentifierKind.MAC, (0x020000000000 + number).to_bytes(6))
+
+
+def _only_refusals(failure: Failure) -> None:
+    if not is_refusal(failure.value):
+        failure.raiseException()

@@ -1,0 +1,247 @@
+"""What must be true, looked at after every step.
+
+# Note [Taint]
+Two faults make a DHCP server serve, for a while, what the region cannot know of: somebody else changes the server, and
+an old disk comes back. What the first brought is tainted until clusterd has repaired it; a cluster with an old disk is
+excused until it has what is desired. Nothing else is.
+"""
+
+from clusterd.acceptance import SubnetRecord
+from clusterd.protocol.digest import digest_of
+from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
+from regiond.domain.ids import Prefix, parse_id
+from tests.fakes.tables import Row
+from tests.simulation.cluster import Cluster
+from tests.simulation.database import DATABASE, WRITER
+from tests.simulation.world import World, number_of
+
+Place = tuple[int, int]
+"""A subnet's id and an address as a number."""
+
+NONE: frozenset[HostMap] = frozenset()
+
+
+class Violated(AssertionError):
+    """Something that must be true is not."""
+
+
+class Watch:
+    """Remembers what it needs to judge the next step."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._sets: dict[int, list[frozenset[HostMap]]] = {}  # by subnet: what was desired, by generation
+        self._last_served: dict[tuple[str, Place], float] = {}
+        self._holders: dict[Place, tuple[int, frozenset[str]]] = {}  # by place: reservation and its identifiers
+        self._accepted: dict[tuple[str, str], SubnetRecord] = {}
+        self._records: dict[str, dict[int, SubnetRecord]] = {cluster.name: {} for cluster in world.clusters}
+        self._tainted: dict[str, set[HostMap]] = {cluster.name: set() for cluster in world.clusters}
+        self._lost: dict[str, set[HostMap]] = {cluster.name: set() for cluster in world.clusters}
+        self._excused: set[str] = set()  # clusters with an old disk
+        self.forced: set[Place] = set()
+        self.claimed: dict[int, Place] = {}  # acknowledged and not given back: reservation → where
+
+    # ---- what a story tells ----
+
+    def somebody_changed(self, cluster: Cluster, before: frozenset[HostMap]) -> None:
+        """Not clusterd. See Note [Taint]."""
+        self._tainted[cluster.name] |= cluster.server.maps - before
+        self._lost[cluster.name] |= before - cluster.server.maps
+
+    def old_disk(self, cluster: Cluster) -> None:
+        """Its store and its server are of the past. See Note [Taint]."""
+        self._excused.add(cluster.name)
+        self._accepted = {key: record for key, record in self._accepted.items() if key[0] != cluster.name}
+
+    # ---- after a step ----
+
+    def look(self) -> None:
+        """At everything. Raises Violated."""
+        self._look_at_region()
+        for cluster in self._world.clusters:
+            self._look_at_disk(cluster)
+            self._look_at_server(cluster)
+
+    def look_after(self, queue: str) -> None:
+        """At what a step of this queue can have changed. Raises Violated."""
+        if queue == WRITER or queue.startswith(DATABASE):
+            self._look_at_region()
+            for cluster in self._world.clusters:
+                self._look_at_server(cluster)
+        for cluster in self._world.clusters:
+            if queue == cluster.thread:
+                self._look_at_disk(cluster)
+            if queue in (cluster.thread, cluster.server.queue):
+                self._look_at_server(cluster)
+
+    def _look_at_region(self) -> None:
+        self._look_at_desired()
+        self._look_at_deliveries()
+        self._look_at_reservations()
+
+    def _look_at_desired(self) -> None:
+        for subnet, row in self._world.tables.subnets.items():
+            sets = self._sets.setdefault(subnet, [NONE])
+            while len(sets) <= row["generation"]:
+                sets.append(self._desired(subnet))
+
+    def _desired(self, subnet: int) -> frozenset[HostMap]:
+        return frozenset(
+            HostMap(_identifier(row), row["address"], row["hostname"])
+            for row in self._world.tables.maps.values()
+            if row["subnet"] == subnet and not row["removed"]
+        )
+
+    def _look_at_disk(self, cluster: Cluster) -> None:
+        """Within one history applied ≤ accepted ≤ desired, nothing goes back, and the set is that generation's."""
+        here = cluster.name
+        records = self._records[here] = {}
+        for record, maps in cluster.disk.contents():
+            subnet = parse_id(Prefix.SUBNET, record.subnet)
+            assert subnet is not None
+            sets = self._sets[subnet]
+            before = self._accepted.get((here, record.subnet))
+            self._accepted[here, record.subnet] = record
+            if record.forgetting:
+                continue
+            records[subnet] = record
+            accepted, applied = record.accepted_generation, record.applied_generation
+            _must(applied <= accepted < len(sets), f"{here}: {applied} ≤ {accepted} ≤ {len(sets) - 1} is not so")
+            _must(maps == sets[accepted], f"{here} has other host maps of {record.cidr} at generation {accepted}")
+            _must(record.digest == digest_of(maps), f"{here}: the digest of {record.cidr} is wrong")
+            _must(record.host_maps == len(maps), f"{here}: the count of {record.cidr} is wrong")
+            if before is not None and not before.forgetting:
+                _must(before.accepted_generation <= accepted, f"{here}: accepted went back to {accepted}")
+                _must(before.applied_generation <= applied, f"{here}: applied went back to {applied}")
+
+    def _look_at_server(self, cluster: Cluster) -> None:
+        """What clusterd says is applied is, and what is served is somebody's."""
+        maps, here = cluster.server.maps, cluster.name
+        self._tainted[here] &= maps
+        self._lost[here] -= maps
+        if here in self._excused:
+            if self.is_there(cluster):
+                self._excused.discard(here)
+            return
+        by_subnet: dict[int, set[HostMap]] = {}
+        for host_map in maps - self._tainted[here]:
+            subnet = self._world.subnet_of(host_map)
+            _must(subnet is not None, f"{here} serves {host_map} of no subnet")
+            assert subnet is not None
+            by_subnet.setdefault(subnet, set()).add(host_map)
+            place = (subnet, number_of(host_map.address))
+            self._last_served[here, place] = self._world.seconds
+            self._must_be_held(cluster, host_map, place)
+        number = self._world.cluster_id(cluster)
+        for subnet, sets in self._sets.items():
+            row = self._world.tables.deliveries.get((subnet, number))
+            served = by_subnet.get(subnet, set())
+            if row is not None and row["role"] != "former":
+                applied = row["applied_generation"]
+                _must(served <= NONE.union(*sets[applied:]), f"{here} serves {served} though {applied} is applied")
+            elif served:
+                raise Violated(f"{here} serves {served} and is no holder")
+            record = self._records[here].get(subnet)
+            if record is not None:
+                since = sets[record.applied_generation :]
+                for host_map in frozenset.intersection(*since):
+                    excused = host_map.identifier in cluster.ever_rejected or host_map in self._lost[here]
+                    _must(excused or host_map in served, f"{here} says that {host_map} is applied, and it is not")
+
+    def _must_be_held(self, cluster: Cluster, host_map: HostMap, place: Place) -> None:
+        row = self._world.tables.reservations.get(place)
+        if place in self.forced:
+            return
+        _must(row is not None, f"{cluster.name} still serves {host_map}, and the address is free")
+        assert row is not None
+        whose = _identifiers(row)
+        _must(host_map.identifier.text in whose, f"{cluster.name} serves {host_map}, which is {whose}'s now")
+
+    def _look_at_deliveries(self) -> None:
+        for (subnet, cluster), row in self._world.tables.deliveries.items():
+            accepted, applied = row["accepted_generation"], row["applied_generation"]
+            desired = self._world.tables.subnets[subnet]["generation"]
+            name = self._world.tables.clusters[cluster]
+            told = f"the region's record of {name}: {applied} ≤ {accepted} ≤ {desired} is not so"
+            _must(applied <= accepted <= desired, told)
+
+    def _look_at_reservations(self) -> None:
+        rows = self._world.tables.reservations
+        for number, place in self.claimed.items():
+            row = rows.get(place)
+            kept = row is not None and row["id"] == number and row["status"] == "active"
+            _must(kept, f"reservation {number} of {place} was acknowledged and is {row}")
+        now: dict[Place, tuple[int, frozenset[str]]] = {}
+        for place, row in rows.items():
+            now[place] = (row["id"], _identifiers(row))
+        for place, (number, identifiers) in self._holders.items():
+            successor = now.get(place)
+            if successor is None or (successor[0] != number and not identifiers <= successor[1]):
+                self._must_have_rested(place)
+        self._holders = now
+        for subnet in self._world.tables.subnets:
+            free = self._world.tables.free_ranges(subnet)
+            _must(free == self._world.tables.expected_free_ranges(subnet), f"the free ranges of {subnet} are {free}")
+
+    def _must_have_rested(self, place: Place) -> None:
+        if place in self.forced:
+            return
+        for (cluster, served), when in self._last_served.items():
+            rested = self._world.seconds - when
+            if served == place and rested < self._world.hold:
+                raise Violated(f"{place} is free {rested} s after {cluster} served it; the hold is {self._world.hold}")
+
+    # ---- in the end ----
+
+    def is_there(self, cluster: Cluster) -> bool:
+        return self.why_not_there(cluster) is None
+
+    def why_not_there(self, cluster: Cluster) -> str | None:
+        """What this cluster and the region's record of it lack to be where they should be."""
+        tables = self._world.tables
+        number = self._world.cluster_id(cluster)
+        if number is None:
+            return "it never registered"
+        held = {parse_id(Prefix.SUBNET, record.subnet): record for record, _ in cluster.disk.contents()}
+        served: dict[int | None, set[HostMap]] = {}
+        for host_map in cluster.server.maps:
+            served.setdefault(self._world.subnet_of(host_map), set()).add(host_map)
+        known = {row["report"] for row in tables.interfaces.values() if row["cluster"] == number and row["present"]}
+        if known != set(cluster.networks):
+            return f"the region knows the interfaces {known}"
+        for (subnet, of), row in tables.deliveries.items():
+            if of != number:
+                continue
+            record, generation = held.pop(subnet, None), tables.subnets[subnet]["generation"]
+            desired = self._desired(subnet) if row["role"] == "serving" else NONE
+            if row["role"] == "draining":
+                return f"{subnet} is draining"
+            if row["role"] == "former" and record is not None:
+                return f"{subnet} is not forgotten"
+            if served.pop(subnet, set()) != desired:
+                return f"{subnet} is served otherwise than desired"
+            if row["role"] == "serving" and generation:
+                if record is None or record.forgetting:
+                    return f"{subnet} is not held"
+                if not record.applied_generation == record.accepted_generation == generation:
+                    return f"{subnet} is not at {generation}: {record}"
+                if not row["applied_generation"] == row["accepted_generation"] == generation or row["error"]:
+                    return f"the region does not know that {subnet} is at {generation}: {row}"
+        if held or served:
+            return f"it has more: {held}, {served}"
+        if any(of == number for _, of, _, _ in tables.rejected):
+            return "something is rejected"
+        return None
+
+
+def _must(is_so: bool, words: str) -> None:
+    if not is_so:
+        raise Violated(words)
+
+
+def _identifiers(row: Row) -> frozenset[str]:
+    return frozenset(row["macs"])
+
+
+def _identifier(row: Row) -> Identifier:
+    return Identifier(IdentifierKind(row["kind"]), bytes.fromhex(row["identifier"]))
