@@ -86,13 +86,14 @@ async def lock_subnet(session: Session, subnet: int) -> None:
     await session.run("SELECT pg_advisory_xact_lock(%s)", (subnet,))
 
 
-async def rebuild_free_ranges(session: Session, subnet: int) -> int:
-    """Recompute the index of free space under the subnet's lock; how many rows changed.
+async def rebuild_free_ranges(session: Session, subnet: int, low: str | None = None, high: str | None = None) -> int:
+    """Recompute the index of free space under the subnet's lock, of the whole subnet or from `low` to `high`, both
+    included; how many rows changed.
 
-    A subnet with a million scattered reservations takes seconds.
+    A whole subnet with a million scattered reservations takes seconds.
     """
     await session.run(f"SET LOCAL statement_timeout = '{LONG_DEADLINE_SECONDS:.0f}s'")
-    return int((await session.run("SELECT rebuild_free_ranges(%s)", (subnet,)))[0][0])
+    return int((await session.run("SELECT rebuild_free_ranges(%s, %s, %s)", (subnet, low, high)))[0][0])
 
 
 async def write_audit(

@@ -57,7 +57,7 @@ class RangeStore:
                 "INSERT INTO address_range (id, subnet, kind, low, high, comment) VALUES (%s, %s, %s, %s, %s, %s)",
                 (range_id, subnet, values.kind.value, values.low, values.high, values.comment),
             )
-            await rebuild_free_ranges(session, subnet)
+            await rebuild_free_ranges(session, subnet, values.low, values.high)
             await _audit(session, change, "range.add", subnet, range_id, None, values, forced_over)
             return range_id
 
@@ -92,7 +92,8 @@ class RangeStore:
                 (values.kind.value, values.low, values.high, values.comment, range_id),
             )
             if (values.low, values.high) != (before.low, before.high):
-                await rebuild_free_ranges(session, subnet)
+                await rebuild_free_ranges(session, subnet, before.low, before.high)
+                await rebuild_free_ranges(session, subnet, values.low, values.high)
             await _audit(session, change, "range.change", subnet, range_id, before, values, forced_over)
 
         await self._pool.transaction(update, retry=True, deadline=LONG_DEADLINE_SECONDS)
@@ -109,8 +110,9 @@ class RangeStore:
             )
             if not rows:
                 raise _gone(range_id)
-            await rebuild_free_ranges(session, subnet)
-            await _audit(session, change, "range.remove", subnet, range_id, _range(rows[0]).values, None, 0)
+            removed = _range(rows[0]).values
+            await rebuild_free_ranges(session, subnet, removed.low, removed.high)
+            await _audit(session, change, "range.remove", subnet, range_id, removed, None, 0)
             return range_id
 
         await once(self._pool, change, delete, subnet=subnet, deadline=LONG_DEADLINE_SECONDS)

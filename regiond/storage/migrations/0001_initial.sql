@@ -274,18 +274,27 @@ CREATE INDEX audit_rare_action ON audit (action, id)
 
 -- ---- functions ----
 
--- What the free ranges of a subnet have to be: what is usable, less ranges, infrastructure and reservations.
--- inetrange is continuous, so a gap may end open at an occupied address: step inside it.
-CREATE FUNCTION expected_free_ranges(the_subnet bigint) RETURNS TABLE (low inet, high inet)
+-- What the free ranges of a subnet, or of a part of it, have to be: what is usable, less ranges, infrastructure and
+-- reservations. inetrange is continuous, so a gap may end open at an occupied address: step inside it.
+CREATE FUNCTION expected_free_ranges(the_subnet bigint, from_low inet DEFAULT NULL, to_high inet DEFAULT NULL)
+RETURNS TABLE (low inet, high inet)
 LANGUAGE sql STABLE AS $$
-    WITH occupied AS (
-        SELECT inetrange(r.low, r.high, '[]') AS span FROM address_range r WHERE r.subnet = the_subnet
-        UNION ALL SELECT inetrange(i.address, i.address, '[]') FROM infrastructure_address i WHERE i.subnet = the_subnet
-        UNION ALL SELECT inetrange(r.address, r.address, '[]') FROM reservation r WHERE r.subnet = the_subnet
-    ), gap AS (
-        SELECT unnest(inetmultirange(inetrange(s.first_usable, s.last_usable, '[]'))
-                      - coalesce((SELECT range_agg(span) FROM occupied), '{}'::inetmultirange)) AS span
+    WITH part AS (
+        SELECT greatest(s.first_usable, from_low) AS low, least(s.last_usable, to_high) AS high
         FROM subnet s WHERE s.id = the_subnet
+    ), occupied AS (
+        SELECT inetrange(r.low, r.high, '[]') AS span FROM part p JOIN address_range r
+            ON r.subnet = the_subnet AND r.low <= p.high AND r.high >= p.low
+        UNION ALL
+        SELECT inetrange(i.address, i.address, '[]') FROM part p JOIN infrastructure_address i
+            ON i.subnet = the_subnet AND i.address BETWEEN p.low AND p.high
+        UNION ALL
+        SELECT inetrange(r.address, r.address, '[]') FROM part p JOIN reservation r
+            ON r.subnet = the_subnet AND r.address BETWEEN p.low AND p.high
+    ), gap AS (
+        SELECT unnest(inetmultirange(inetrange(p.low, p.high, '[]'))
+                      - coalesce((SELECT range_agg(span) FROM occupied), '{}'::inetmultirange)) AS span
+        FROM part p WHERE p.low <= p.high
     ), bound AS (
         SELECT CASE WHEN lower_inc(span) THEN lower(span) ELSE lower(span) + 1 END AS low,
                CASE WHEN upper_inc(span) THEN upper(span) ELSE upper(span) - 1 END AS high
@@ -294,15 +303,33 @@ LANGUAGE sql STABLE AS $$
     SELECT b.low, b.high FROM bound b WHERE b.low <= b.high
 $$;
 
--- Called under the subnet's lock. Writes only what differs, and returns how many rows that was: a new range in a
--- fragmented subnet of a million reservations changes a handful of its free ranges.
-CREATE FUNCTION rebuild_free_ranges(the_subnet bigint) RETURNS bigint
-LANGUAGE sql VOLATILE AS $$
+-- Called under the subnet's lock; returns how many rows it wrote, which are only those that differ. With bounds only
+-- that part is recomputed, with the free ranges that overlap or touch it (neighbours become one): a range that is
+-- added to a subnet of a million reservations costs what lies in the range.
+CREATE FUNCTION rebuild_free_ranges(the_subnet bigint, from_low inet DEFAULT NULL, to_high inet DEFAULT NULL)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    first inet;
+    last inet;
+    written bigint;
+BEGIN
+    SELECT host(network(s.cidr))::inet, host(broadcast(s.cidr))::inet INTO first, last FROM subnet s WHERE s.id = the_subnet;
+    IF from_low IS NOT NULL THEN
+        SELECT least(from_low, min(f.low)), greatest(to_high, max(f.high)) INTO first, last
+        FROM free_range f
+        WHERE f.subnet = the_subnet
+          AND f.high >= CASE WHEN from_low > first THEN from_low - 1 ELSE first END
+          AND f.low <= CASE WHEN to_high < last THEN to_high + 1 ELSE last END
+          AND f.high <= coalesce((SELECT g.high FROM free_range g
+                                  WHERE g.subnet = the_subnet AND g.high > to_high ORDER BY g.high LIMIT 1), last);
+    END IF;
     WITH expected AS MATERIALIZED (
-        SELECT e.low, e.high FROM expected_free_ranges(the_subnet) e
+        SELECT e.low, e.high FROM expected_free_ranges(the_subnet, first, last) e
     ), gone AS (
         DELETE FROM free_range f
-        WHERE f.subnet = the_subnet AND NOT EXISTS (SELECT FROM expected e WHERE e.high = f.high)
+        WHERE f.subnet = the_subnet AND f.high BETWEEN first AND last
+          AND NOT EXISTS (SELECT FROM expected e WHERE e.high = f.high)
         RETURNING 1
     ), put AS (
         INSERT INTO free_range (subnet, low, high)
@@ -312,8 +339,9 @@ LANGUAGE sql VOLATILE AS $$
         ON CONFLICT (subnet, high) DO UPDATE SET low = excluded.low
         RETURNING 1
     )
-    SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM put)
-$$;
+    SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM put) INTO written;
+    RETURN written;
+END $$;
 
 CREATE FUNCTION ipv6_number(address inet) RETURNS numeric
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
