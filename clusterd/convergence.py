@@ -20,18 +20,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from clusterd.acceptance import Accepted, Origin, SubnetRecord
-from clusterd.convergence_log import ConvergenceLog, lines_of_changes, lines_of_comparison, told
-from clusterd.convergence_plan import (
-    Key,
-    Plan,
-    Rejected,
-    Transition,
-    contains,
-    network_of,
-    overlap,
-    plan_changes,
-    plan_whole,
-)
+from clusterd.convergence_log import ConvergenceLog, Told, drift_of, lines_of_changes, lines_of_comparison, told
+from clusterd.convergence_plan import Key, Plan, Transition, network_of, overlap, plan_changes, plan_whole
 from clusterd.dhcp.backend import Backend, BackendError, Rejection
 from clusterd.dhcp.host_system import RunInThread
 from clusterd.host_map_schema import StoreFailed
@@ -39,6 +29,8 @@ from clusterd.host_map_states import HostMapStates, Report, host_map_state
 from clusterd.host_map_store import HostMapStore
 from clusterd.protocol.errors import ServerRefused
 from clusterd.protocol.values import HostMap, Identifier
+from clusterd.refused_host_maps import RefusedHostMaps
+from clusterd.server_changes import ServerChanges
 
 COMPARE_INTERVAL_SECONDS = 300.0
 FIRST_RETRY_SECONDS = 1.0
@@ -95,13 +87,13 @@ class Convergence:
         self._jitter = jitter
         self._states = HostMapStates(clock)
         self._changes_log = ConvergenceLog()
+        self._server = ServerChanges(backend)
+        self._refused = RefusedHostMaps(self._changes_log)
         self._session: Origin | None = None
         self._records: dict[str, SubnetRecord] = {}
         self._pending: dict[Key, Transition] = {}
         self._news = False
         self._compare = True
-        self._rejected: Rejected = {}
-        self._stuck: dict[HostMap, str] = {}  # removals that the server did not do
         self._forgetting: dict[str, _Forgetting] = {}
         self._error: str | None = None
         self._failures = 0
@@ -200,7 +192,7 @@ class Convergence:
 
     def _drop(self, subnet: str) -> None:
         self._records.pop(subnet, None)
-        self._rejected.pop(subnet, None)
+        self._refused.drop(subnet)
         self._states.drop(subnet)
         self._pending = {key: change for key, change in self._pending.items() if key[0] != subnet}
 
@@ -275,19 +267,10 @@ class Convergence:
     async def _apply(self, work: _Work) -> None:
         cidrs = {subnet: record.cidr for subnet, record in work.records.items()}
         plan = plan_changes(work.transitions, cidrs, self._backend.capabilities)
-        rejections: tuple[Rejection, ...] = ()
-        if plan.removed or plan.added:
-            rejections = await self._backend.apply(plan.removed, plan.added)
-            await self._verify(plan, rejections)
-            await self._release(plan, rejections)
-        before = {subnet: dict(rejected) for subnet, rejected in self._rejected.items()}
-        for subnet, identifier in work.transitions:
-            self._rejected.get(subnet, {}).pop(identifier, None)
-        for host_map in plan.removed | plan.added:
-            self._stuck.pop(host_map, None)
-        self._keep(plan, rejections, before)
+        rejections = await self._server.change(plan)
+        self._refused.after_changes(plan, rejections, work.transitions, self._records)
         lines = lines_of_changes(work.transitions, work.records)
-        self._changes_log.changes(told(lines, self._not_done(plan, rejections)))
+        self._changes_log.changes(told(lines, _not_done(plan, rejections)))
 
     async def _plan_whole(self, work: _Work) -> Plan:
         actual = await self._backend.read()
@@ -297,57 +280,18 @@ class Convergence:
         return await self._run_in_thread(lambda: plan_whole(self._store.contents(), actual, forgotten, capabilities))
 
     async def _repair(self, work: _Work, plan: Plan) -> None:
-        rejections: tuple[Rejection, ...] = ()
-        if plan.is_large:
-            rejections = await self._backend.replace(plan.kept | plan.added)
-        elif plan.removed or plan.added:
-            rejections = await self._backend.apply(plan.removed, plan.added)
-        if plan.removed or plan.added:
-            await self._verify(plan, rejections)
-            await self._release(plan, rejections)
-        before, self._rejected, self._stuck = self._rejected, {}, {}
-        self._keep(plan, rejections, before)
-        not_done = self._not_done(plan, rejections)
-        lines = await self._run_in_thread(
-            lambda: told(lines_of_comparison(plan, work.transitions, work.records), not_done)
-        )
+        rejections = await self._server.repair(plan)
+        self._refused.after_comparison(plan, rejections, self._records)
+        not_done = _not_done(plan, rejections)
+
+        def compared() -> tuple[Told, dict[str, int]]:
+            lines = list(lines_of_comparison(plan, work.transitions, work.records))
+            return told(lines, not_done), drift_of(lines, not_done)
+
+        lines, drift = await self._run_in_thread(compared)
         self._changes_log.changes(lines)
-
-    async def _verify(self, plan: Plan, rejections: Iterable[Rejection]) -> None:
-        refused = {rejection.host_map for rejection in rejections}
-        there = await self._backend.verify(plan.removed | plan.added)
-        wrong = sorted(((plan.added - there) | (plan.removed & there)) - refused)
-        if wrong:
-            raise BackendError(f"read back, {len(wrong)} host maps are not as they were applied, first {wrong[0]}")
-
-    async def _release(self, plan: Plan, rejections: Iterable[Rejection]) -> None:
-        gone = plan.removed - {rejection.host_map for rejection in rejections}
-        if gone:
-            await self._backend.release(gone)
-
-    def _keep(self, plan: Plan, rejections: Iterable[Rejection], before: Rejected) -> None:
-        """Remember what the server did not take, and what it did not let go."""
-        for subnet, rejected in plan.unservable.items():
-            if subnet in self._records:
-                self._rejected.setdefault(subnet, {}).update(rejected)
-        for rejection in rejections:
-            host_map = rejection.host_map
-            if host_map in plan.removed:
-                if self._stuck.get(host_map) != rejection.reason:
-                    self._changes_log.failed(host_map, "", f"not removed: {rejection.reason}")
-                self._stuck[host_map] = rejection.reason
-                continue
-            for subnet in plan.holders.get(host_map) or self._subnets_around(host_map):
-                if subnet in self._records:
-                    self._rejected.setdefault(subnet, {})[host_map.identifier] = (host_map, rejection.reason)
-        self._changes_log.rejected(before, self._rejected, self._records)
-
-    def _not_done(self, plan: Plan, rejections: Iterable[Rejection]) -> dict[HostMap, str]:
-        known = [pair for rejected in plan.unservable.values() for pair in rejected.values()]
-        return dict(known) | {rejection.host_map: rejection.reason for rejection in rejections}
-
-    def _subnets_around(self, host_map: HostMap) -> list[str]:
-        return [s for s, r in self._records.items() if contains(network_of(r.cidr), host_map.address)]
+        for subnet, count in drift.items():
+            self._states.drift_repaired(subnet, count)
 
     # ---- after an apply ----
 
@@ -360,7 +304,7 @@ class Convergence:
             for subnet, record in work.records.items()
             if subnet in self._records
             and record.applied_generation < record.accepted_generation
-            and self._why_held_back(record.cidr) is None
+            and self._refused.why_held_back(record.cidr) is None
         ]
         touched = {subnet for subnet, _ in work.transitions}
         if reached:
@@ -369,7 +313,7 @@ class Convergence:
                 touched.add(moved.subnet)
         await self._forgotten(work.forgetting)
         self._show_states(self._records if work.whole or recovered else touched)
-        if self._stuck:
+        if self._refused.any_stuck:
             self._compare_in(LAST_RETRY_SECONDS)
 
     async def _forgotten(self, forgetting: dict[str, _Forgetting]) -> None:
@@ -379,7 +323,7 @@ class Convergence:
         """
         gone = []
         for subnet, one in forgetting.items():
-            words = self._why_held_back(one.cidr)
+            words = self._refused.why_held_back(one.cidr)
             if words is not None:
                 one.fail(words)
             elif self._forgetting.get(subnet) is one:
@@ -390,13 +334,6 @@ class Convergence:
             if self._forgetting.get(subnet) is forgetting[subnet]:
                 for waiting in self._forgetting.pop(subnet).waiting:
                     waiting.callback(None)
-
-    def _why_held_back(self, cidr: str | None) -> str | None:
-        """The server's words for a removal that it did not do in this network (in any, for an unknown one)."""
-        for host_map, reason in self._stuck.items():
-            if cidr is None or contains(network_of(cidr), host_map.address):
-                return f"{host_map.identifier} still has {host_map.address}: {reason}"
-        return None
 
     def _failed(self, work: _Work, words: str) -> None:
         self._compare, self._error = True, words
@@ -444,11 +381,13 @@ class Convergence:
             if record is None or record.origin != self._session:
                 continue
             affected = not behind or record.applied_generation < record.accepted_generation
-            rejected = dict(self._rejected.get(subnet, {}))
-            for host_map, reason in self._stuck.items():
-                if contains(network_of(record.cidr), host_map.address):
-                    rejected[host_map.identifier] = (host_map, f"still has {host_map.address}: {reason}")
+            rejected = self._refused.of_subnet(record)
             error = self._error if affected else None
             self._states.update(
                 host_map_state(record.origin.history, subnet, record.applied_generation, rejected, error)
             )
+
+
+def _not_done(plan: Plan, rejections: Iterable[Rejection]) -> dict[HostMap, str]:
+    known = [pair for rejected in plan.unservable.values() for pair in rejected.values()]
+    return dict(known) | {rejection.host_map: rejection.reason for rejection in rejections}

@@ -87,6 +87,15 @@ def told(lines: Iterable[ChangeLine], failed: Mapping[HostMap, str]) -> Told:
     return counts
 
 
+def drift_of(lines: Iterable[ChangeLine], failed: Mapping[HostMap, str]) -> dict[str, int]:
+    """Per subnet how many host maps were somebody else's doing and were put right."""
+    repaired: dict[str, int] = {}
+    for line in lines:
+        if line.kind == "drift-repaired" and line.host_map not in failed:
+            repaired[line.subnet] = repaired.get(line.subnet, 0) + 1
+    return repaired
+
+
 class ConvergenceLog:
     """Writes the lines. A change of more than MAX_LINES host maps is one line per subnet: it is a resynchronisation."""
 

@@ -118,7 +118,8 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     for statements in MIGRATIONS[version:]:
         for statement in statements:
             connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    if version < len(MIGRATIONS):  # a start with nothing to do writes nothing, so that a full disk does not prevent it
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:

@@ -1,7 +1,7 @@
 """What the region is told of each subnet, and when: the latest state, once, when it changed and a region is there."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -19,13 +19,17 @@ RETRY_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class HostMapState:
-    """One subnet's state in the DHCP server. `rejected` is the whole list; `error` the server's own words."""
+    """One subnet's state in the DHCP server. `rejected` is the whole list; `error` the server's own words.
+
+    `drift_repaired` counts what was found not as applied and was put right since the report before this one.
+    """
 
     history: str
     subnet: str
     applied_generation: int
     rejected: tuple[RejectedMap, ...] = ()
     error: str | None = None
+    drift_repaired: int = 0
 
 
 Report = Callable[[HostMapState], Awaitable[None]]
@@ -60,6 +64,7 @@ class HostMapStates:
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._current: dict[str, HostMapState] = {}
+        self._drift: dict[str, int] = {}  # of what was not reported yet
         self._unreported: dict[str, None] = {}  # in the order in which they changed
         self._report: Report | None = None
         self._sending = False
@@ -85,8 +90,16 @@ class HostMapStates:
             self._unreported[state.subnet] = None
             self._kick()
 
+    def drift_repaired(self, subnet: str, count: int) -> None:
+        """So many of the subnet's host maps were not as applied, and are again."""
+        self._drift[subnet] = self._drift.get(subnet, 0) + count
+        if subnet in self._current:
+            self._unreported[subnet] = None
+            self._kick()
+
     def drop(self, subnet: str) -> None:
         """The subnet is not held any more."""
+        self._drift.pop(subnet, None)
         self._current.pop(subnet, None)
         self._unreported.pop(subnet, None)
 
@@ -105,8 +118,9 @@ class HostMapStates:
             self._sending = False
 
     async def _send(self, report: Report, state: HostMapState) -> None:
+        drift = self._drift.pop(state.subnet, 0)
         try:
-            await report(state)
+            await report(replace(state, drift_repaired=drift) if drift else state)
         except (ProtocolError, RemoteAmpError, CallTimedOut, LinkLost) as error:
             self._log.warn(
                 "the region was not told the state of subnet {subnet}: {reason}",
@@ -115,14 +129,16 @@ class HostMapStates:
                 generation=state.applied_generation,
                 reason=str(error),
             )
-            self._again_later(report, state.subnet)
+            self._again_later(report, state.subnet, drift)
         except Exception:
             self._log.failure("reporting subnet {subnet} failed", event="host-map-state.failed", subnet=state.subnet)
-            self._again_later(report, state.subnet)
+            self._again_later(report, state.subnet, drift)
 
-    def _again_later(self, report: Report, subnet: str) -> None:
+    def _again_later(self, report: Report, subnet: str, drift: int) -> None:
         if subnet in self._current:
             self._unreported[subnet] = None
+            if drift:
+                self._drift[subnet] = self._drift.get(subnet, 0) + drift
         if self._report is report and self._retry is None:
             self._retry = self._clock.callLater(RETRY_SECONDS, self._retry_now)
 

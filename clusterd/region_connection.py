@@ -198,6 +198,8 @@ class RegionConnection(Service):
 def _reporting_on(link: Link) -> Callable[[HostMapState], Awaitable[None]]:
     async def report(state: HostMapState) -> None:
         arguments: dict[str, Any] = {} if state.error is None else {"error": state.error}
+        if state.drift_repaired:
+            arguments["drift_repaired"] = state.drift_repaired
         await link.call(
             commands.ReportHostMapState,
             history=state.history,

@@ -2,9 +2,10 @@
 
 import random
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
@@ -12,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from clusterd.accepted_host_maps import AcceptedHostMaps
+from clusterd.check import BackendCheck
 from clusterd.config import ClusterSettings
 from clusterd.convergence import Convergence
 from clusterd.daemon.daemon_options import DaemonOptions
@@ -29,13 +31,30 @@ from clusterd.topology_reporter import Interfaces, TopologyReporter, look_in_thr
 class Options(DaemonOptions):
     """Options of `twistd clusterd`."""
 
-    synopsis = "[--config FILE]"
+    synopsis = "[--config FILE] [--check]"
+    optFlags: ClassVar[list[list[object]]] = [
+        [
+            "check",
+            None,
+            "only try whether the DHCP server can be reached, written and read back, and say what is missing",
+        ]
+    ]
+
+    def postOptions(self) -> None:
+        parent: dict[str, object] | None = getattr(self, "parent", None)
+        if self["check"] and parent is not None:
+            # Answers where it is asked: in the foreground, and without a file that says that a daemon runs.
+            parent.update(nodaemon=True, pidfile="", logger="clusterd.daemon.text_logs.errors_observer")
+        super().postOptions()
 
 
 def makeService(options: Options) -> IService:
     """The daemon for these options. Ends the process when the configuration cannot be used."""
     from twisted.internet import reactor
 
+    if options["check"]:
+        settings = options.settings(ClusterSettings)
+        return BackendCheck(reactor, make_backend(settings.dhcp, settings.state_directory, reactor), sys.stdout)
     daemon = ClusterDaemon(reactor, options.settings(ClusterSettings))
     avoid_long_collections()
     return daemon

@@ -194,11 +194,20 @@ class ClusterResponders(Responders):
         applied_generation: int,
         rejected: Sequence[RejectedMap],
         error: str | None = None,
+        drift_repaired: int | None = None,
     ) -> dict[str, Any]:
         connection = self._registered()
         if history != self._identity.history:
             raise errors.HistoryMismatch(self._identity.history)
         number = parse_id(Prefix.SUBNET, subnet)
+        if drift_repaired:
+            self._log.warn(
+                "{count} host maps of {subnet} had been changed in the DHCP server of {cluster} and are put right",
+                event="delivery.drift-repaired",
+                cluster=format_id(Prefix.CLUSTER, connection.cluster),
+                subnet=subnet,
+                count=drift_repaired,
+            )
         if number is not None:
             await self._heard(self._listening.host_map_state(connection, number, applied_generation, rejected, error))
         return {}

@@ -7,6 +7,7 @@ are escaped: nothing that a client sends can move the cursor or forge a line.
 import json
 import re
 import sys
+from collections.abc import Container
 from typing import TextIO
 
 from twisted.logger import ILogObserver, LogEvent
@@ -41,14 +42,15 @@ def _escape(text: str) -> str:
 
 @implementer(ILogObserver)
 class TextLogObserver:
-    """Writes each event from info upwards to `stream` with a single write. Never raises."""
+    """Writes each event that is not of a level left out to `stream` with a single write. Never raises."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, left_out: Container[str] = ("debug",)) -> None:
         self._stream = stream
+        self._left_out = left_out
 
     def __call__(self, event: LogEvent) -> None:
         line = read_event(event)
-        if line.level == "debug":
+        if line.level in self._left_out:
             return
         text = render_text(line) + "\n"
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
@@ -62,3 +64,8 @@ class TextLogObserver:
 def text_observer() -> TextLogObserver:
     """What twistd's `--logger` calls, before it redirects standard output into the log."""
     return TextLogObserver(sys.stdout)
+
+
+def errors_observer() -> TextLogObserver:
+    """For a command that says itself what it found: only what went wrong in the program, on standard error."""
+    return TextLogObserver(sys.stderr, left_out=("debug", "info", "warn"))

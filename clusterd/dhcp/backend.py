@@ -47,9 +47,10 @@ class Backend(Protocol):
     One driver (`clusterd.convergence`) calls these, never two at a time except `check`:
 
     * at start, after any error and every few minutes: `read`, and from the difference `apply`, or `replace` where it
-      is large, and `verify`;
-    * for each change in between: `apply`, then `verify` of what it touched;
-    * `release` of the removed ones after either, and only then is the removal reported to the region.
+      is large, then `verify` of what it touched and `release`, also of nothing;
+    * for each change in between: `apply`, `verify` of what it touched, `release` of what was removed.
+
+    Only when all this has returned is the change reported to the region as applied.
     """
 
     name: str
@@ -84,7 +85,8 @@ class Backend(Protocol):
         """End the leases that clients may still have from these former host maps, so that others can be given them.
 
         Called when the maps are gone from the server, and, where an address moved, when the new map is there. A lease
-        that is gone, or belongs to somebody else, is done; so is a server that keeps no leases for host maps.
+        that is gone, or belongs to somebody else, is done; so is a server that keeps no leases for host maps. Called
+        without any, too: a process that was killed in between may have left a lease that this backend can recognise.
         """
 
     async def close(self) -> None:

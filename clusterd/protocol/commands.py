@@ -100,7 +100,8 @@ class ReportHostMapState(Command):
     """What the DHCP server has of one subnet: applied up to a generation, and what it would not take.
 
     `rejected` is the whole list for the subnet, not a difference. `error` is the server's own words when it
-    refuses as a whole; then `applied_generation` stays where it was.
+    refuses as a whole; then `applied_generation` stays where it was. `drift_repaired` counts the host maps that were
+    found not as applied, by somebody else's doing, and were put right since the report before this one.
     """
 
     arguments: ClassVar = [
@@ -109,6 +110,7 @@ class ReportHostMapState(Command):
         (b"applied_generation", Number()),
         (b"rejected", REJECTED_MAPS),
         (b"error", Text(MAX_ERROR_LENGTH, optional=True)),
+        (b"drift_repaired", Number(optional=True)),
     ]
     errors: ClassVar[dict[type[Exception], bytes]] = {
         errors.NotRegistered: b"NOT_REGISTERED",

@@ -366,6 +366,23 @@ def test_drift_is_repaired_every_few_minutes_and_logged(site: Site) -> None:
         ("host-map.drift-repaired", "192.0.2.1"),
         ("host-map.drift-repaired", "192.0.2.99"),
     ]
+    assert site.state() == HostMapState("history-1", "subnet-1", 1, drift_repaired=2)
+    site.clock.advance(COMPARE_INTERVAL_SECONDS)
+    site.connect()
+    assert site.state().drift_repaired == 0  # told once
+
+
+def test_repaired_drift_is_told_when_the_region_is_there_again(site: Site) -> None:
+    many = [host_map(number) for number in range(1, 21)]
+    site.change(many)
+    site.deaf = True
+    for lost in (host_map(1), host_map(2)):
+        site.backend.forget([lost])
+        site.clock.advance(COMPARE_INTERVAL_SECONDS)
+    assert site.state().drift_repaired == 0
+    site.deaf = False
+    site.clock.advance(RETRY_SECONDS)
+    assert site.state() == HostMapState("history-1", "subnet-1", 1, drift_repaired=2)
 
 
 def test_a_resynchronisation_is_one_line_per_subnet(site: Site) -> None:
@@ -423,10 +440,57 @@ def test_an_apply_is_verified_by_what_it_touched(site: Site) -> None:
 
 def test_leases_of_removed_maps_are_ended_before_the_removal_is_reported(site: Site) -> None:
     site.change([host_map(1), host_map(2)])
-    assert site.backend.released == []
+    site.backend.released.clear()
     site.backend.keeps[host_map(2)] = "locked"
     site.change([host_map(1, "192.0.2.99")], [host_map(2).identifier])
     assert site.backend.released == [{host_map(1)}]
+
+
+def test_a_lease_that_could_not_be_ended_is_ended_before_the_removal_is_reported(site: Site) -> None:
+    site.change([host_map(1), host_map(2), host_map(3)])
+    site.backend.released.clear()
+
+    async def fail(removed: Collection[HostMap]) -> None:
+        raise BackendError("no answer to lease4-del")
+
+    working, site.backend.release = site.backend.release, fail  # type: ignore[method-assign]
+    site.change([], [host_map(1).identifier, host_map(2).identifier])
+    assert site.backend.maps == {host_map(3)}
+    assert (site.applied(), site.state().error) == (1, "no answer to lease4-del")
+    site.backend.release = working  # type: ignore[method-assign]
+    site.change([host_map(2)])  # it is there again: its lease is its own
+    site.clock.advance(2)
+    assert site.backend.released == [{host_map(1)}] and site.applied() == 3
+
+
+def test_nothing_to_do_at_start_tells_the_server_nothing(site: Site) -> None:
+    site.change([host_map(1), host_map(2)])
+    site.kill()
+    before = {file: file.read_bytes() for file in site.path.parent.iterdir()}
+    site.backend.changes.clear()
+    site.boot()
+    site.connect()
+    site.clock.advance(COMPARE_INTERVAL_SECONDS * 3)
+    assert site.backend.changes == [] and set(site.backend.released[2:]) == {frozenset()}
+    site.kill()
+    assert {file: file.read_bytes() for file in site.path.parent.iterdir()} == before
+
+
+def test_a_server_that_says_it_has_nothing_is_not_told_to_have_nothing_else(site: Site) -> None:
+    """Its listing may have come back empty by mistake, and the store may have been lost."""
+    site.change([host_map(number) for number in range(1, 21)])
+    site.change([host_map(100, "198.51.100.1")], subnet="subnet-2", cidr="198.51.100.0/24")
+    site.backend.changes.clear()
+
+    async def nothing() -> frozenset[HostMap]:
+        return frozenset()
+
+    working, site.backend.read = site.backend.read, nothing  # type: ignore[method-assign]
+    site.clock.advance(COMPARE_INTERVAL_SECONDS)
+    site.backend.read = working  # type: ignore[method-assign]
+    assert {change.kind for change in site.backend.changes} == {"apply"}
+    assert {change.removed for change in site.backend.changes} == {frozenset()}
+    assert len(site.backend.maps) == 21
 
 
 def test_two_subnets_may_hold_one_identifier(site: Site) -> None:

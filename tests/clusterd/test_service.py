@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
+from clusterd.acceptance import Announced, Origin
 from clusterd.daemon.endpoints import UnixAddress
+from clusterd.host_map_store import HostMapStore
+from clusterd.protocol.digest import digest_of
+from clusterd.protocol.errors import NotStored
 from clusterd.protocol.values import HostMap, Identifier
 from tests.fakes.region import FakeRegion
+from tests.requirements import need
 
 CIDR = "192.0.2.0/24"
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "--nodaemon", "--pidfile="]
@@ -36,13 +42,13 @@ class Daemon(ProcessProtocol):
     It ends with its exit code, or minus the signal: twistd ends by the signal that it was stopped with.
     """
 
-    def __init__(self, config: Path) -> None:
+    def __init__(self, config: Path, before: Sequence[str] = ()) -> None:
         self.output = b""
         self.errors = b""
         self.ended: Deferred[int] = Deferred()
         self.exit_code: int | None = None
         environment = {**os.environ, "PYTHONWARNINGS": "error"}
-        command = [*TWISTD, "clusterd", "--config", str(config)]
+        command = [*before, *TWISTD, "clusterd", "--config", str(config)]
         self.process = reactor.spawnProcess(self, command[0], command, environment)
 
     def outReceived(self, data: bytes) -> None:
@@ -99,8 +105,8 @@ class Host:
         address = UnixAddress(str(self.directory / "region.sock"))
         return await address.server_endpoint(reactor).listen(self.region.factory())  # type: ignore[arg-type]
 
-    def start(self) -> Daemon:
-        self.daemons.append(Daemon(self.config))
+    def start(self, before: Sequence[str] = ()) -> Daemon:
+        self.daemons.append(Daemon(self.config, before))
         return self.daemons[-1]
 
 
@@ -192,3 +198,89 @@ def test_a_damaged_store_ends_the_process_with_advice(tmp_path: Path, content: s
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 1
     assert "move it aside" in ran.stdout and "Traceback" not in ran.stdout + ran.stderr
+
+
+# ---- --check ----
+
+
+def check(config: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    # Without --nodaemon: it stays in the foreground by itself.
+    command = [*TWISTD[:-2], *options, "clusterd", "--config", str(config), "--check"]
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    return subprocess.run(
+        command, cwd=config.parent, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_check_that_finds_nothing_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    (tmp_path / "state").mkdir()
+    ran = check(host.config)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == "file: ready for up to 100000 host maps, IPv4 and IPv6.\n"
+    assert sorted(tmp_path.rglob("*")) == [host.config, tmp_path / "state"]
+
+
+def test_a_check_says_what_is_missing_and_ends_with_1(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.config.write_text(host.config.read_text() + f'[dhcp]\nbackend = "dnsmasq"\npid_file = "{tmp_path}/pid"\n')
+    ran = check(host.config, "--nodaemon")
+    assert (ran.returncode, ran.stderr) == (1, "")
+    obstacle = f"The directory {tmp_path}/state does not exist: create it, writable for the user that clusterd runs as."
+    assert ran.stdout == f"dnsmasq: {obstacle}\n"
+    (tmp_path / "state").mkdir()
+    ran = check(host.config)
+    assert (ran.returncode, ran.stdout) == (1, f"dnsmasq: dnsmasq is not running: there is no {tmp_path}/pid.\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_check_is_possible_beside_a_running_daemon(host: Host) -> None:
+    daemon = host.start()
+    await until(lambda: "clusterd.started" in daemon.names(), daemon)
+    ran = await deferToThread(check, host.config)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert daemon.exit_code is None
+
+
+# ---- a full disk ----
+
+FULL = """
+mount -t tmpfs -o size=512k tmpfs "$1/state" && cp -r "$1/prepared/." "$1/state" || exit 3
+cat /dev/zero > "$1/state/ballast" || touch "$1/filled"
+shift && exec "$@"
+"""
+IN_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "--"]
+
+
+@pytest.fixture
+def mounts() -> None:
+    tried = subprocess.run([*IN_NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False)
+    need(tried.returncode == 0, f"no mount in a user namespace: {tried.stderr.decode()}")
+
+
+@pytest_twisted.ensureDeferred
+async def test_on_a_full_disk_it_starts_and_what_it_holds_goes_on_being_served(
+    mounts: None, host: Host, tmp_path: Path
+) -> None:
+    """The hosts file is elsewhere and was lost; what the region sends cannot be stored, and it is told why."""
+    (tmp_path / "state").mkdir()
+    store = HostMapStore.open(tmp_path / "prepared" / "accepted" / "host-maps.sqlite")
+    origin = Origin("region", "rack-7", "history")
+    store.accept_delta(Announced(origin, "subnet-1", CIDR, 0, 1, digest_of([host_map(1)])), [host_map(1)], [])
+    store.close()
+    hosts_file = tmp_path / "dhcp-hosts"
+    host.config.write_text(host.config.read_text() + f'[dhcp]\nhosts_file = "{hosts_file}"\n')
+    port = await host.listen()
+    daemon = host.start([*IN_NAMESPACE, "sh", "-c", FULL, "sh", str(tmp_path)])
+    await until(lambda: host.region.registrations, daemon)
+    assert (tmp_path / "filled").exists()
+    await until(lambda: hosts_file.exists() and "192.0.2.1" in hosts_file.read_text(), daemon)
+    assert host.region.registrations[0].held[0].accepted_generation == 1
+    with pytest.raises(NotStored, match="full"):
+        await host.region.change(
+            "subnet-2", "198.51.100.0/24", [HostMap(Identifier.mac("02:00:00:00:01:00"), "198.51.100.1")]
+        )
+    assert "192.0.2.1" in hosts_file.read_text() and daemon.exit_code is None
+    daemon.signal(signal.SIGTERM)
+    assert await daemon.ended == -signal.SIGTERM
+    await port.stopListening()

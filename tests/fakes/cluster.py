@@ -79,9 +79,9 @@ class FakeCluster(Responders):
         self.history = answer["history"]
         return answer
 
-    async def report(self, subnet: str, applied: int, history: str, error: str | None = None) -> None:
+    async def report(self, subnet: str, applied: int, history: str, error: str | None = None, **more: int) -> None:
         assert self.link is not None
-        words: dict[str, Any] = {} if error is None else {"error": error}
+        words: dict[str, Any] = dict(more) if error is None else {"error": error, **more}
         await self.link.call(
             commands.ReportHostMapState,
             history=history,

@@ -35,6 +35,7 @@ class ReportedState:
     applied_generation: int
     rejected: tuple[RejectedMap, ...]
     error: str | None
+    drift_repaired: int = 0
 
 
 @dataclass(slots=True)
@@ -193,6 +194,7 @@ class _RegionResponders(Responders):
         applied_generation: int,
         rejected: tuple[RejectedMap, ...],
         error: str | None = None,
+        drift_repaired: int | None = None,
     ) -> dict[str, Any]:
-        self._told.states.append(ReportedState(subnet, applied_generation, rejected, error))
+        self._told.states.append(ReportedState(subnet, applied_generation, rejected, error, drift_repaired or 0))
         return {}

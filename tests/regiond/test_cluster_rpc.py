@@ -10,6 +10,7 @@ from clusterd.protocol.commands import PROTOCOL_VERSION, Register, ReportTopolog
 from clusterd.protocol.values import InterfaceReport
 from regiond.cluster_rpc import LONGEST_NOTING_SECONDS
 from tests.clusterd.links import Outcome
+from tests.clusterd.log_events import logged
 from tests.fakes.cluster import FakeCluster
 from tests.regiond.site import (
     HISTORY,
@@ -38,6 +39,15 @@ def test_a_state_is_recorded_and_announced(site: Site, cluster: FakeCluster) -> 
     site.ask(cluster.report("sn-nonsense", 1, HISTORY))
     with pytest.raises(errors.HistoryMismatch):
         site.ask(cluster.report(SUBNET, 1, "another"))
+
+
+def test_repaired_drift_is_said(site: Site, cluster: FakeCluster) -> None:
+    site.register(cluster)
+    site.claim()
+    with logged() as events:
+        site.ask(cluster.report(SUBNET, 1, HISTORY, drift_repaired=3))
+        site.ask(cluster.report(SUBNET, 1, HISTORY))
+    assert [(e["subnet"], e["count"]) for e in events if e["event"] == "delivery.drift-repaired"] == [(SUBNET, 3)]
 
 
 def test_nothing_but_a_registration_is_answered_first(site: Site, cluster: FakeCluster) -> None:

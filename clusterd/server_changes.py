@@ -1,0 +1,53 @@
+"""One plan carried out on the DHCP server: told, read back, and the leases of what is gone ended."""
+
+from collections.abc import Collection
+
+from clusterd.convergence_plan import Plan
+from clusterd.dhcp.backend import Backend, BackendError, Rejection
+from clusterd.protocol.values import HostMap
+
+
+class ServerChanges:
+    """Tells the backend of plans, one at a time. Raises BackendError; then a comparison has to follow.
+
+    Leases that were not ended because something failed in between are ended with the next plan that succeeds.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._owed: set[HostMap] = set()
+
+    async def change(self, plan: Plan) -> tuple[Rejection, ...]:
+        """What the server was not told before. Answers what it refused."""
+        if not plan.removed and not plan.added:
+            return ()
+        self._owed |= plan.removed
+        rejections = await self._backend.apply(plan.removed, plan.added)
+        return await self._settle(plan, rejections, plan.added)
+
+    async def repair(self, plan: Plan) -> tuple[Rejection, ...]:
+        """What a comparison of the whole sets found; also with nothing to tell."""
+        self._owed |= plan.removed
+        rejections: tuple[Rejection, ...] = ()
+        # A server that says it has nothing is given all without being told to have nothing else: it may be mistaken.
+        if plan.is_large and plan.kept:
+            rejections = await self._backend.replace(plan.kept | plan.added)
+        elif plan.removed or plan.added:
+            rejections = await self._backend.apply(plan.removed, plan.added)
+        return await self._settle(plan, rejections, plan.kept | plan.added, whole=True)
+
+    async def _settle(
+        self, plan: Plan, rejections: tuple[Rejection, ...], present: Collection[HostMap], *, whole: bool = False
+    ) -> tuple[Rejection, ...]:
+        refused = {rejection.host_map for rejection in rejections}
+        touched = plan.removed | plan.added
+        if touched:
+            there = await self._backend.verify(touched)
+            wrong = sorted(((plan.added - there) | (plan.removed & there)) - refused)
+            if wrong:
+                raise BackendError(f"read back, {len(wrong)} host maps are not as they were applied, first {wrong[0]}")
+        self._owed.difference_update(present, refused)
+        if self._owed or whole:
+            await self._backend.release(frozenset(self._owed))
+            self._owed.clear()
+        return rejections
