@@ -328,7 +328,7 @@ BEGIN
         SELECT e.low, e.high FROM expected_free_ranges(the_subnet, first, last) e
     ), gone AS (
         DELETE FROM free_range f
-        WHERE f.subnet = the_subnet AND f.high BETWEEN first AND last
+        WHERE f.subnet = the_subnet AND (from_low IS NULL OR f.high BETWEEN first AND last)
           AND NOT EXISTS (SELECT FROM expected e WHERE e.high = f.high)
         RETURNING 1
     ), put AS (
