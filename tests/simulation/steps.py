@@ -30,6 +30,7 @@ class Steps:
         self._queues: dict[str, deque[tuple[Process | None, Step]]] = {}
         self._frozen: set[str] = set()
         self._speeds: dict[str, float] = {}
+        self._never_done: list[Step] = []  # of processes that ended; see Note [Former lives]
         self._numbers = 0
         self.done = 0
 
@@ -84,3 +85,5 @@ class Steps:
             self.done += 1
             if process is None or process.alive:
                 step()
+            else:
+                self._never_done.append(step)
