@@ -179,7 +179,7 @@ class KeaServers:
             f"subnet{family}": subnets,
         }
         if family == 4:
-            configuration["authoritative"] = True
+            configuration |= {"authoritative": True, "match-client-id": False}
         else:
             configuration["preferred-lifetime"] = 400
             configuration["server-id"] = {"type": "EN", "enterprise-id": 32473, "identifier": "01", "persist": False}

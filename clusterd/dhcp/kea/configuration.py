@@ -24,6 +24,7 @@ class Subnet:
     cidr: str
     serves_reservations: bool
     out_of_pool: bool
+    matches_client_id: bool
     pools: tuple[tuple[int, int], ...]
     entries: tuple[Mapping[str, Any], ...] = ()
 
@@ -111,6 +112,12 @@ class Configuration:
                 "reservations-out-of-pool is true: keep the pools "
                 "out of what hostmap allocates (a dynamic range), or set it to false."
             )
+        fickle = [subnet.cidr for subnet in self.subnets if subnet.matches_client_id]
+        if fickle and self.family == 4:
+            found.append(
+                f"{server} takes a machine whose client-id changes, as it does from PXE to the system, for two "
+                f"machines, and leaves the second without an address, in {_some(fickle)}: set match-client-id to false."
+            )
         wanted = ("client-id", "hw-address") if self.family == 4 else ("duid", "hw-address")
         missing = [name for name in wanted if name not in self.identifiers]
         if missing:
@@ -165,6 +172,7 @@ def _subnet(entry: Mapping[str, Any], around: Sequence[Mapping[str, Any]], famil
         cidr=parse_network(entry["subnet"]),
         serves_reservations=bool(_inherited(scopes, "reservations-in-subnet", mode not in ("disabled", "global"))),
         out_of_pool=bool(_inherited(scopes, "reservations-out-of-pool", mode == "out-of-pool")),
+        matches_client_id=bool(_inherited(scopes, "match-client-id", True)),
         pools=tuple(_pool(pool["pool"], family) for pool in entry.get("pools", ())),
         entries=tuple(entry.get("reservations", ())),
     )

@@ -9,7 +9,7 @@ from twisted.internet import reactor
 from clusterd.dhcp.kea.backend import KeaBackend, kea_backend
 from clusterd.dhcp.kea.settings import Way
 from tests.clusterd.dhcp.contract import SCENARIOS, Scenario
-from tests.clusterd.dhcp.kea.laboratory import HostsDatabase, kea_network, kea_template
+from tests.clusterd.dhcp.kea.laboratory import HostsDatabase
 from tests.database import TestServer
 from tests.lab.kea import KeaServers, kea
 from tests.lab.namespaces import Network
@@ -18,14 +18,8 @@ pytestmark = pytest.mark.namespaces
 
 
 @pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    with kea_network() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def table(postgres: TestServer) -> Iterator[HostsDatabase]:
-    database = HostsDatabase(postgres, kea_template(postgres))
+def table(postgres: TestServer, template: str) -> Iterator[HostsDatabase]:
+    database = HostsDatabase(postgres, template)
     yield database
     database.drop()
 
