@@ -1,10 +1,11 @@
 """clusterd's settings: a TOML file → frozen values. Every key has a default, so an empty file nearly works.
 
-name = "rack-7"                            # the cluster's name; default: this host's short name
+name = "rack-7"                            # the cluster's name until it enrols; default: this host's short name
 state_directory = "/var/lib/hostmap/cluster"
 
 [region]
-endpoints = ["unix:/var/lib/hostmap/region/clusters.sock"]   # tried in turn; or "tcp:127.0.0.1:5250"
+endpoints = ["tcp:region.example.org:5250"]   # tried in turn; default: what the region said when this host enrolled,
+                                           # or, of a host that has not, "unix:/var/lib/hostmap/region/clusters.sock"
 
 [dhcp]
 backend = "file"                           # or "dnsmasq"
@@ -24,14 +25,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from clusterd.daemon.config_file import AbsolutePath, Strict
-from clusterd.daemon.endpoints import LinkAddress, LinkAddressSetting, LoopbackAddress, UnixAddress
+from clusterd.daemon.endpoints import LinkAddress, LinkAddressSetting, TlsAddress, UnixAddress
 from clusterd.dhcp.backends import DhcpSettings
 from clusterd.dhcp.file_settings import FileSettings
 from clusterd.protocol.values import parse_name
 
 DEFAULT_STATE_DIRECTORY = Path("/var/lib/hostmap/cluster")
 MAX_ENDPOINTS = 32
-DEFAULT_REGION = UnixAddress("/var/lib/hostmap/region/clusters.sock")
+LOCAL_REGION = UnixAddress("/var/lib/hostmap/region/clusters.sock")
 
 NicPattern = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -42,7 +43,7 @@ def _host_name() -> str:
 
 
 def _not_port_zero(address: Any) -> Any:
-    if isinstance(address, LoopbackAddress) and address.port == 0:
+    if isinstance(address, TlsAddress) and address.port == 0:
         raise ValueError("nobody can connect to port 0")
     return address
 
@@ -57,9 +58,10 @@ def _some(addresses: tuple[LinkAddress, ...]) -> tuple[LinkAddress, ...]:
 class RegionSettings(Strict):
     """Where the region is."""
 
-    endpoints: Annotated[
-        tuple[Annotated[LinkAddressSetting, AfterValidator(_not_port_zero)], ...], AfterValidator(_some)
-    ] = (DEFAULT_REGION,)
+    endpoints: (
+        Annotated[tuple[Annotated[LinkAddressSetting, AfterValidator(_not_port_zero)], ...], AfterValidator(_some)]
+        | None
+    ) = None
 
 
 class TopologySettings(Strict):
@@ -77,6 +79,11 @@ class ClusterSettings(Strict):
     region: RegionSettings = RegionSettings()
     dhcp: DhcpSettings = FileSettings()
     topology: TopologySettings = TopologySettings()
+
+    @property
+    def identity_path(self) -> Path:
+        """Key and certificate of an enrolled cluster: in a directory of their own, which only clusterd can enter."""
+        return self.state_directory / "identity" / "identity.json"
 
     @property
     def store_path(self) -> Path:

@@ -47,6 +47,7 @@ class Introduction:
     hostname: str
     software_version: str
     backend: str
+    instance: str = ""  # another one after each start of clusterd
 
 
 class RegionConnection(Service):
@@ -111,6 +112,13 @@ class RegionConnection(Service):
                 )
         except _EXPECTED as error:
             raise NotReported(str(error)) from error
+
+    async def renew_certificate(self, request: str) -> tuple[str, str]:
+        """The region's answer to a signing request (PEM): certificate and authority. Raises as `Link.call` does."""
+        if self._link is None:
+            raise LinkLost("there is no connection to the region")
+        answer = await self._link.call(commands.RenewCertificate, request=request)
+        return answer["certificate"], answer["authority"]
 
     # ---- the loop ----
 
@@ -188,6 +196,7 @@ class RegionConnection(Service):
             hostname=introduction.hostname,
             cluster=introduction.cluster,
             backend=introduction.backend,
+            instance=introduction.instance or None,
             history=history,
             held=listed,
         )

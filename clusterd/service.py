@@ -6,21 +6,26 @@ import sys
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any, ClassVar
+from uuid import uuid4
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from clusterd.accepted_host_maps import AcceptedHostMaps
+from clusterd.certificate_renewal import CertificateRenewal
 from clusterd.check import BackendCheck
-from clusterd.config import ClusterSettings
+from clusterd.config import LOCAL_REGION, ClusterSettings
 from clusterd.convergence import Convergence
 from clusterd.daemon.daemon_options import DaemonOptions
+from clusterd.daemon.endpoints import LinkAddress, TlsAddress, UnixAddress, parse_link_address
 from clusterd.daemon.pauses import avoid_long_collections
 from clusterd.dhcp.backends import make_backend
 from clusterd.host_map_schema import StoreFailed, StoreUnusable
 from clusterd.host_map_store import HostMapStore
+from clusterd.identity import EnrolledEndpoint, IdentityFile, IdentityUnusable
 from clusterd.netlink import Monitor
 from clusterd.region_connection import Introduction, Region, RegionConnection
 from clusterd.store_thread import StoreThread
@@ -80,24 +85,27 @@ class ClusterDaemon(Service):
 
     def startService(self) -> None:
         try:
+            self._find_out_who_we_are()
             self._store = HostMapStore.open(self._settings.store_path)
             self._convergence = Convergence(self._store, self._backend, self._reactor, self._thread, random.random)
             self._thread.start()
             self._convergence.start()
-        except (StoreUnusable, StoreFailed) as error:
+        except (IdentityUnusable, StoreUnusable, StoreFailed) as error:
             self._log.critical("clusterd cannot start: {reason}", event="clusterd.cannot-start", reason=str(error))
             raise SystemExit(1) from None
         super().startService()
         self._connection = self._connect()
         self._topology.start()
         self._connection.startService()
+        if self._is_enrolled:
+            self._renewal.start()
         self._log.info(
             "clusterd {version} started as {cluster}",
             event="clusterd.started",
             version=version("hostmap"),
-            cluster=self._settings.name,
+            cluster=self._name,
             backend=self._backend.name,
-            regions=[str(address) for address in self._settings.region.endpoints],
+            regions=[str(address) for address in self._regions],
         )
         Deferred.fromCoroutine(self._check_backend()).addErrback(self._check_failed)
 
@@ -107,6 +115,7 @@ class ClusterDaemon(Service):
 
     async def _stop(self) -> None:
         self._topology.stop()
+        self._renewal.stop()
         await self._connection.stop()
         await self._convergence.stop()
         await self._backend.close()
@@ -117,14 +126,18 @@ class ClusterDaemon(Service):
     def _connect(self) -> RegionConnection:
         settings = self._settings
         accepted = AcceptedHostMaps(self._store, self._convergence, self._thread)
+        introduction = Introduction(
+            self._name, socket.gethostname()[:253], version("hostmap"), self._backend.name, uuid4().hex
+        )
         connection = RegionConnection(
             self._reactor,
-            [Region(str(address), address.client_endpoint(self._reactor)) for address in settings.region.endpoints],
-            Introduction(settings.name, socket.gethostname()[:253], version("hostmap"), self._backend.name),
+            [Region(str(address), self._endpoint(address)) for address in self._regions],
+            introduction,
             accepted,
-            lambda: self._topology.refresh(),
+            self._registered,
             random.random,
         )
+        self._renewal = CertificateRenewal(self._reactor, self._identity_file, connection.renew_certificate)
         topology = TopologySettings(settings.topology.ignore, settings.topology.watch)
         self._topology = TopologyReporter(
             self._reactor,
@@ -133,6 +146,30 @@ class ClusterDaemon(Service):
             connection.report_topology,
         )
         return connection
+
+    def _endpoint(self, address: LinkAddress) -> IStreamClientEndpoint:
+        if isinstance(address, UnixAddress):
+            return address.client_endpoint(self._reactor)
+        return EnrolledEndpoint(self._reactor, address, self._identity_file)
+
+    def _registered(self) -> None:
+        self._topology.refresh()
+        if self._is_enrolled:
+            self._renewal.look()
+
+    def _find_out_who_we_are(self) -> None:
+        """Raises IdentityUnusable where the region wants a proof of who we are and there is none."""
+        settings = self._settings
+        self._identity_file = IdentityFile(settings.identity_path)
+        told = settings.region.endpoints
+        self._is_enrolled = self._identity_file.exists()
+        if self._is_enrolled or any(isinstance(address, TlsAddress) for address in told or ()):
+            identity = self._identity_file.load()
+            self._name = identity.name
+            self._regions = told or tuple(parse_link_address(text) for text in identity.endpoints)
+        else:
+            self._name = settings.name
+            self._regions = told or (LOCAL_REGION,)
 
     async def _check_backend(self) -> None:
         for obstacle in await self._backend.check():

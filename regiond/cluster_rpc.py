@@ -15,13 +15,16 @@ from twisted.logger import Logger
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
+from clusterd.daemon.mutual_tls import peer_certificate
 from clusterd.protocol import commands, errors
 from clusterd.protocol.connection import Link, Responders
 from clusterd.protocol.values import HeldSubnet, InterfaceReport, RejectedMap, parse_name
+from regiond.certificates import BACKDATED
+from regiond.domain.errors import ClusterRefused, EnrolmentRefused
+from regiond.domain.identity import ByCertificate, ByName, Identity, Introduction, Registered
 from regiond.domain.ids import Prefix, format_id, parse_id
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.reads import RegionIdentity
-from regiond.storage.topology import Registered
 
 MAX_TOPOLOGY_ROWS = 5000
 LONGEST_NOTING_SECONDS = 1.0
@@ -30,20 +33,33 @@ T = TypeVar("T")
 
 
 class Identify(Protocol):
-    """Who the peer of a connection is: the seam for authenticated links."""
+    """Who the peer of a connection is."""
 
-    def __call__(self, link: Link, claimed_name: str | None) -> str:
-        """The cluster's name. Raises RegistrationRefused."""
+    def __call__(self, link: Link, claimed_name: str | None) -> Identity:
+        """Raises RegistrationRefused."""
 
 
-def identify_plain(link: Link, claimed_name: str | None) -> str:
-    """On a plain link (loopback or UNIX socket only) whoever can connect is trusted to say its name."""
+def identify_plain(link: Link, claimed_name: str | None) -> Identity:
+    """On a plain link, a socket that only regiond's own user can open, whoever connects is trusted to say its name."""
     if claimed_name is None:
         raise errors.RegistrationRefused("a plain link needs the cluster's name")
     try:
-        return parse_name(claimed_name)
+        return ByName(parse_name(claimed_name))
     except ValueError as error:
         raise errors.RegistrationRefused(str(error)) from error
+
+
+def identify_by_certificate(link: Link, claimed_name: str | None) -> Identity:
+    """On a TLS link the certificate says it, and nothing else: a claimed name is not looked at."""
+    shown = peer_certificate(link.transport)
+    number = None if shown is None or shown.name.cluster is None else parse_id(Prefix.CLUSTER, shown.name.cluster)
+    if shown is None or number is None:
+        raise errors.RegistrationRefused("there is no certificate of a cluster")
+    return ByCertificate(number, shown.common_name, shown.serial, shown.not_before + BACKDATED, shown.not_after)
+
+
+Renew = Callable[[Registered, str, str], Awaitable[tuple[str, str]]]
+"""From who it is, its present certificate's serial and a signing request to a new certificate and the authority's."""
 
 
 @dataclass(slots=True)
@@ -54,6 +70,7 @@ class Connection:
     name: str
     epoch: int
     link: Link
+    serial: str | None = None  # of the certificate, on a TLS link
 
 
 @dataclass(slots=True)
@@ -72,7 +89,7 @@ class Connections:
 class Listening(Protocol):
     """What has to happen when a cluster says something."""
 
-    async def register(self, name: str, hostname: str, backend: str, software_version: str) -> Registered: ...
+    async def register(self, identity: Identity, said: Introduction) -> Registered: ...
 
     async def registered(self, connection: Connection, history: str | None, held: Sequence[HeldSubnet]) -> None: ...
 
@@ -97,6 +114,7 @@ class ClusterResponders(Responders):
         connections: Connections,
         listening: Listening,
         identify: Identify,
+        renew: Renew | None,
         later: Callable[[Awaitable[None]], None],
     ) -> None:
         self._link = link
@@ -104,6 +122,7 @@ class ClusterResponders(Responders):
         self._connections = connections
         self._listening = listening
         self._identify = identify
+        self._renew = renew
         self._later = later
         self._connection: Connection | None = None
         self._sequence = -1
@@ -119,6 +138,7 @@ class ClusterResponders(Responders):
         held: Sequence[HeldSubnet],
         cluster: str | None = None,
         history: str | None = None,
+        instance: str | None = None,
     ) -> dict[str, Any]:
         if protocol_version != commands.PROTOCOL_VERSION:
             raise errors.IncompatibleVersion(
@@ -126,13 +146,25 @@ class ClusterResponders(Responders):
             )
         if self._connection is not None:
             raise errors.RegistrationRefused("this connection has registered already")
-        name = self._identify(self._link, cluster)
-        registered = await self._heard(self._listening.register(name, hostname, backend, software_version))
-        connection = Connection(registered.cluster, name, registered.epoch, self._link)
+        identity = self._identify(self._link, cluster)
+        said = Introduction(hostname, backend, software_version, instance)
+        registered = await self._admitted(identity, said)
+        name = registered.name
+        serial = identity.serial if isinstance(identity, ByCertificate) else None
+        connection = Connection(registered.cluster, name, registered.epoch, self._link, serial)
         if not self._link.connected_now:
             # Gone while the database was asked; whoever registers next speaks for the cluster.
             raise errors.RegistrationRefused("the connection ended")
         former = self._connections.get(connection.cluster)
+        if registered.takes_turns:
+            self._log.error(
+                "two hosts take turns as cluster {cluster}, now {hostname} at {peer}: a disk was cloned, or one "
+                "identity is on two hosts. Revoke it and enrol each by a name of its own",
+                event="cluster.takes-turns",
+                cluster=name,
+                peer=self._link.peer,
+                hostname=hostname,
+            )
         if former is not None and former.epoch > connection.epoch:
             # Two registrations were answered by the database in another order than they come back here.
             raise errors.RegistrationRefused("a newer connection speaks for this cluster")
@@ -164,6 +196,39 @@ class ClusterResponders(Responders):
             "history": self._identity.history,
             "cluster": format_id(Prefix.CLUSTER, connection.cluster),
         }
+
+    async def _admitted(self, identity: Identity, said: Introduction) -> Registered:
+        try:
+            return await self._heard(self._listening.register(identity, said))
+        except ClusterRefused as refused:
+            self._log.warn(
+                "{peer} may not register as cluster {cluster}: {reason}",
+                event="cluster.refused",
+                peer=self._link.peer,
+                cluster=identity.name,
+                hostname=said.hostname,
+                reason=refused.detail,
+            )
+            raise errors.RegistrationRefused(refused.detail) from refused
+
+    @commands.RenewCertificate.responder
+    async def renew_certificate(self, request: str) -> dict[str, Any]:
+        connection = self._registered()
+        if self._renew is None or connection.serial is None:
+            raise errors.EnrolmentRefused("a plain link has no certificate")
+        owner = Registered(connection.cluster, connection.epoch, connection.name)
+        try:
+            certificate, authority = await self._heard(self._renew(owner, connection.serial, request))
+        except EnrolmentRefused as refused:
+            self._log.warn(
+                "cluster {cluster} at {peer} gets no new certificate: {reason}",
+                event="certificate.renewal-refused",
+                peer=self._link.peer,
+                cluster=connection.name,
+                reason=refused.detail,
+            )
+            raise errors.EnrolmentRefused(refused.detail) from refused
+        return {"certificate": certificate, "authority": authority}
 
     @commands.ReportTopology.responder
     async def report_topology(
@@ -270,12 +335,14 @@ class ClusterLinkFactory(Factory):
         connections: Connections,
         listening: Listening,
         identify: Identify,
+        renew: Renew | None = None,
     ) -> None:
         self._clock = clock
         self._identity = identity
         self._connections = connections
         self._listening = listening
         self._identify = identify
+        self._renew = renew
         self._links: set[Link] = set()
         self._notes: set[Deferred[None]] = set()  # of ends that are being recorded
         self._log = Logger(namespace="region.link")
@@ -283,12 +350,26 @@ class ClusterLinkFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> amp.AMP:
         link = Link(self._clock)
         responders = ClusterResponders(
-            link, self._identity, self._connections, self._listening, self._identify, self._in_background
+            link,
+            self._identity,
+            self._connections,
+            self._listening,
+            self._identify,
+            self._renew,
+            self._in_background,
         )
         link.answer_with(responders)
         self._links.add(link)
         link.lost.addCallback(lambda _: self._lost(link, responders))
         return link
+
+    def by_serial(self) -> dict[str, list[Link]]:
+        """The living links by the serial of the certificate that they were let in with."""
+        found: dict[str, list[Link]] = {}
+        for link in self._links:
+            if (shown := peer_certificate(link.transport)) is not None:
+                found.setdefault(shown.serial, []).append(link)
+        return found
 
     async def close(self) -> None:
         """Cut every connection; returns when it is recorded that these clusters are not connected any more.

@@ -7,7 +7,9 @@ listen = ["tcp:127.0.0.1:5240"]            # loopback only: put a TLS proxy in f
 socket = "/run/hostmap/api.sock"           # who can open it is the local admin; default: in the state directory
 
 [clusters]
-listen = ["unix:/var/lib/hostmap/region/clusters.sock"]   # default: in the state directory; or "tcp:127.0.0.1:5250"
+listen = ["unix:/var/lib/hostmap/region/clusters.sock"]   # default: in the state directory; "tcp:[::]:5250" is TLS
+endpoints = ["tcp:region.example.org:5250"]  # what clusters are told to connect to: all regionds, as they reach them
+enrolment = "tcp:[::]:5251"                # where clusters enrol, while a token is outstanding
 
 [database]                                 # nothing here: regiond runs its own PostgreSQL
 dsn = "host=db1,db2 dbname=hostmap target_session_attrs=read-write"
@@ -15,6 +17,7 @@ password_file = "/etc/hostmap/db-password" # for the DSN; mode 0600
 run_as = "hostmap"                         # whom regiond's own PostgreSQL runs as, when regiond is root
 """
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +26,18 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import AfterValidator, Field, model_validator
 
 from clusterd.daemon.config_file import AbsolutePath, Strict, read_secret
-from clusterd.daemon.endpoints import LinkAddress, LinkAddressSetting, LoopbackAddress, UnixAddress
+from clusterd.daemon.endpoints import (
+    LinkAddress,
+    LinkAddressSetting,
+    LocalAddressSetting,
+    LoopbackAddress,
+    TlsAddress,
+    UnixAddress,
+    is_ip_address,
+)
 
 DEFAULT_STATE_DIRECTORY = Path("/var/lib/hostmap/region")
+ENROLMENT_PORT = 5251
 
 
 def _dsn(text: str) -> str:
@@ -41,18 +53,42 @@ def _dsn(text: str) -> str:
 class HttpSettings(Strict):
     """Where programs ask."""
 
-    listen: tuple[LinkAddressSetting, ...] = Field(default=(LoopbackAddress("127.0.0.1", 5240),), max_length=32)
+    listen: tuple[LocalAddressSetting, ...] = Field(default=(LoopbackAddress("127.0.0.1", 5240),), max_length=32)
     socket: AbsolutePath | None = None
+
+
+def _listener(address: LinkAddress) -> LinkAddress:
+    if isinstance(address, TlsAddress) and not is_ip_address(address.host):
+        raise ValueError(f"one listens on an IP address, not on a name: {address} (tcp:[::]:{address.port} is all)")
+    return address
+
+
+def _tls(address: LinkAddress) -> TlsAddress:
+    if not isinstance(address, TlsAddress):
+        raise ValueError(f"clusters on other hosts connect by TCP: {address} is none")
+    return address
+
+
+def _reachable(address: LinkAddress) -> TlsAddress:
+    reached = _tls(address)
+    if reached.port == 0 or (is_ip_address(reached.host) and ip_address(reached.host).is_unspecified):
+        raise ValueError(f"nobody can connect to {reached}")
+    return reached
+
+
+Listener = Annotated[LinkAddressSetting, AfterValidator(_listener)]
 
 
 class ClusterListenSettings(Strict):
     """Where clusters connect.
 
     By default a socket that only regiond's own user can open: on a plain link whoever connects says which cluster it
-    is, and a TCP port of the loopback interface is open to every user of the host.
+    is. TCP is always mutual TLS.
     """
 
-    listen: tuple[LinkAddressSetting, ...] | None = Field(default=None, max_length=32)
+    listen: tuple[Listener, ...] | None = Field(default=None, max_length=32)
+    endpoints: tuple[Annotated[LinkAddressSetting, AfterValidator(_reachable)], ...] = Field(default=(), max_length=32)
+    enrolment: Annotated[Listener, AfterValidator(_tls)] | None = None
 
 
 class DatabaseSettings(Strict):
@@ -91,6 +127,16 @@ class RegionSettings(Strict):
         if self.clusters.listen is not None:
             return self.clusters.listen
         return (UnixAddress(str(self.state_directory / "clusters.sock")),)
+
+    @property
+    def enrolment_listen(self) -> TlsAddress | None:
+        """Where clusters enrol: beside the first TCP listener for clusters, unless told otherwise."""
+        first = next((address for address in self.cluster_listen if isinstance(address, TlsAddress)), None)
+        chosen = self.clusters.enrolment
+        if chosen is not None:
+            assert isinstance(chosen, TlsAddress)
+            return chosen
+        return None if first is None else TlsAddress(first.host, ENROLMENT_PORT)
 
     @property
     def api_socket(self) -> UnixAddress:

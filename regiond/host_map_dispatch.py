@@ -21,12 +21,12 @@ from clusterd.protocol import errors
 from clusterd.protocol.connection import CallTimedOut, LinkLost
 from clusterd.protocol.values import HeldSubnet, InterfaceReport, RejectedMap
 from regiond.cluster_rpc import Connection, Connections
+from regiond.domain.identity import Identity, Introduction, Registered
 from regiond.domain.ids import Prefix, format_id, parse_id
 from regiond.domain.mutations import Acknowledge, Actor, Forgotten, Mutation, Outcome, Step
 from regiond.host_map_calls import HostMapCalls
 from regiond.storage.deliveries import DeliveryState, Difference
 from regiond.storage.errors import DatabaseUnavailable
-from regiond.storage.topology import Registered
 
 FIRST_BACK_OFF_SECONDS = 1.0
 LONGEST_BACK_OFF_SECONDS = 60.0
@@ -40,9 +40,9 @@ REGION = Actor(None, "region", is_admin=True)
 class Clusters(Protocol):
     """`storage.topology.ClusterStore`, as far as it is needed here."""
 
-    async def register(self, name: str, hostname: str, backend: str, software_version: str) -> Registered: ...
+    async def register(self, identity: Identity, said: Introduction) -> Registered: ...
 
-    async def disconnected(self, registered: Registered) -> None: ...
+    async def disconnected(self, cluster: int, epoch: int) -> None: ...
 
     async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport]) -> object: ...
 
@@ -157,8 +157,8 @@ class HostMapDispatch:
 
     # ---- what clusters say (cluster_rpc.Listening) ----
 
-    async def register(self, name: str, hostname: str, backend: str, software_version: str) -> Registered:
-        return await self._clusters.register(name, hostname, backend, software_version)
+    async def register(self, identity: Identity, said: Introduction) -> Registered:
+        return await self._clusters.register(identity, said)
 
     async def registered(self, connection: Connection, history: str | None, held: Sequence[HeldSubnet]) -> None:
         """Record what the cluster really has, then deliver what it lacks (after it has the answer)."""
@@ -210,7 +210,7 @@ class HostMapDispatch:
     async def disconnected(self, connection: Connection) -> None:
         if self._ready.get(connection.cluster) is connection:
             self._leave(connection.cluster)
-        await self._clusters.disconnected(Registered(connection.cluster, connection.epoch))
+        await self._clusters.disconnected(connection.cluster, connection.epoch)
 
     def _leave(self, cluster: int) -> None:
         self._ready.pop(cluster, None)

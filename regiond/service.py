@@ -1,8 +1,11 @@
 """`twistd regiond`: the options, and the parts wired together. No logic."""
 
-from collections.abc import Callable, Iterable
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
-from typing import Any
+from ipaddress import ip_address
+from typing import Any, cast
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
@@ -13,15 +16,18 @@ from twisted.python.failure import Failure
 
 from clusterd.daemon.config_file import ConfigError
 from clusterd.daemon.daemon_options import DaemonOptions
-from clusterd.daemon.endpoints import LinkAddress, LoopbackAddress, UnixAddress
+from clusterd.daemon.endpoints import LinkAddress, LocalAddress, LoopbackAddress, TlsAddress, UnixAddress
 from clusterd.daemon.exit_codes import fail_at_exit
+from clusterd.daemon.handshakes import Admission
 from clusterd.daemon.pauses import avoid_long_collections
 from regiond.accounts import Accounts, random_id
 from regiond.audit_trail import AuditTrail
 from regiond.catalogue import Catalogue
 from regiond.claims import Claims
-from regiond.cluster_rpc import ClusterLinkFactory, Connections, identify_plain
+from regiond.cluster_rpc import ClusterLinkFactory, Connections, identify_by_certificate, identify_plain
 from regiond.config import RegionSettings
+from regiond.enrolment import Enrolment, Eviction, RegionCertificates
+from regiond.enrolment_door import EnrolmentDoor, EnrolmentFactory
 from regiond.health import Health
 from regiond.host_map_dispatch import HostMapDispatch
 from regiond.http.application import Application
@@ -33,6 +39,7 @@ from regiond.postgres.errors import PostgresUnavailable
 from regiond.progress import Progress
 from regiond.storage.accounts import AccountStore
 from regiond.storage.audit import AuditReads
+from regiond.storage.certificates import CertificateStore
 from regiond.storage.check import SubnetChecks
 from regiond.storage.connection import Vet
 from regiond.storage.deliveries import DeliveryReads
@@ -42,7 +49,7 @@ from regiond.storage.nodes import NodeStore
 from regiond.storage.pool import ConnectionLost, Pool
 from regiond.storage.primary import NewestPrimary
 from regiond.storage.ranges import RangeStore
-from regiond.storage.reads import Reads
+from regiond.storage.reads import Reads, RegionIdentity
 from regiond.storage.schema import migrate
 from regiond.storage.subnets import SubnetStore
 from regiond.storage.topology import ClusterStore
@@ -90,8 +97,18 @@ class _Announcements:
 class Region:
     """The parts of a region on an open database, and the order in which they start and stop."""
 
+    _log = Logger(namespace="regiond")
+
     def __init__(
-        self, reactor: Any, dsn: str, pool: Pool, writing: Pool, identity: Any, *, vet: Vet | None = None
+        self,
+        reactor: Any,
+        dsn: str,
+        pool: Pool,
+        writing: Pool,
+        identity: RegionIdentity,
+        certificates: RegionCertificates,
+        *,
+        vet: Vet | None = None,
     ) -> None:
         self.reads = Reads(pool)
         self.catalogue = Catalogue(reactor, self.reads)
@@ -115,11 +132,27 @@ class Region:
             self.writer, self.reads, NodeStore(pool, random_id), self.catalogue, self.progress, random_id
         )
         self.subnets = Subnets(self.inventory, RangeStore(pool, random_id), SubnetStore(pool), SubnetChecks(pool))
+        certificate_store = CertificateStore(pool, random_id)
+        self.enrolment = Enrolment(
+            certificates, certificate_store, self.inventory, self.clusters, self.writer, self._certificates_changed
+        )
         use_cases = UseCases(
-            self.claims, self.inventory, self.subnets, self.accounts, AuditTrail(AuditReads(pool)), Health(pool)
+            self.claims,
+            self.inventory,
+            self.enrolment,
+            self.subnets,
+            self.accounts,
+            AuditTrail(AuditReads(pool)),
+            Health(pool),
         )
         self.application = Application(reactor, use_cases)
-        self.links = ClusterLinkFactory(reactor, identity, self.connections, self.dispatch, identify_plain)
+        self.plain_links = ClusterLinkFactory(reactor, identity, self.connections, self.dispatch, identify_plain)
+        self.links = ClusterLinkFactory(
+            reactor, identity, self.connections, self.dispatch, identify_by_certificate, self.enrolment.renew
+        )
+        self.eviction = Eviction(certificate_store, self.links, self.connections)
+        self.is_enrolling = certificate_store.is_enrolling
+        self.door: EnrolmentDoor | None = None
         self.sweeps = Sweeps(
             reactor, pool, self.writer, self.dispatch.sweep, self.clusters.drain_absent, self._heartbeat
         )
@@ -128,7 +161,25 @@ class Region:
         self.dispatch.committed(subnets)
         self.doorbell.host_maps(subnets)
 
+    async def _certificates_changed(self) -> None:
+        self.catalogue.changed()
+        self.doorbell.certificates_changed()
+        await self.look_at_certificates()
+
+    async def look_at_certificates(self) -> None:
+        """Somebody may have to be cut off, or the door for enrolment be opened or closed."""
+        with suppress(DatabaseUnavailable):  # then the sweep looks again
+            await self.eviction.look()
+        if self.door is not None:
+            await self.door.look()
+
+    def _not_looked(self, failure: Failure) -> None:
+        self._log.failure("what became of certificates was not looked at", failure, event="certificates.bug")
+
     def _rung(self, rung: Rung) -> None:
+        if rung.certificates:
+            Deferred.fromCoroutine(self.look_at_certificates()).addErrback(self._not_looked)
+            self.catalogue.changed()
         if rung.topology:
             self.catalogue.changed()
         if rung.host_maps is not None:
@@ -138,7 +189,10 @@ class Region:
 
     async def _heartbeat(self) -> None:
         if connected := self.connections.clusters():
-            await self.clusters.heard(connected)
+            self.eviction.supersede(await self.clusters.heard(connected))
+        await self.eviction.look()
+        if self.door is not None:
+            await self.door.look()
 
     def start(self) -> None:
         self.doorbell.start()
@@ -146,7 +200,10 @@ class Region:
 
     async def stop(self) -> None:
         await self.sweeps.stop()
+        if self.door is not None:
+            await self.door.close()
         await self.links.close()
+        await self.plain_links.close()
         await self.writer.stop()
         await self.doorbell.stop()
 
@@ -167,6 +224,7 @@ class RegionDaemon(Service):
         self._region: Region | None = None
         self._ports: list[IListeningPort] = []
         self._sites: list[ApiSite] = []
+        self._admission = Admission()
         self._starting: Deferred[None] | None = None
         self._database_is_gone = False
 
@@ -206,7 +264,8 @@ class RegionDaemon(Service):
             each.start()
         await migrate(pool)
         identity = await Reads(pool).identity()
-        region = Region(self._reactor, dsn, pool, writing, identity, vet=vet)
+        certificates = await RegionCertificates.open(CertificateStore(pool, random_id), identity.region)
+        region = Region(self._reactor, dsn, pool, writing, identity, certificates, vet=vet)
         await region.accounts.local_caller()
         self._region = region
         region.start()
@@ -230,9 +289,10 @@ class RegionDaemon(Service):
         await newest.look_around(dsn)
         return newest.vet
 
-    async def _open_doors(self, region: Region) -> tuple[list[LinkAddress], list[LinkAddress]]:
+    async def _open_doors(self, region: Region) -> tuple[list[LocalAddress], list[LinkAddress]]:
         """Where the HTTP API and where the clusters' listener are to be found."""
-        clusters = [await self._listen(address, region.links) for address in self._settings.cluster_listen]
+        clusters = [await self._listen_for_clusters(address, region) for address in self._settings.cluster_listen]
+        self._prepare_enrolment(region, clusters)
         site = ApiSite(self._reactor, region.application, local=False)
         http = [await self._listen(address, site) for address in self._settings.http.listen]
         local = ApiSite(self._reactor, region.application, local=True)
@@ -240,11 +300,43 @@ class RegionDaemon(Service):
         self._sites = [site, local]
         return http, clusters
 
-    async def _listen(self, address: LinkAddress, factory: Any) -> LinkAddress:
+    async def _listen(self, address: LocalAddress, factory: Any) -> LocalAddress:
         """Where it listens: the port is the one that was chosen where the setting leaves it open."""
         port: Any = await address.server_endpoint(self._reactor).listen(factory)
         self._ports.append(port)
         return address if isinstance(address, UnixAddress) else LoopbackAddress(address.host, port.getHost().port)
+
+    async def _listen_for_clusters(self, address: LinkAddress, region: Region) -> LinkAddress:
+        if isinstance(address, UnixAddress):
+            self._ports.append(await address.server_endpoint(self._reactor).listen(region.plain_links))
+            return address
+        connections = region.enrolment.certificates.for_clusters()
+        endpoint = address.server_endpoint(self._reactor, connections, self._admission)
+        port: Any = await endpoint.listen(region.links)
+        self._ports.append(port)
+        return TlsAddress(address.host, port.getHost().port)
+
+    def _prepare_enrolment(self, region: Region, clusters: Sequence[LinkAddress]) -> None:
+        """Clusters can enrol where they can connect."""
+        listen = self._settings.enrolment_listen
+        told = self._settings.clusters.endpoints
+        reached = [*told] or [_as_reached(address) for address in clusters if isinstance(address, TlsAddress)]
+        if listen is None or not reached:
+            return
+        region.enrolment.endpoints = [str(address) for address in reached]
+        first = reached[0]
+        assert isinstance(first, TlsAddress)
+        connections = region.enrolment.certificates.for_enrolment()
+        factory = EnrolmentFactory(self._reactor, region.enrolment.certificates.authority.region, region.enrolment)
+
+        async def open_port() -> IListeningPort:
+            port: Any = await listen.server_endpoint(self._reactor, connections, self._admission).listen(factory)
+            region.enrolment.address = str(TlsAddress(first.host, port.getHost().port))
+            return cast(IListeningPort, port)
+
+        region.door = EnrolmentDoor(open_port, factory, region.is_enrolling)
+        region.enrolment.address = str(TlsAddress(first.host, listen.port))
+        region.door.look()
 
     async def _stop(self) -> None:
         if self._starting is not None:
@@ -299,3 +391,8 @@ class RegionDaemon(Service):
 async def _finished(maybe: Any) -> None:
     if isinstance(maybe, Deferred):
         await maybe
+
+
+def _as_reached(address: TlsAddress) -> TlsAddress:
+    """What clusters are told of a listener: this host's name where it listens on all addresses."""
+    return TlsAddress(socket.getfqdn(), address.port) if ip_address(address.host).is_unspecified else address

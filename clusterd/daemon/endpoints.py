@@ -1,12 +1,16 @@
-"""Where the link between region and cluster listens and connects.
+"""Where daemons listen and connect.
 
-A link address is `unix:/path` or `tcp:HOST:PORT`. Plain AMP carries no proof of who speaks, so it is allowed
-only where the operating system gives one: a UNIX socket that only its owner can open, and the loopback
-interface. `parse_link_address` is the one place that decides this.
+A link address, between region and cluster, is `unix:/path` or `tcp:HOST:PORT`. Plain AMP carries no proof of who
+speaks, so it is spoken only where the operating system gives one: on a UNIX socket that only its owner can open. TCP is
+always mutual TLS, on the loopback interface too: every user of a host can connect there.
+
+A local address, of the HTTP API, is `unix:/path` or a TCP port of the loopback interface. `parse_link_address` and
+`parse_local_address` are the places that decide this.
 """
 
 import fcntl
 import os
+import re
 import socket
 import stat
 from dataclasses import dataclass
@@ -17,6 +21,7 @@ from typing import Annotated, Any
 from pydantic import PlainValidator
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
+    HostnameEndpoint,
     TCP4ClientEndpoint,
     TCP4ServerEndpoint,
     TCP6ClientEndpoint,
@@ -36,11 +41,17 @@ from twisted.internet.interfaces import (
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
+from clusterd.daemon.handshakes import Admission, TlsClientEndpoint, TlsServerEndpoint
+from clusterd.daemon.mutual_tls import TlsConnections
+
 SOCKET_MODE = 0o600
 MAX_SOCKET_PATH_BYTES = 107  # sun_path is 108 bytes with its final zero, unix(7)
+MAX_HOST_NAME = 253
 CONNECT_TIMEOUT_SECONDS = 10.0
 LOCK_ATTEMPTS = 250
 LOCK_PAUSE_SECONDS = 0.02
+
+_HOST_NAME = re.compile(r"(?i:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)(?:\.(?i:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?))*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,32 +92,74 @@ class LoopbackAddress:
         return endpoint(reactor, self.port, interface=self.host)
 
 
-LinkAddress = UnixAddress | LoopbackAddress
+@dataclass(frozen=True, slots=True)
+class TlsAddress:
+    """A TCP port on which TLS is spoken. `host` is an IP address or a name; a listener's is an IP address."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
+
+    def client_endpoint(self, reactor: Any, connections: TlsConnections) -> IStreamClientEndpoint:
+        endpoint = HostnameEndpoint(reactor, self.host, self.port, timeout=CONNECT_TIMEOUT_SECONDS)
+        return TlsClientEndpoint(reactor, endpoint, connections)
+
+    def server_endpoint(self, reactor: Any, connections: TlsConnections, admission: Admission) -> IStreamServerEndpoint:
+        endpoint = TCP6ServerEndpoint if ":" in self.host else TCP4ServerEndpoint
+        return TlsServerEndpoint(reactor, endpoint(reactor, self.port, interface=self.host), connections, admission)
+
+
+LinkAddress = UnixAddress | TlsAddress
+LocalAddress = UnixAddress | LoopbackAddress
 
 
 def parse_link_address(text: str) -> LinkAddress:
-    """`unix:/run/hostmap/region.sock`, `tcp:127.0.0.1:5250`, `tcp:[::1]:5250` or `tcp:localhost:5250`.
+    """`unix:/run/hostmap/region.sock`, `tcp:192.0.2.1:5250`, `tcp:[2001:db8::1]:5250` or `tcp:region.example:5250`.
 
-    Raises ValueError for other text and for an address at which plain AMP is not allowed.
+    Raises ValueError for other text.
+    """
+    kind, colon, rest = text.strip().partition(":")
+    if kind == "unix" and colon:
+        return _unix_address(rest)
+    if kind == "tcp" and colon:
+        return TlsAddress(*_host_and_port(rest))
+    raise ValueError(f"not a link address: {text[:128]!r} (expected unix:/path or tcp:HOST:PORT)")
+
+
+def parse_local_address(text: str) -> LocalAddress:
+    """`unix:/run/hostmap/api.sock`, `tcp:127.0.0.1:5240`, `tcp:[::1]:5240` or `tcp:localhost:5240`.
+
+    Raises ValueError for other text and for an address that other hosts can reach.
     """
     kind, colon, rest = text.strip().partition(":")
     if kind == "unix" and colon:
         return _unix_address(rest)
     if kind == "tcp" and colon:
         return _loopback_address(rest)
-    raise ValueError(f"not a link address: {text[:128]!r} (expected unix:/path or tcp:HOST:PORT)")
+    raise ValueError(f"not an address: {text[:128]!r} (expected unix:/path or tcp:HOST:PORT)")
 
 
-def _validated(value: Any) -> LinkAddress:
-    if isinstance(value, UnixAddress | LoopbackAddress):
+def _link_address(value: Any) -> LinkAddress:
+    if isinstance(value, UnixAddress | TlsAddress):
         return value
     if not isinstance(value, str):
         raise ValueError("a link address is text: unix:/path or tcp:HOST:PORT")
     return parse_link_address(value)
 
 
-LinkAddressSetting = Annotated[LinkAddress, PlainValidator(_validated)]
-"""A link address as a field of a configuration model."""
+def _local_address(value: Any) -> LocalAddress:
+    if isinstance(value, UnixAddress | LoopbackAddress):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("an address is text: unix:/path or tcp:HOST:PORT")
+    return parse_local_address(value)
+
+
+LinkAddressSetting = Annotated[LinkAddress, PlainValidator(_link_address)]
+LocalAddressSetting = Annotated[LocalAddress, PlainValidator(_local_address)]
+"""Addresses as fields of a configuration model."""
 
 
 def _unix_address(path: str) -> UnixAddress:
@@ -119,7 +172,8 @@ def _unix_address(path: str) -> UnixAddress:
     return UnixAddress(path)
 
 
-def _loopback_address(rest: str) -> LoopbackAddress:
+def _host_and_port(rest: str) -> tuple[str, int]:
+    """The host, an IP address in its usual form or a name in lower case, and the port."""
     host, colon, digits = rest.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not host or (":" in host and not bracketed):
@@ -132,13 +186,30 @@ def _loopback_address(rest: str) -> LoopbackAddress:
         address = ip_address(host[1:-1] if bracketed else host)
     except ValueError:
         address = None
-    if address is None or bracketed != (address.version == 6) or "%" in host or not address.is_loopback:
+    if address is not None and bracketed == (address.version == 6) and "%" not in host:
+        return str(address), int(digits)
+    if bracketed or not _HOST_NAME.fullmatch(host) or len(host) > MAX_HOST_NAME or host[-1].isdigit():
+        raise ValueError(f"not an IP address and not a host name: {host[:128]!r}")
+    return host.lower(), int(digits)
+
+
+def is_ip_address(host: str) -> bool:
+    """Whether this is no name, so that one can listen on it."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _loopback_address(rest: str) -> LoopbackAddress:
+    host, port = _host_and_port(rest)
+    if not is_ip_address(host) or not ip_address(host).is_loopback:
         raise ValueError(
-            f"{host[:128]} is not the loopback interface: a connection from another host needs TLS (between region and "
-            "cluster, mutual TLS), which this version does not have yet; use unix:/path, tcp:127.0.0.1:PORT or "
-            "tcp:[::1]:PORT, with a proxy or tunnel of your own in front"
+            f"{host[:128]} is not the loopback interface: put a TLS proxy in front for other hosts, and use "
+            "unix:/path, tcp:127.0.0.1:PORT or tcp:[::1]:PORT here"
         )
-    return LoopbackAddress(str(address), int(digits))
+    return LoopbackAddress(host, port)
 
 
 @implementer(IStreamServerEndpoint)

@@ -24,6 +24,8 @@ from clusterd.protocol.arguments import (
 PROTOCOL_VERSION = 1
 MAX_ID_LENGTH = 64
 MAX_ERROR_LENGTH = 1000
+MAX_TOKEN_LENGTH = 128
+MAX_PEM_LENGTH = 8192
 
 
 class Command(amp.Command):
@@ -57,7 +59,8 @@ class Register(Command):
     """The first command of every connection: who I am and what I hold.
 
     `cluster` names the cluster on a plain link only; an authenticated link takes the name from its certificate.
-    `history` and `held` are what the cluster's store says; a cluster with nothing leaves `history` out.
+    `history` and `held` are what the cluster's store says; a cluster with nothing leaves `history` out. `instance` is
+    made anew by each start of clusterd: two that take turns are two hosts with one identity.
     """
 
     arguments: ClassVar = [
@@ -67,6 +70,7 @@ class Register(Command):
         (b"cluster", Text(MAX_ID_LENGTH, optional=True)),
         (b"backend", Text(32)),
         (b"history", Text(MAX_ID_LENGTH, optional=True)),
+        (b"instance", Text(MAX_ID_LENGTH, optional=True)),
         (b"held", HELD_SUBNETS),
     ]
     response: ClassVar = [
@@ -116,6 +120,41 @@ class ReportHostMapState(Command):
         errors.NotRegistered: b"NOT_REGISTERED",
         errors.HistoryMismatch: b"HISTORY_MISMATCH",
     }
+
+
+class RenewCertificate(Command):
+    """A new certificate for the cluster at the other end, in exchange for a certificate signing request (PEM).
+
+    Only the request's key and signature are looked at: the names are the region's. The old one stays good until it
+    expires, so that a lost answer does no harm.
+    """
+
+    arguments: ClassVar = [(b"request", Text(MAX_PEM_LENGTH))]
+    response: ClassVar = [(b"certificate", Text(MAX_PEM_LENGTH)), (b"authority", Text(MAX_PEM_LENGTH))]
+    errors: ClassVar[dict[type[Exception], bytes]] = {
+        errors.NotRegistered: b"NOT_REGISTERED",
+        errors.EnrolmentRefused: b"ENROLMENT_REFUSED",
+    }
+
+
+class Enrol(Command):
+    """The only command of the enrolment listener, once per connection: a one-time token and a certificate signing
+    request (PEM) for a cluster's first certificate.
+
+    The answer says who the cluster is from now on, and where the region's clusters connect: at most 32 addresses,
+    with spaces between them.
+    """
+
+    arguments: ClassVar = [(b"token", Text(MAX_TOKEN_LENGTH)), (b"request", Text(MAX_PEM_LENGTH))]
+    response: ClassVar = [
+        (b"region", Text(MAX_ID_LENGTH)),
+        (b"cluster", Text(MAX_ID_LENGTH)),
+        (b"name", Text(MAX_ID_LENGTH)),
+        (b"certificate", Text(MAX_PEM_LENGTH)),
+        (b"authority", Text(MAX_PEM_LENGTH)),
+        (b"endpoints", Text(MAX_PEM_LENGTH)),
+    ]
+    errors: ClassVar[dict[type[Exception], bytes]] = {errors.EnrolmentRefused: b"ENROLMENT_REFUSED"}
 
 
 # ---- answered by clusterd ----
@@ -222,5 +261,6 @@ class ForgetSubnet(Command):
     }
 
 
-ANSWERED_BY_REGIOND = (Register, ReportTopology, ReportHostMapState, Ping)
+ANSWERED_BY_REGIOND = (Register, ReportTopology, ReportHostMapState, RenewCertificate, Ping)
+ANSWERED_TO_ANYBODY = (Enrol,)
 ANSWERED_BY_CLUSTERD = (ApplyHostMaps, BeginTransfer, TransferPage, CommitTransfer, ForgetSubnet, Ping)

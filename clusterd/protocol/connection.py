@@ -12,6 +12,7 @@ What AMP does by itself and what is needed here differ in four places (all repro
 from typing import Any, cast
 from uuid import uuid4
 
+from OpenSSL import SSL
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime, ITCPTransport
 from twisted.internet.protocol import connectionDone
@@ -20,6 +21,7 @@ from twisted.logger import Logger
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
+from clusterd.daemon.mutual_tls import words_of
 from clusterd.protocol.arguments import MAX_VALUE_BYTES
 from clusterd.protocol.commands import Ping
 from clusterd.protocol.errors import MALFORMED_ARGUMENT_CODE, MalformedArgument
@@ -78,7 +80,7 @@ class Link(amp.AMP):
     def connectionMade(self) -> None:
         super().connectionMade()
         assert self.transport is not None
-        self._peer = _peer_name(self.transport.getPeer())
+        self._peer = peer_name(self.transport.getPeer())
         self.connected_now = True
         self._pinging = LoopingCall(self._ping)
         self._pinging.clock = self._clock
@@ -89,8 +91,9 @@ class Link(amp.AMP):
         if self._pinging is not None and self._pinging.running:
             self._pinging.stop()
         # Before AMP fails its own Deferreds with whatever the transport said.
+        why = f": {words_of(reason.value)}" if isinstance(reason.value, SSL.Error) else ""
         for waiting in list(self._calls):
-            waiting.errback(Failure(LinkLost(f"connection to {self._peer} ended")))
+            waiting.errback(Failure(LinkLost(f"connection to {self._peer} ended{why}")))
         super().connectionLost(reason)
         self.lost.callback(None)
 
@@ -227,7 +230,8 @@ def _refuse_too_long(box: amp.AmpBox) -> amp.AmpBox:
     return box
 
 
-def _peer_name(address: Any) -> str:
+def peer_name(address: Any) -> str:
+    """An address as a log line names it."""
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is not None:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

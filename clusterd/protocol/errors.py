@@ -23,6 +23,10 @@ class RegistrationRefused(ProtocolError):
     """The region does not accept this cluster: revoked, unnamed, or named like nothing it may be."""
 
 
+class EnrolmentRefused(ProtocolError):
+    """No certificate: the token is unknown, used or expired, or the request is not one that is signed."""
+
+
 class NotRegistered(ProtocolError):
     """The command needs `Register` first."""
 

@@ -154,3 +154,31 @@ class QuotaExceeded(DomainError):
     """
 
     slug = "quota-exceeded"
+
+
+class LinkRefused(Exception):
+    """What is refused on the link and never over HTTP. `detail` is told to the other side."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class EnrolmentRefused(LinkRefused):
+    """No certificate for whoever asked."""
+
+
+class ClusterRefused(LinkRefused):
+    """The cluster may not speak for itself now: revoked, forgotten, replaced."""
+
+
+class NoClusterListener(DomainError):
+    """This regiond listens for clusters on no TCP address, so none could connect after enrolling."""
+
+    slug = "no-cluster-listener"
+
+
+class ClusterHoldsHostMaps(DomainError):
+    """The cluster may still serve host maps; `subnets` says of which networks."""
+
+    slug = "cluster-holds-host-maps"

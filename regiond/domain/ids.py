@@ -26,6 +26,7 @@ class Prefix(StrEnum):
     CLUSTER = "cl"
     CLUSTER_INTERFACE = "ci"
     DEVICE = "dv"
+    ENROLMENT = "en"
     GROUP = "gr"
     NODE = "nd"
     RESERVATION = "rs"

@@ -78,6 +78,10 @@ class ClusterSubnetView:
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
+    """A cluster. `certificate_expires` is of the newest certificate that is good, None where there is none;
+    `turns_seen` is when two hosts with this cluster's identity were seen last.
+    """
+
     id: int
     name: str
     vrf: str
@@ -88,6 +92,10 @@ class ClusterView:
     connected_since: datetime | None
     last_heard: datetime | None
     subnets: tuple[ClusterSubnetView, ...]
+    enrolled: datetime | None = None
+    certificate_expires: datetime | None = None
+    revoked: datetime | None = None
+    turns_seen: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

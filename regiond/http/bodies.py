@@ -1,6 +1,6 @@
 """The bodies and queries of requests. What is not named here is an error."""
 
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -28,6 +28,7 @@ from regiond.http.fields import (
 MAX_MACS = 16
 MAX_COUNT = 256
 MAX_RELEASE_HOLD_SECONDS = 30 * 86400
+MAX_ENROLMENT_SECONDS = 7 * 86400
 DEFAULT_AVAILABLE = 10
 
 
@@ -179,6 +180,12 @@ class RangeChange(Change):
     nullable: ClassVar[frozenset[str]] = frozenset({"comment"})
 
 
+class NewEnrolmentBody(Body):
+    """A one-time token for a cluster; an hour by default."""
+
+    expires_in: Annotated[int, Field(ge=60, le=MAX_ENROLMENT_SECONDS)] | None = None
+
+
 class NewTokenBody(Body):
     """A bearer token; without `account` it is the caller's own."""
 
@@ -214,6 +221,12 @@ class ForcingRange(Query):
     """Take a dynamic range although reservations lie in it; they stay with their holders (admin)."""
 
     force: Flag = False
+
+
+class Forgetting(Query):
+    """Forget a cluster that may still serve host maps: its DHCP server is off for good, says the admin."""
+
+    dhcp_is_off: Flag = False
 
 
 class Available(Query):

@@ -2,9 +2,11 @@
 
 from regiond.domain.ids import Prefix, format_id
 from regiond.http import representations
-from regiond.http.bodies import InterfacePage, NoQuery, Page
-from regiond.http.routing import BASE, Access, Answer, Call, Route, page_of_all
+from regiond.http.bodies import Forgetting, InterfacePage, NewEnrolmentBody, NoQuery, Page
+from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page_of_all
 from regiond.http.use_cases import UseCases
+
+CLUSTER = f"{BASE}/clusters/{{cluster}}"
 
 
 async def list_clusters(use: UseCases, call: Call[None, Page]) -> Answer:
@@ -14,6 +16,25 @@ async def list_clusters(use: UseCases, call: Call[None, Page]) -> Answer:
 
 async def read_cluster(use: UseCases, call: Call[None, NoQuery]) -> Answer:
     return Answer(200, representations.cluster(await use.inventory.cluster(call.path["cluster"])))
+
+
+async def offer_enrolment(use: UseCases, call: Call[NewEnrolmentBody, NoQuery]) -> Answer:
+    offer = await use.enrolment.offer(call.context, call.path["cluster"], seconds=call.body.expires_in)
+    return created(representations.enrolment(offer), None)
+
+
+async def withdraw_enrolment(use: UseCases, call: Call[None, NoQuery]) -> Answer:
+    await use.enrolment.withdraw(call.context, call.path["cluster"])
+    return Answer(204)
+
+
+async def revoke_cluster(use: UseCases, call: Call[None, NoQuery]) -> Answer:
+    return Answer(200, representations.cluster(await use.enrolment.revoke(call.context, call.path["cluster"])))
+
+
+async def forget_cluster(use: UseCases, call: Call[None, Forgetting]) -> Answer:
+    await use.enrolment.forget(call.context, call.path["cluster"], dhcp_is_off=call.query.dhcp_is_off)
+    return Answer(204)
 
 
 async def list_interfaces(use: UseCases, call: Call[None, InterfacePage]) -> Answer:
@@ -32,7 +53,34 @@ async def read_interface(use: UseCases, call: Call[None, NoQuery]) -> Answer:
 
 ROUTES = [
     Route("GET", f"{BASE}/clusters", list_clusters, Access.USER, "List clusters", query=Page, list_of=Prefix.CLUSTER),
-    Route("GET", f"{BASE}/clusters/{{cluster}}", read_cluster, Access.USER, "Read a cluster, by id or name"),
+    Route("GET", CLUSTER, read_cluster, Access.USER, "Read a cluster, by id or name"),
+    Route(
+        "DELETE",
+        CLUSTER,
+        forget_cluster,
+        Access.ADMIN,
+        "Forget a cluster for good",
+        query=Forgetting,
+        statuses=(204,),
+    ),
+    Route(
+        "POST",
+        f"{CLUSTER}/enrolment",
+        offer_enrolment,
+        Access.ADMIN,
+        "Make a one-time token with which a cluster of this name can enrol",
+        NewEnrolmentBody,
+        statuses=(201,),
+    ),
+    Route(
+        "DELETE",
+        f"{CLUSTER}/enrolment",
+        withdraw_enrolment,
+        Access.ADMIN,
+        "Make the cluster's enrolment token worthless",
+        statuses=(204,),
+    ),
+    Route("POST", f"{CLUSTER}/revoke", revoke_cluster, Access.ADMIN, "Refuse a cluster from now on"),
     Route(
         "GET",
         f"{BASE}/cluster-interfaces",

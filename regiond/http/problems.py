@@ -40,6 +40,8 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "name-taken": (409, "The name is taken"),
     "range-overlap": (409, "Another range has some of these addresses"),
     "range-over-reservations": (409, "The DHCP server would lease addresses that somebody has"),
+    "no-cluster-listener": (409, "Clusters cannot connect here"),
+    "cluster-holds-host-maps": (409, "The cluster may still serve host maps"),
     "quota-exceeded": (409, "The account has as many reservations as it may"),
     "body-too-large": (413, "The body is too large"),
     "unsupported-media-type": (415, "The body has to be JSON"),

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from regiond.domain.accounts import AccountView, TokenView
+from regiond.domain.identity import EnrolmentOffer
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.ranges import AddressRange
 from regiond.domain.reservations import ClusterProgress, Reservation, overall_state
@@ -106,7 +107,23 @@ def cluster(view: ClusterView) -> Json:
         "connected": view.connected,
         "connected_since": moment(view.connected_since),
         "last_heard": moment(view.last_heard),
+        "enrolled": moment(view.enrolled),
+        "certificate_expires": moment(view.certificate_expires),
+        "revoked": moment(view.revoked),
+        "turns_seen": moment(view.turns_seen),
         "subnets": [_cluster_subnet(subnet) for subnet in view.subnets],
+    }
+
+
+def enrolment(offer: EnrolmentOffer) -> Json:
+    """With the token, which is shown this once."""
+    return {
+        "name": offer.enrolment.name,
+        "token": offer.enrolment.text,
+        "expires_at": moment(offer.enrolment.expires_at),
+        "endpoint": offer.address,
+        "fingerprint": offer.fingerprint,
+        "command": offer.command,
     }
 
 

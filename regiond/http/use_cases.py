@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
+from regiond.domain.identity import EnrolmentOffer
 from regiond.domain.ranges import AddressRange
 from regiond.domain.views import (
     AuditEntry,
@@ -118,6 +119,15 @@ class InventoryUseCases(Protocol):
     async def subnet(self, subnet: str) -> SubnetView: ...
 
 
+class EnrolmentUseCases(Protocol):
+    """Which clusters there may be. `cluster` is an id or a name."""
+
+    async def offer(self, context: RequestContext, name: str, *, seconds: int | None) -> EnrolmentOffer: ...
+    async def withdraw(self, context: RequestContext, name: str) -> None: ...
+    async def revoke(self, context: RequestContext, cluster: str) -> ClusterView: ...
+    async def forget(self, context: RequestContext, cluster: str, *, dhcp_is_off: bool) -> None: ...
+
+
 class SubnetUseCases(Protocol):
     """One subnet: its ranges, how full it is, whether it is sound. `subnet` is an id or a selector."""
 
@@ -197,6 +207,7 @@ class Health(Protocol):
 class UseCases:
     claims: ClaimUseCases
     inventory: InventoryUseCases
+    enrolment: EnrolmentUseCases
     subnets: SubnetUseCases
     accounts: AccountUseCases
     audit: AuditUseCases

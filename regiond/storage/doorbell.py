@@ -29,6 +29,7 @@ class Rung:
     host_maps: frozenset[int] | None = frozenset()
     acknowledged: frozenset[int] | None = frozenset()
     topology: bool = False
+    certificates: bool = False  # or tokens for enrolment, or which clusters there are
 
 
 @dataclass(slots=True)
@@ -36,14 +37,16 @@ class _Waiting:
     host_maps: set[int] = field(default_factory=set)
     acknowledged: set[int] = field(default_factory=set)
     topology: bool = False
+    certificates: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.host_maps or self.acknowledged or self.topology)
+        return bool(self.host_maps or self.acknowledged or self.topology or self.certificates)
 
 
 def format_payload(sender: str, rung: Rung) -> str:
-    """`sender|host maps|acknowledged|topology`: ids with commas between them, or `*`."""
-    return "|".join((sender, _ids(rung.host_maps), _ids(rung.acknowledged), "1" if rung.topology else ""))
+    """`sender|host maps|acknowledged|topology|certificates`: ids with commas between them, or `*`."""
+    flags = ("1" if flag else "" for flag in (rung.topology, rung.certificates))
+    return "|".join((sender, _ids(rung.host_maps), _ids(rung.acknowledged), *flags))
 
 
 def parse_payload(payload: str) -> tuple[str, Rung] | None:
@@ -52,7 +55,7 @@ def parse_payload(payload: str) -> tuple[str, Rung] | None:
     if len(parts) < 4:
         return None
     try:
-        return parts[0], Rung(_numbers(parts[1]), _numbers(parts[2]), parts[3] == "1")
+        return parts[0], Rung(_numbers(parts[1]), _numbers(parts[2]), parts[3] == "1", parts[4:5] == ["1"])
     except ValueError:
         return None
 
@@ -96,6 +99,11 @@ class Doorbell:
         self._waiting.topology = True
         self._ring_soon()
 
+    def certificates_changed(self) -> None:
+        """Certificates, tokens for enrolment or clusters came or went."""
+        self._waiting.certificates = True
+        self._ring_soon()
+
     def _ring_soon(self) -> None:
         if not self._ringing and not self._stopped:
             self._ringing = True
@@ -110,7 +118,7 @@ class Doorbell:
 
     async def _ring(self) -> None:
         waiting, self._waiting = self._waiting, _Waiting()
-        rung = Rung(_few(waiting.host_maps), _few(waiting.acknowledged), waiting.topology)
+        rung = Rung(_few(waiting.host_maps), _few(waiting.acknowledged), waiting.topology, waiting.certificates)
         try:
             await self._pool.execute("SELECT pg_notify(%s, %s)", (CHANNEL, format_payload(self._me, rung)), retry=True)
         except (DatabaseUnavailable, ConnectionLost) as error:
@@ -126,7 +134,7 @@ class Doorbell:
             self._on_rung(told[1])
 
     def _missed(self) -> None:
-        self._on_rung(Rung(None, None, True))
+        self._on_rung(Rung(None, None, True, True))
 
 
 def _few(subnets: set[int]) -> frozenset[int] | None:

@@ -164,8 +164,12 @@ class Reads:
                             'desired_generation', s.generation, 'accepted_generation', d.accepted_generation,
                             'applied_generation', d.applied_generation, 'error', d.error, 'since', d.since)
                             ORDER BY s.cidr), '[]'::jsonb)
-                        FROM delivery d JOIN subnet s ON s.id = d.subnet WHERE d.cluster = c.id)
-                FROM cluster c JOIN vrf v ON v.id = c.vrf ORDER BY c.name""",  # noqa: S608 (constants only)
+                        FROM delivery d JOIN subnet s ON s.id = d.subnet WHERE d.cluster = c.id),
+                       c.enrolled, (SELECT max(t.expires) FROM certificate t
+                                    WHERE t.cluster = c.id AND t.revoked IS NULL AND t.expires > now()),
+                       c.revoked, c.turns_seen
+                FROM cluster c JOIN vrf v ON v.id = c.vrf
+                WHERE c.forgotten IS NULL ORDER BY c.name""",  # noqa: S608 (constants only)
             retry=True,
         )
         return [
@@ -180,6 +184,10 @@ class Reads:
                 connected_since=row[7],
                 last_heard=row[8],
                 subnets=tuple(_cluster_subnet(entry) for entry in row[9]),
+                enrolled=row[10],
+                certificate_expires=row[11],
+                revoked=row[12],
+                turns_seen=row[13],
             )
             for row in rows
         ]

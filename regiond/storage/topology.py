@@ -1,16 +1,18 @@
 """Clusters as they register, and their topology as they report it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from twisted.logger import Logger
 
 from clusterd.protocol.values import InterfaceReport, NicKind
+from regiond.domain.errors import ClusterHoldsHostMaps
+from regiond.domain.identity import Identity, Introduction, Registered
 from regiond.domain.ids import NewId, Prefix, format_id
 from regiond.domain.topology import KnownInterface, KnownSubnet, TopologyPlan, plan_topology
-from regiond.storage.changes import LONG_DEADLINE_SECONDS, rebuild_free_ranges
+from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, rebuild_free_ranges, write_audit
 from regiond.storage.connection import Row
 from regiond.storage.pool import Pool, Session
+from regiond.storage.registration import register
 
 ABSENT_SECONDS = 60.0
 
@@ -35,14 +37,6 @@ FROM infrastructure_address a WHERE NOT EXISTS (
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """A cluster after `Register`: its id and the number of this connection."""
-
-    cluster: int
-    epoch: int
-
-
 class ClusterStore:
     """Cluster rows, cluster interfaces, and the subnets that they bring."""
 
@@ -52,31 +46,22 @@ class ClusterStore:
         self._pool = pool
         self._new_id = new_id
 
-    async def register(self, name: str, hostname: str, backend: str, software_version: str) -> Registered:
-        """Note a cluster's new connection; a name that is not known yet becomes a cluster of the default VRF."""
-        rows = await self._pool.query(
-            """INSERT INTO cluster (id, name, hostname, backend, software_version, epoch, connected_since, last_heard)
-               VALUES (%s, %s, %s, %s, %s, 1, now(), now())
-               ON CONFLICT (name) DO UPDATE SET hostname = excluded.hostname, backend = excluded.backend,
-                   software_version = excluded.software_version, epoch = cluster.epoch + 1,
-                   connected_since = now(), last_heard = now()
-               RETURNING id, epoch""",
-            (self._new_id(), name, hostname, backend, software_version),
-            retry=True,
-        )
-        return Registered(*rows[0])
+    async def register(self, identity: Identity, said: Introduction) -> Registered:
+        """Note a cluster's new connection. Raises ClusterRefused."""
+        return await self._pool.transaction(lambda session: register(session, self._new_id, identity, said), retry=True)
 
-    async def disconnected(self, registered: Registered) -> None:
+    async def disconnected(self, cluster: int, epoch: int) -> None:
         """The connection ended; nothing if a newer one took its place."""
         await self._pool.execute(
-            "UPDATE cluster SET connected_since = NULL WHERE id = %s AND epoch = %s",
-            (registered.cluster, registered.epoch),
-            retry=True,
+            "UPDATE cluster SET connected_since = NULL WHERE id = %s AND epoch = %s", (cluster, epoch), retry=True
         )
 
-    async def heard(self, clusters: Sequence[int]) -> None:
-        """These clusters are connected here, now."""
-        await self._pool.execute("UPDATE cluster SET last_heard = now() WHERE id = ANY(%s)", (clusters,), retry=True)
+    async def heard(self, clusters: Sequence[int]) -> dict[int, int]:
+        """These clusters are connected here, now; the number of each one's newest connection, wherever that is."""
+        rows = await self._pool.query(
+            "UPDATE cluster SET last_heard = now() WHERE id = ANY(%s) RETURNING id, epoch", (clusters,), retry=True
+        )
+        return {row[0]: row[1] for row in rows}
 
     async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport]) -> TopologyPlan:
         """Make the stored picture of this cluster the reported one, in one transaction; logs one line per change."""
@@ -93,6 +78,49 @@ class ClusterStore:
         planned = await self._pool.transaction(apply, retry=True, deadline=LONG_DEADLINE_SECONDS)
         self._tell(cluster, planned)
         return planned
+
+    async def drain(self, cluster: int) -> None:
+        """The cluster serves no subnet any more; it stays a holder of each until that is confirmed."""
+
+        async def run(session: Session) -> None:
+            await session.run(_TOPOLOGY_LOCK)
+            serving = "FROM delivery WHERE cluster = %s AND role = 'serving'"
+            await _lock(session, [row[0] for row in await session.run(f"SELECT subnet {serving}", (cluster,))])
+            await session.run(
+                "UPDATE delivery SET role = 'draining', since = now() WHERE cluster = %s AND role = 'serving'",
+                (cluster,),
+            )
+
+        await self._pool.transaction(run, retry=True, deadline=LONG_DEADLINE_SECONDS)
+
+    async def forget(self, change: Change, cluster: int) -> None:
+        """Take a cluster out of everything that is shown or delivered to. Its row stays under another name: that it
+        served subnets once is of interest where an address rests. Raises ClusterHoldsHostMaps.
+        """
+
+        async def run(session: Session) -> None:
+            await session.run(_TOPOLOGY_LOCK)
+            rows = await session.run("SELECT name FROM cluster WHERE id = %s FOR UPDATE", (cluster,))
+            held = await session.run("SELECT FROM delivery WHERE cluster = %s AND role <> 'former' LIMIT 1", (cluster,))
+            if held:
+                raise ClusterHoldsHostMaps("the cluster began to serve a subnet meanwhile: try again", subnets=[])
+            owned = await session.run(
+                "SELECT DISTINCT subnet FROM infrastructure_address WHERE cluster = %s ORDER BY subnet", (cluster,)
+            )
+            subnets = [row[0] for row in owned]
+            await _lock(session, subnets)
+            await session.run("DELETE FROM infrastructure_address WHERE cluster = %s", (cluster,))
+            await session.run("DELETE FROM cluster_interface WHERE cluster = %s", (cluster,))
+            await session.run(
+                "UPDATE cluster SET forgotten = now(), connected_since = NULL, name = %s WHERE id = %s",
+                (format_id(Prefix.CLUSTER, cluster), cluster),
+            )
+            for subnet in subnets:
+                await rebuild_free_ranges(session, subnet)
+            before = {"name": rows[0][0]}
+            await write_audit(session, change, "cluster.forget", format_id(Prefix.CLUSTER, cluster), before, None)
+
+        await self._pool.transaction(run, retry=True, deadline=LONG_DEADLINE_SECONDS)
 
     async def drain_absent(self) -> None:
         """A cluster whose interface on a subnet has been absent for a while does not serve it any more.

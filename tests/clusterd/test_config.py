@@ -7,7 +7,7 @@ from twisted.internet.testing import MemoryReactorClock
 
 from clusterd.config import ClusterSettings
 from clusterd.daemon.config_file import ConfigError, load, validate
-from clusterd.daemon.endpoints import LoopbackAddress, UnixAddress
+from clusterd.daemon.endpoints import TlsAddress, UnixAddress
 from clusterd.dhcp.backends import make_backend
 from clusterd.dhcp.dnsmasq_settings import DnsmasqSettings
 from clusterd.dhcp.file import FileBackend
@@ -19,7 +19,7 @@ def test_an_empty_file_is_a_configuration(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "clusterd.toml").write_text("")
     settings = load(tmp_path / "clusterd.toml", ClusterSettings)
     assert settings.name == "rack-7"
-    assert settings.region.endpoints == (UnixAddress("/var/lib/hostmap/region/clusters.sock"),)
+    assert settings.region.endpoints is None
     assert settings.dhcp == FileSettings(backend="file", hosts_file=None)
     backend = make_backend(settings.dhcp, settings.state_directory, MemoryReactorClock())
     assert isinstance(backend, FileBackend) and backend.path == Path("/var/lib/hostmap/cluster/dhcp-hosts")
@@ -44,7 +44,7 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
     )
     settings = load(tmp_path / "clusterd.toml", ClusterSettings)
     assert settings.name == "rack-7"
-    assert settings.region.endpoints == (UnixAddress("/run/hostmap/region.sock"), LoopbackAddress("::1", 5250))
+    assert settings.region.endpoints == (UnixAddress("/run/hostmap/region.sock"), TlsAddress("::1", 5250))
     assert settings.dhcp == DnsmasqSettings(
         backend="dnsmasq", hosts_file=Path("/etc/hostmap/hosts"), pid_file=Path("/run/dnsmasq.pid")
     )
@@ -59,7 +59,7 @@ def test_every_mistake_is_said_at_once() -> None:
                 "nmae": "x",
                 "name": "a name",
                 "state_directory": "relative",
-                "region": {"endpoints": ["tcp:192.0.2.1:5250"]},
+                "region": {"endpoints": ["tcp:192.0.2.1:0"]},
                 "dhcp": {"backend": "windows"},
                 "topology": {"ignore": [""]},
             },
@@ -72,7 +72,7 @@ def test_every_mistake_is_said_at_once() -> None:
         mistakes,
         [
             "[dhcp] backend: expected one of 'file', 'dnsmasq'",
-            "mutual TLS",
+            "port 0",
             "[topology] ignore #1",
             "not a name",
             'did you mean "name"',

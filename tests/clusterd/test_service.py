@@ -181,7 +181,7 @@ async def test_a_second_one_with_the_same_state_directory_does_not_start(host: H
 
 def test_every_mistake_of_the_configuration_is_a_line_on_stderr(tmp_path: Path) -> None:
     config = tmp_path / "clusterd.toml"
-    config.write_text('nmae = "x"\n[dhcp]\nbackend = "windows"\n[region]\nendpoints = ["tcp:192.0.2.1:1"]\n')
+    config.write_text('nmae = "x"\n[dhcp]\nbackend = "windows"\n[region]\nendpoints = ["tcp:192.0.2.1:0"]\n')
     command = [*TWISTD, "clusterd", "--config", str(config)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 1 and ran.stdout == ""

@@ -112,6 +112,7 @@ def main() -> int:
                 region = stage.start_region(_port())
                 region.ready()
                 token = _token(region, state)
+                stage.enrol(region)
                 site = stage.start_site(
                     region, lambda why: _print(f"(A better kind of site cannot be made here: {why})")
                 )

@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from clusterd.config import ClusterSettings
 from tests.demo.processes import ROOT, stop, twistd
 from tests.lab import namespaces
 from tests.lab.clients import dhclient, udhcpc
@@ -33,7 +34,6 @@ _PATIENCE = 20.0
 _LOOK_SECONDS = 0.2
 
 _CONFIGURATION = """\
-name = "{name}"
 state_directory = "{state}"
 
 [region]
@@ -50,6 +50,16 @@ watch = ["s[0-9]"]  # the NICs of this demonstration are virtual, which clusterd
 def missing_for_dnsmasq() -> list[str]:
     """The programs that a site with a real DHCP server and client needs and that are not installed."""
     return [program for program in ("dnsmasq", "udhcpc") if shutil.which(program) is None]
+
+
+def cluster_state(state: Path) -> Path:
+    """The state directory of the site's clusterd."""
+    return state / "cluster"
+
+
+def identity_file(state: Path) -> Path:
+    """What makes it a cluster of its region."""
+    return ClusterSettings(state_directory=cluster_state(state)).identity_path
 
 
 def hosts_file(state: Path) -> Path:
@@ -94,6 +104,21 @@ def _responder(state: Path) -> Iterator[Obtain]:
 
 
 @contextmanager
+def _way_out(made: Network, relay: Path) -> Iterator[str]:
+    """The region's address, as it is reached from inside a network: the other end of the relay."""
+    command = [*within(made.server), sys.executable, "-m", "tests.demo.relay", str(relay)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        port = process.stdout.readline().decode().strip()
+        if not port.isdecimal():
+            raise LaboratoryError(f"the relay did not start: {port!r}")
+        yield f"tcp:127.0.0.1:{port}"
+    finally:
+        stop(process)
+
+
+@contextmanager
 def _clusterd(
     state: Path, region: str, *, real_server: bool, made: Network | None
 ) -> Iterator["subprocess.Popen[bytes]"]:
@@ -101,9 +126,7 @@ def _clusterd(
     if real_server:
         lines.append(f'pid_file = "{state / "dnsmasq.pid"}"')
     config = state / "clusterd.toml"
-    config.write_text(
-        _CONFIGURATION.format(name=CLUSTER, state=state / "cluster", region=region, dhcp="\n".join(lines))
-    )
+    config.write_text(_CONFIGURATION.format(state=cluster_state(state), region=region, dhcp="\n".join(lines)))
     if made is not None:
         command = [*within(made.server), *twistd("clusterd", config)]
     else:
@@ -132,11 +155,13 @@ def _say(content: object) -> None:
     print(json.dumps(content), flush=True)
 
 
-def _run(state: Path, region: str, *, with_network: bool, real_server: bool) -> None:
+def _run(state: Path, region: str, relay: Path, *, with_network: bool, real_server: bool) -> None:
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
             made = stack.enter_context(network()) if with_network else None
+            if made is not None:
+                region = stack.enter_context(_way_out(made, relay))
             obtain = stack.enter_context(
                 _real_server(made, state) if made is not None and real_server else _responder(state)
             )
@@ -154,6 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="One site of the demonstration.")
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--region", required=True, metavar="LINK_ADDRESS")
+    parser.add_argument("--relay", type=Path, required=True, help="the UNIX socket that leads there too")
     parser.add_argument("--network", choices=("namespaces", "told"), required=True)
     parser.add_argument("--dhcp", choices=("dnsmasq", "responder"), required=True)
     options = parser.parse_args()
@@ -163,6 +189,7 @@ def main() -> None:
     _run(
         options.state,
         options.region,
+        options.relay,
         with_network=options.network == "namespaces",
         real_server=options.dhcp == "dnsmasq",
     )

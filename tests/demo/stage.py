@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -13,8 +14,9 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from tests.demo.api import Api
-from tests.demo.processes import ROOT, Daemon, DemoFailed, Logs, stop, twistd, wait_for
-from tests.demo.site import CLUSTER, hosts_file, missing_for_dnsmasq
+from tests.demo.processes import COMMAND_SECONDS, ROOT, Daemon, DemoFailed, Logs, output_of, stop, twistd, wait_for
+from tests.demo.relay import from_socket
+from tests.demo.site import CLUSTER, cluster_state, hosts_file, identity_file, missing_for_dnsmasq
 from tests.lab.unprivileged import command_line
 
 START_SECONDS: Final = 60.0
@@ -28,7 +30,12 @@ state_directory = "{state}"
 listen = ["tcp:127.0.0.1:{port}"]
 
 [clusters]
-listen = ["unix:{link}"]
+listen = ["tcp:127.0.0.1:0"]
+enrolment = "tcp:127.0.0.1:0"
+"""
+
+_CONFIGURATION_TO_JOIN = """\
+state_directory = "{state}"
 """
 
 
@@ -82,10 +89,10 @@ class Region:
 
     def __init__(self, state: Path, show: Show | None, port: int = 0) -> None:
         state.mkdir(mode=0o711, parents=True, exist_ok=True)
-        self.link = f"unix:{state / 'link.sock'}"
         self.socket = state / "api.sock"
+        self.relay = state / "link.sock"
         config = state / "regiond.toml"
-        config.write_text(_REGION_CONFIGURATION.format(state=state, port=port, link=state / "link.sock"))
+        config.write_text(_REGION_CONFIGURATION.format(state=state, port=port))
         self.daemon = Daemon("regiond", twistd("regiond", config), _shown_by(show, "regiond"))
 
     def ready(self) -> dict[str, Any]:
@@ -95,7 +102,14 @@ class Region:
         assert address.hostname is not None and address.port is not None
         self.url = address.geturl()
         self._host, self._port = address.hostname, address.port
+        (self.link,) = started["clusters"]
+        self.relay.unlink(missing_ok=True)
+        from_socket(str(self.relay), int(self.link.rpartition(":")[2]))
         return started
+
+    def offer(self, cluster: str) -> str:
+        """The command that makes a host this cluster, as `regionctl` prints it. Raises DemoFailed."""
+        return output_of(["regionctl", "--socket", str(self.socket), "clusters", "enrol", cluster]).strip()
 
     def new_token(self, name: str) -> str:
         """An admin's token for programs; made through the socket that only this user can open."""
@@ -113,11 +127,11 @@ class Region:
 class Site:
     """The process of `tests.demo.site`."""
 
-    def __init__(self, kind: Kind, state: Path, link: str, show: Show | None) -> None:
+    def __init__(self, kind: Kind, state: Path, region: Region, show: Show | None) -> None:
         self.kind = kind
         self.hosts_file = hosts_file(state)
-        command = [sys.executable, "-m", "tests.demo.site", "--state", str(state), "--region", link]
-        command += ["--network", kind.network, "--dhcp", kind.dhcp]
+        command = [sys.executable, "-m", "tests.demo.site", "--state", str(state), "--region", region.link]
+        command += ["--relay", str(region.relay), "--network", kind.network, "--dhcp", kind.dhcp]
         if kind.network == "namespaces" and os.geteuid() != 0:
             command = command_line(command)
         pipe = subprocess.PIPE
@@ -192,13 +206,34 @@ class Stage:
         self._stack.callback(self.region.daemon.stop)
         return self.region
 
+    def enrol(self, region: Region) -> str | None:
+        """Make the site a cluster of the region; the command that did it, None where it is one from the last time.
+
+        Raises DemoFailed.
+        """
+        site = self.state / "site"
+        if identity_file(site).exists():
+            return None
+        site.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config = site / "join.toml"
+        config.write_text(_CONFIGURATION_TO_JOIN.format(state=cluster_state(site)))
+        command = region.offer(CLUSTER)
+        # As printed, but with this checkout's Python and state.
+        ours = f"{command.replace('python3', shlex.quote(sys.executable))} --config {shlex.quote(str(config))}"
+        done = subprocess.run(
+            ["/bin/sh", "-c", ours], cwd=ROOT, check=False, capture_output=True, text=True, timeout=COMMAND_SECONDS
+        )
+        if done.returncode != 0:
+            raise DemoFailed(f"{command} ended with {done.returncode}: {done.stderr.strip()}")
+        return command
+
     def start_site(self, region: Region, tell: Callable[[str], None]) -> Site:
         """The best kind of site that can be made here; `tell` hears why better ones cannot. Raises DemoFailed."""
         kinds, reasons = kinds_possible()
         for reason in reasons:
             tell(reason)
         for kind in kinds:
-            self.site = Site(kind, self.state / "site", region.link, self._show)
+            self.site = Site(kind, self.state / "site", region, self._show)
             self._stack.callback(self.site.stop)
             obstacle = self.site.begin()
             if obstacle is None:

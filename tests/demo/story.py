@@ -72,6 +72,13 @@ class Story:
 
     def _start_site(self, region: Region, api: Api) -> Site:
         self._begin(f'A site starts: the cluster controller "{CLUSTER}" with its clusterd and a DHCP server.')
+        command = self._stage.enrol(region)
+        assert command is not None, "a new state directory"
+        self._say(
+            "`regionctl clusters enrol` prints the one command that makes a host this cluster; it is run as printed, "
+            "and from then on the two prove to each other who they are (mutual TLS):"
+        )
+        self._quote(command)
         site = self._stage.start_site(
             region, lambda why: self._say(f"(A better kind of site cannot be made here: {why}.)")
         )

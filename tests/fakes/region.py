@@ -172,6 +172,7 @@ class _RegionResponders(Responders):
         held: tuple[HeldSubnet, ...],
         cluster: str | None = None,
         history: str | None = None,
+        instance: str | None = None,
     ) -> dict[str, Any]:
         await self._told.admit()
         self._told.registrations.append(Registration(cluster, history, held, hostname, backend))

@@ -10,11 +10,11 @@ from twisted.internet.defer import Deferred
 
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind, InterfaceReport
 from regiond.domain.errors import DomainError
+from regiond.domain.identity import Identity, Introduction, Registered
 from regiond.domain.mutations import Mutation, Outcome, Step
 from regiond.storage.batch import from_signed
 from regiond.storage.deliveries import DeliveryState, Difference
 from regiond.storage.errors import DatabaseUnavailable
-from regiond.storage.topology import Registered
 from tests.fakes.tables import Row, Tables
 from tests.fakes.tables_world import commit
 
@@ -27,7 +27,7 @@ class FakeStorage:
     down: bool = False
     recorded: list[Step] = field(default_factory=list)
     topologies: list[tuple[int, tuple[InterfaceReport, ...]]] = field(default_factory=list)
-    ended: list[Registered] = field(default_factory=list)
+    ended: list[tuple[int, int]] = field(default_factory=list)
     epochs: dict[int, int] = field(default_factory=dict)
     announced: list[frozenset[int]] = field(default_factory=list)
     topology_changes: int = 0
@@ -80,17 +80,17 @@ class FakeStorage:
 
     # ---- Clusters ----
 
-    async def register(self, name: str, hostname: str, backend: str, software_version: str) -> Registered:
+    async def register(self, identity: Identity, said: Introduction) -> Registered:
         await self._turn()
-        (cluster,) = (id_ for id_, known in self.tables.clusters.items() if known == name)
+        (cluster,) = (id_ for id_, known in self.tables.clusters.items() if known == identity.name)
         self.epochs[cluster] = self.epochs.get(cluster, 0) + 1
-        registered = Registered(cluster, self.epochs[cluster])
+        registered = Registered(cluster, self.epochs[cluster], identity.name)
         await self._answered()
         return registered
 
-    async def disconnected(self, registered: Registered) -> None:
+    async def disconnected(self, cluster: int, epoch: int) -> None:
         await self._turn()
-        self.ended.append(registered)
+        self.ended.append((cluster, epoch))
 
     async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport]) -> None:
         await self._turn()

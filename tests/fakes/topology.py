@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from clusterd.protocol.values import InterfaceReport
+from regiond.domain.identity import Registered
 from regiond.domain.ids import NewId
 from regiond.domain.networks import network
 from regiond.domain.topology import KnownInterface, KnownSubnet, plan_topology
-from regiond.storage.topology import ABSENT_SECONDS, Registered
+from regiond.storage.topology import ABSENT_SECONDS
 from tests.fakes.tables import Row, Tables
 
 
@@ -20,7 +21,7 @@ def register(tables: Tables, name: str, new_id: NewId) -> Registered:
     cluster = known[0] if known else new_id()
     tables.clusters[cluster] = name
     tables.epochs[cluster] = tables.epochs.get(cluster, 0) + 1
-    return Registered(cluster, tables.epochs[cluster])
+    return Registered(cluster, tables.epochs[cluster], name)
 
 
 def apply_topology(

@@ -13,6 +13,7 @@ from regiond.accounts import Accounts
 from regiond.audit_trail import AuditTrail
 from regiond.claims import Claims
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
+from regiond.domain.identity import EnrolmentOffer, NewEnrolment
 from regiond.domain.ranges import AddressRange, RangeKind, RangeValues
 from regiond.domain.reservations import ClusterProgress, Kind, MapState, Reservation, Status
 from regiond.domain.views import (
@@ -27,10 +28,12 @@ from regiond.domain.views import (
     SubnetView,
     Utilisation,
 )
+from regiond.enrolment import Enrolment
 from regiond.http.use_cases import (
     AccountUseCases,
     AuditUseCases,
     ClaimUseCases,
+    EnrolmentUseCases,
     InventoryUseCases,
     SubnetUseCases,
     UseCases,
@@ -128,6 +131,7 @@ UTILISATION = Utilisation(
 )
 RANGE = AddressRange(13, 5, RangeValues(RangeKind.DYNAMIC, "192.0.2.100", "192.0.2.150", "leases"), NOW)
 CHECK_REPORT = CheckReport(5, "192.0.2.0/24", "default", 3, 2, 2, ())
+OFFER = EnrolmentOffer(NewEnrolment("rack-b", "hme_the-secret", NOW), "tcp:region.example:5251", "sha256:" + "ab" * 32)
 AUDIT_ENTRY = AuditEntry(14, NOW, 1, "root", "range.add", "rg-000000000d", None, {"kind": "dynamic"}, "deploy-7")
 ACCOUNT_VIEW = AccountView(ALICE.account, ALICE.name, Role.USER, False, NOW)
 TOKEN_VIEW = TokenView(12, ALICE.account, ALICE.name, "laptop", False, NOW, None)
@@ -201,6 +205,10 @@ class FakeRegion:
                 "subnet": SUBNET_VIEW,
             },
         )
+        self.enrolment = Scripted(
+            Enrolment,
+            {"offer": OFFER, "withdraw": None, "revoke": CLUSTER_VIEW, "forget": None},
+        )
         self.subnets = Scripted(
             Subnets,
             {
@@ -242,6 +250,7 @@ class FakeRegion:
         return UseCases(
             cast(ClaimUseCases, self.claims),
             cast(InventoryUseCases, self.inventory),
+            cast(EnrolmentUseCases, self.enrolment),
             cast(SubnetUseCases, self.subnets),
             cast(AccountUseCases, self.accounts),
             cast(AuditUseCases, self.audit),

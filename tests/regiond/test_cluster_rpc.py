@@ -119,7 +119,7 @@ def test_closing_waits_until_the_ends_of_the_connections_are_recorded(site: Site
     site.storage.let_go()
     site.flush()
     assert closed.done() and closed.error is None
-    assert [ended.cluster for ended in site.storage.ended] == [RACK]
+    assert site.storage.ended == [(RACK, 1)]
     assert site.clock.getDelayedCalls() == []
     site.ask(site.factory.close())
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from clusterd.daemon.config_file import ConfigError, load, validate
-from clusterd.daemon.endpoints import LoopbackAddress, UnixAddress
+from clusterd.daemon.endpoints import LoopbackAddress, TlsAddress, UnixAddress
 from regiond.config import RegionSettings
 
 
@@ -42,6 +42,7 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
         socket = "/run/api.sock"
         [clusters]
         listen = ["tcp:127.0.0.1:5250"]
+        endpoints = ["tcp:region.example:5250"]
         [database]
         dsn = "host=db1,db2 dbname=hostmap target_session_attrs=read-write"
         password_file = "{secret}"
@@ -49,7 +50,9 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
     )
     assert settings.http.listen == (LoopbackAddress("::1", 80), UnixAddress("/run/region.sock"))
     assert settings.api_socket == UnixAddress("/run/api.sock")
-    assert settings.cluster_listen == (LoopbackAddress("127.0.0.1", 5250),)
+    assert settings.cluster_listen == (TlsAddress("127.0.0.1", 5250),)
+    assert settings.clusters.endpoints == (TlsAddress("region.example", 5250),)
+    assert settings.enrolment_listen == TlsAddress("127.0.0.1", 5251)
     dsn = settings.database.complete_dsn()
     assert dsn is not None
     assert "password=s3cret" in dsn
@@ -65,12 +68,14 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         listen = ["tcp:192.0.2.1:80"]
         [clusters]
         listn = []
+        endpoints = ["tcp:[::]:5250"]
+        enrolment = "unix:/enrol"
         [database]
         dsn = "nonsense"
         """,
     )
-    assert len(told) == 5
-    for key in ("state_directory", "colour", "listen", 'did you mean "listen"', "dsn"):
+    assert len(told) == 7
+    for key in ("state_directory", "colour", "listen", "endpoints", "enrolment", 'did you mean "listen"', "dsn"):
         assert any(key in mistake for mistake in told), (key, told)
 
 

@@ -137,7 +137,7 @@ def test_a_newer_connection_takes_over_and_the_older_one_is_cut(site: Site, clus
     assert not old.server.connected_now
     site.claim()
     assert site.is_settled(twin)
-    assert [ended.epoch for ended in site.storage.ended] == [1]
+    assert site.storage.ended == [(RACK, 1)]
     assert site.connections.clusters() == [RACK]
 
 

@@ -12,13 +12,13 @@ from twisted.python.failure import Failure
 from clusterd.protocol.values import InterfaceReport
 from regiond import sweeps
 from regiond.domain.errors import DomainError
+from regiond.domain.identity import Identity, Introduction, Registered
 from regiond.domain.ids import NewId
 from regiond.domain.mutations import Mutation, Outcome
 from regiond.domain.plan import plan
 from regiond.storage.batch import changes_document, facts_request, read_facts
 from regiond.storage.deliveries import DeliveryState, Difference
 from regiond.storage.errors import DatabaseUnavailable
-from regiond.storage.topology import Registered
 from tests.fakes import topology
 from tests.fakes.storage import FakeStorage
 from tests.fakes.tables import Tables
@@ -123,10 +123,10 @@ class SimulatedStorage(FakeStorage):
 
     # ---- Clusters ----
 
-    async def register(self, name: str, hostname: str, backend: str, software_version: str) -> Registered:
-        return await self._done(lambda: topology.register(self.tables, name, self._new_id))
+    async def register(self, identity: Identity, said: Introduction) -> Registered:
+        return await self._done(lambda: topology.register(self.tables, identity.name, self._new_id))
 
-    async def disconnected(self, registered: Registered) -> None:
+    async def disconnected(self, cluster: int, epoch: int) -> None:
         await self._done(lambda: None)
 
     async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport]) -> None:

@@ -26,9 +26,13 @@ from clusterd.daemon.config_file import ConfigError, Strict, validate
 from clusterd.daemon.endpoints import (
     LinkAddress,
     LinkAddressSetting,
+    LocalAddress,
+    LocalAddressSetting,
     LoopbackAddress,
+    TlsAddress,
     UnixAddress,
     parse_link_address,
+    parse_local_address,
 )
 
 LISTENER = """
@@ -68,41 +72,61 @@ class Listener(Protocol):
     ("text", "address"),
     [
         ("unix:/run/hostmap/region.sock", UnixAddress("/run/hostmap/region.sock")),
-        ("tcp:127.0.0.1:5250", LoopbackAddress("127.0.0.1", 5250)),
-        ("tcp:127.3.2.1:5250", LoopbackAddress("127.3.2.1", 5250)),
-        ("tcp:[::1]:5250", LoopbackAddress("::1", 5250)),
-        (" tcp:localhost:5250 ", LoopbackAddress("127.0.0.1", 5250)),
-        ("tcp:127.0.0.1:0", LoopbackAddress("127.0.0.1", 0)),
+        ("tcp:127.0.0.1:5250", TlsAddress("127.0.0.1", 5250)),
+        ("tcp:192.0.2.1:5250", TlsAddress("192.0.2.1", 5250)),
+        ("tcp:[2001:DB8::1]:5250", TlsAddress("2001:db8::1", 5250)),
+        ("tcp:[::]:5250", TlsAddress("::", 5250)),
+        (" tcp:localhost:5250 ", TlsAddress("127.0.0.1", 5250)),
+        ("tcp:Region.example:0", TlsAddress("region.example", 0)),
     ],
 )
-def test_addresses_that_are_understood(text: str, address: LinkAddress) -> None:
+def test_link_addresses_that_are_understood(text: str, address: LinkAddress) -> None:
     assert parse_link_address(text) == address
     assert parse_link_address(str(address)) == address
 
 
 @pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("unix:/run/hostmap/api.sock", UnixAddress("/run/hostmap/api.sock")),
+        ("tcp:127.0.0.1:5240", LoopbackAddress("127.0.0.1", 5240)),
+        ("tcp:127.3.2.1:5240", LoopbackAddress("127.3.2.1", 5240)),
+        ("tcp:[::1]:5240", LoopbackAddress("::1", 5240)),
+        (" tcp:localhost:5240 ", LoopbackAddress("127.0.0.1", 5240)),
+        ("tcp:127.0.0.1:0", LoopbackAddress("127.0.0.1", 0)),
+    ],
+)
+def test_local_addresses_that_are_understood(text: str, address: LocalAddress) -> None:
+    assert parse_local_address(text) == address
+    assert parse_local_address(str(address)) == address
+
+
+@pytest.mark.parametrize(
     "text",
-    ["tcp:192.0.2.1:5250", "tcp:0.0.0.0:5250", "tcp:[::]:5250", "tcp:[2001:db8::1]:5250", "tcp:region.example:5250",
-     "tcp:[::1%lo]:5250", "tcp:[fe80::1]:5250", "tcp:*:5250"],
+    ["tcp:192.0.2.1:5240", "tcp:0.0.0.0:5240", "tcp:[::]:5240", "tcp:[2001:db8::1]:5240", "tcp:region.example:5240",
+     "tcp:[fe80::1]:5240"],
 )  # fmt: skip
-def test_plain_amp_is_refused_off_this_host(text: str) -> None:
-    with pytest.raises(ValueError, match=r"mutual TLS., which this version does not have yet"):
-        parse_link_address(text)
+def test_a_local_address_is_of_this_host(text: str) -> None:
+    with pytest.raises(ValueError, match="is not the loopback interface"):
+        parse_local_address(text)
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "tcp", "tcp:", "tcp:127.0.0.1", "tcp::5250", "tcp:::1:5250", "tcp:127.0.0.1:65536", "tcp:127.0.0.1:x",
      "tcp:127.0.0.1:-1", "tcp:127.0.0.1:", "unix:", "unix:relative", "unix:/" + "a" * 107, "udp:127.0.0.1:1",
-     "127.0.0.1:5250", "unix:/a\0b", "tcp:127.0.0.1:٣"],
+     "127.0.0.1:5250", "unix:/a\0b", "tcp:127.0.0.1:٣", "tcp:[::1%lo]:5250", "tcp:*:5250", "tcp:a b:1", "tcp:a_b:1",
+     "tcp:127.1:5250", "tcp:[region.example]:1", "tcp:-a:1", "tcp:" + "a." * 130 + "a:1"],
 )  # fmt: skip
 def test_other_text_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"not a link address|UNIX socket|expected tcp|not a TCP port"):
+    with pytest.raises(ValueError, match=r"not a link address|UNIX socket|expected tcp|not a TCP port|not an IP"):
         parse_link_address(text)
+    with pytest.raises(ValueError, match=r"not an address|UNIX socket|expected tcp|not a TCP port|not an IP"):
+        parse_local_address(text)
 
 
 @given(st.text() | st.text().map(lambda text: f"tcp:{text}:1") | st.text().map(lambda text: f"unix:/{text}"))
-def test_any_text_gives_an_address_of_this_host_or_a_value_error(text: str) -> None:
+def test_any_text_gives_an_address_or_a_value_error(text: str) -> None:
     try:
         address = parse_link_address(text)
     except ValueError:
@@ -112,13 +136,17 @@ def test_any_text_gives_an_address_of_this_host_or_a_value_error(text: str) -> N
 
 def test_as_a_setting() -> None:
     class Settings(Strict):
-        listen: LinkAddressSetting = UnixAddress("/default")
+        link: LinkAddressSetting = UnixAddress("/default")
+        listen: LocalAddressSetting = UnixAddress("/default")
 
     assert validate({"listen": "tcp:[::1]:1"}, Settings, "here").listen == LoopbackAddress("::1", 1)
+    assert validate({"link": "tcp:[::1]:1"}, Settings, "here").link == TlsAddress("::1", 1)
     assert validate({}, Settings, "here").listen == UnixAddress("/default")
     for wrong in ("tcp:192.0.2.1:1", 5):
         with pytest.raises(ConfigError, match=r"^here: listen: "):
             validate({"listen": wrong}, Settings, "here")
+    with pytest.raises(ConfigError, match=r"^here: link: "):
+        validate({"link": 5}, Settings, "here")
 
 
 def test_nobody_connects_to_port_0() -> None:
@@ -131,12 +159,12 @@ def start_listener(path: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", LISTENER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-async def listen(address: LinkAddress) -> IListeningPort:
+async def listen(address: LocalAddress) -> IListeningPort:
     port: IListeningPort = await address.server_endpoint(reactor).listen(Factory.forProtocol(Greeter))  # type: ignore[arg-type]
     return port
 
 
-async def said_at(address: LinkAddress) -> bytes:
+async def said_at(address: LocalAddress) -> bytes:
     protocol = await address.client_endpoint(reactor).connect(Factory.forProtocol(Listener))  # type: ignore[arg-type]
     assert isinstance(protocol, Listener)
     return await protocol.heard

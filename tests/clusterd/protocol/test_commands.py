@@ -46,7 +46,11 @@ ROW_VALUES: dict[int, st.SearchStrategy[Any]] = {
 
 
 def test_the_walk_sees_every_command() -> None:
-    assert set(EVERY_COMMAND) == {*commands.ANSWERED_BY_REGIOND, *commands.ANSWERED_BY_CLUSTERD}
+    assert set(EVERY_COMMAND) == {
+        *commands.ANSWERED_BY_REGIOND,
+        *commands.ANSWERED_BY_CLUSTERD,
+        *commands.ANSWERED_TO_ANYBODY,
+    }
     names = [command.commandName for command in EVERY_COMMAND]
     assert len(set(names)) == len(names)
 

@@ -34,6 +34,10 @@ TABLE: dict[tuple[str, str], tuple[object, tuple[int, int, int, int, int, int]]]
     ("DELETE", "/api/v1/reservations/{reservation}"): (None, (401, 401, 204, 204, 403, 403)),
     ("GET", "/api/v1/clusters"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/clusters/{cluster}"): (None, (401, 401, 200, 200, 200, 200)),
+    ("DELETE", "/api/v1/clusters/{cluster}"): (None, (401, 401, 403, 204, 403, 403)),
+    ("POST", "/api/v1/clusters/{cluster}/enrolment"): ({}, (401, 401, 403, 201, 403, 403)),
+    ("DELETE", "/api/v1/clusters/{cluster}/enrolment"): (None, (401, 401, 403, 204, 403, 403)),
+    ("POST", "/api/v1/clusters/{cluster}/revoke"): (None, (401, 401, 403, 200, 403, 403)),
     ("GET", "/api/v1/cluster-interfaces"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/cluster-interfaces/{interface}"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/subnets"): (None, (401, 401, 200, 200, 200, 200)),
@@ -85,7 +89,7 @@ async def test_who_gets_in(method: str, path: str) -> None:
                 assert reply.json["type"] == "unauthenticated"
         assert tuple(statuses) == expected
         region = server.region
-        scripted = (region.claims, region.inventory, region.subnets, region.accounts, region.audit)
+        scripted = (region.claims, region.inventory, region.enrolment, region.subnets, region.accounts, region.audit)
         acted = [call for part in scripted for call in part.calls]
         allowed = [status for status in statuses if status < 300]
         assert len(acted) == (len(allowed) if path.startswith("/api/") else 0)

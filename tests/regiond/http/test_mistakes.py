@@ -235,6 +235,8 @@ REFUSALS: list[tuple[DomainError, int]] = [
     (errors.NameTaken("taken"), 409),
     (errors.RangeOverlap("overlaps", range=RANGE), 409),
     (errors.RangeOverReservations("reserved", count=1, reservations=[RESERVATION]), 409),
+    (errors.NoClusterListener("nowhere"), 409),
+    (errors.ClusterHoldsHostMaps("it may", subnets=["192.0.2.0/24"]), 409),
     (errors.QuotaExceeded("too many", scope="account", limit=3, used=3, wanted=1), 409),
 ]
 

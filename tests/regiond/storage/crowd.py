@@ -1,5 +1,6 @@
 """A subnet with very many reservations and host maps, made by the server itself in a few seconds."""
 
+from regiond.domain.identity import ByName, Introduction
 from regiond.domain.networks import network
 from tests.regiond.storage.region import Region, new_id
 
@@ -33,7 +34,7 @@ async def crowd(region: Region, count: int, cidr: str = "10.0.0.0/8") -> tuple[i
     Reservation `n` of 1 to `count` has the MAC address 02:00:00 and then n. One in a hundred is releasing.
     """
     subnet, net = new_id(), network(cidr)
-    registered = await region.clusters.register(f"rack-{subnet}", "rack", "file", "0")
+    registered = await region.clusters.register(ByName(f"rack-{subnet}"), Introduction("rack", "file", "0"))
     await region.pool.execute(_SUBNET, (subnet, cidr, net.text(net.first_usable), net.text(net.last_usable)))
     values = {
         "subnet": subnet,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clusterd.protocol.values import Identifier, InterfaceReport
+from regiond.domain.identity import ByName, Introduction
 from regiond.domain.ids import ID_BITS
 from regiond.domain.mutations import Actor, Claim, Idempotency, Mutation, NewDevice, Outcome, Reclaim, Release
 from regiond.domain.reservations import Kind, Reservation
@@ -45,7 +46,7 @@ class Region:
 
     async def cluster(self, name: str, *cidrs: str) -> tuple[int, list[int]]:
         """A cluster whose eth0 is on these networks with their first address; its id and the subnets' ids."""
-        registered = await self.clusters.register(name, name, "file", "0")
+        registered = await self.clusters.register(ByName(name), Introduction(name, "file", "0"))
         reports = [InterfaceReport("eth0", cidr, (first_address(cidr),)) for cidr in cidrs]
         await self.clusters.apply_topology(registered.cluster, reports)
         known = {view.cidr: view.id for view in await self.reads.subnets()}

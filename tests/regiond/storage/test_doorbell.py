@@ -96,7 +96,7 @@ async def test_two_regionds_hear_each_other_and_not_themselves(database: str) ->
     pool = Pool(reactor, database, size=2)
     pool.start()
     bells = {name: Doorbell(reactor, database, pool, heard[name].append) for name in heard}
-    everything = Rung(None, None, True)
+    everything = Rung(None, None, True, True)
     try:
         for each in bells.values():
             each.start()

@@ -10,6 +10,7 @@ from twisted.internet import reactor as global_reactor
 
 from clusterd.protocol.values import Identifier, IdentifierKind
 from regiond.domain import errors
+from regiond.domain.identity import ByName, Introduction
 from regiond.domain.mutations import Acknowledge, Idempotency, Release
 from regiond.domain.reservations import Kind, Reservation, Status
 from regiond.storage.changes import Change
@@ -130,7 +131,8 @@ async def test_a_release_says_for_whom_it_waits(database: str) -> None:
         (held,) = (await region.do(region.device(subnet, MACS[0]))).reservations
         assert (await waits(region, held)) == ()
         await region.release(held)
-        await region.clusters.disconnected(await region.clusters.register("rack-a", "h", "b", "0"))
+        registered = await region.clusters.register(ByName("rack-a"), Introduction("h", "b", "0"))
+        await region.clusters.disconnected(registered.cluster, registered.epoch)
         (words,) = await waits(region, held)
         assert words.startswith("cluster rack-a to confirm the removal (not connected, at generation 0 of 2 since")
         await region.do(Acknowledge(cluster, subnet, 1, 1, error="no memory", rejected=()))

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from clusterd.protocol.values import InterfaceReport
 from regiond.domain import errors
+from regiond.domain.identity import ByName, Introduction
 from regiond.domain.mutations import Acknowledge, Forgotten
 from tests.regiond.storage.region import Region, addresses, region_on
 
@@ -23,7 +24,7 @@ def report(nic: str = "eth0", cidr: str = NET, own: str = OWN, gateways: tuple[s
 
 
 async def registered(region: Region, name: str) -> int:
-    return (await region.clusters.register(name, name, "file", "0")).cluster
+    return (await region.clusters.register(ByName(name), Introduction(name, "file", "0"))).cluster
 
 
 async def subnet_of(region: Region, cidr: str) -> int:
@@ -251,15 +252,15 @@ async def test_a_report_that_changes_nothing_locks_no_subnet(database: str) -> N
 @pytest_twisted.ensureDeferred
 async def test_registrations_count_and_only_the_latest_connection_ends_it(database: str) -> None:
     async with region_on(database, reactor) as region:
-        first = await region.clusters.register("rack-a", "host", "file", "0")
-        second = await region.clusters.register("rack-a", "host-2", "dnsmasq", "1")
+        first = await region.clusters.register(ByName("rack-a"), Introduction("host", "file", "0"))
+        second = await region.clusters.register(ByName("rack-a"), Introduction("host-2", "dnsmasq", "1"))
         assert (second.cluster, second.epoch) == (first.cluster, first.epoch + 1)
-        await region.clusters.disconnected(first)
+        await region.clusters.disconnected(first.cluster, first.epoch)
         (view,) = await region.reads.clusters()
         assert (view.connected, view.hostname, view.backend, view.software_version) == (True, "host-2", "dnsmasq", "1")
-        await region.clusters.disconnected(second)
+        await region.clusters.disconnected(second.cluster, second.epoch)
         assert not (await region.reads.clusters())[0].connected
-        third = await region.clusters.register("rack-a", "host", "file", "0")
+        third = await region.clusters.register(ByName("rack-a"), Introduction("host", "file", "0"))
         await region.pool.execute("UPDATE cluster SET last_heard = now() - interval '2 minutes'")
         assert not (await region.reads.clusters())[0].connected, "its regiond was killed"
         await region.clusters.heard([third.cluster])
