@@ -29,8 +29,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from clusterd.dhcp.backend import BackendError, Rejection
-from clusterd.dhcp.dnsmasq_configuration import Configuration, read_configuration, settings_obstacles
 from clusterd.dhcp.dnsmasq_leases import stale_leases
+from clusterd.dhcp.dnsmasq_own_settings import Configuration, read_configuration, settings_obstacles
 from clusterd.dhcp.dnsmasq_release import LeaseEnding
 from clusterd.dhcp.file import FileBackend
 from clusterd.dhcp.host_system import READABLE_BY_ALL, FileVersion, RunInThread, run_at_once, run_in_threads_of
@@ -350,4 +350,5 @@ def dnsmasq_backend(
         LeaseEnding(reactor, in_thread, in_its_network or in_thread),
         run_in_thread=in_thread,
         read_timeout=read_timeout,
+        show_timeout=min(read_timeout, SHOW_TIMEOUT_SECONDS),
     )

@@ -22,8 +22,10 @@ from clusterd.protocol.values import (
 
 # Of the command line: the short options that matter here. The others are skipped, with what belongs to them.
 _SHORT = {"C": "conf-file", "7": "conf-dir", "F": "dhcp-range", "G": "dhcp-host", "Z": "read-ethers"}
+_SHORT |= {"X": "dhcp-lease-max", "l": "dhcp-leasefile"}
 _LONG_WITH_VALUE = frozenset(
-    {"conf-file", "conf-dir", "dhcp-range", "dhcp-host", "dhcp-hostsfile", "dhcp-hostsdir", "conf-script"}
+    {"conf-file", "conf-dir", "conf-script", "dhcp-range", "dhcp-host", "dhcp-hostsfile", "dhcp-hostsdir"}
+    | {"dhcp-lease-max", "dhcp-leasefile"}
 )
 _PREFIXED = re.compile(r"(?:tag|set|net|interface):", re.IGNORECASE)
 _LEASE_TIME = re.compile(r"[0-9]+[smhdw]?|infinite|deprecated", re.IGNORECASE)

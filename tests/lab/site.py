@@ -1,7 +1,7 @@
 """clusterd's own half of a site, without the link to a region: the store, the driver, and a real DHCP server."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,35 @@ from tests.waiting import until
 _ORIGIN = Origin("region-1", "rack-7", "history-1")
 
 
-class DrivenSite:
-    """What a region would cause is done with `change`; `reported` is what it would hear."""
+class Hurried:
+    """A reactor's time for which waiting takes a fraction: the driver's minutes pass in a second."""
 
-    def __init__(self, directory: Path, backend: Backend, reactor: Any) -> None:
+    def __init__(self, reactor: Any, haste: float) -> None:
+        self._reactor = reactor
+        self._haste = haste
+
+    def seconds(self) -> float:
+        return float(self._reactor.seconds())
+
+    def callLater(self, delay: float, call: Callable[..., object], *args: object, **keywords: object) -> Any:
+        return self._reactor.callLater(delay / self._haste, call, *args, **keywords)
+
+    def getDelayedCalls(self) -> Sequence[Any]:
+        return list(self._reactor.getDelayedCalls())
+
+
+class DrivenSite:
+    """What a region would cause is done with `change`; `reported` is what it would hear.
+
+    The driver's pauses are `haste` times as short as in a daemon; the backend's are what they are.
+    """
+
+    def __init__(self, directory: Path, backend: Backend, reactor: Any, *, haste: float = 1.0) -> None:
         self.reported: list[HostMapState] = []
+        clock: Any = Hurried(reactor, haste)
         self._thread = StoreThread(reactor)
         self._store = HostMapStore.open(directory / "accepted" / "host-maps.sqlite")
-        self.convergence = Convergence(self._store, backend, reactor, self._thread, random.random)
+        self.convergence = Convergence(self._store, backend, clock, self._thread, random.random)
         self._accepted = AcceptedHostMaps(self._store, self.convergence, self._thread)
         self._generations: dict[str, int] = {}
         self._sets: dict[str, dict[Identifier, HostMap]] = {}

@@ -1,9 +1,14 @@
 """The backend in memory that other tests rely on: the contract, and the moods it can be put in."""
 
+from pathlib import Path
+
 import pytest
+import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from clusterd.dhcp.backend import Backend, BackendError, Rejection
+from clusterd.protocol.values import HostMap, Identifier
+from tests.clusterd.dhcp import driven_contract
 from tests.clusterd.dhcp.contract import PLAIN, SCENARIOS, UNNAMED, Scenario, numbered
 from tests.fakes.backend import AppliedChange, FakeBackend
 from tests.finished import result_of
@@ -13,6 +18,37 @@ from tests.finished import result_of
 def test_contract(scenario: Scenario) -> None:
     backend: Backend = FakeBackend()
     result_of(scenario(backend))
+
+
+class TroubledFake:
+    words_when_away = words_when_full = "^it is out of order$"
+    refused = (HostMap(Identifier.mac("00:16:3e:aa:01:0f"), "192.0.2.66"), "^not this one$")
+
+    def __init__(self) -> None:
+        self.backend = FakeBackend()
+        self.backend.reject(self.refused[0].identifier, self.refused[1].strip("^$"))
+
+    async def serves(self, host_map: HostMap) -> bool:
+        return host_map in self.backend.maps
+
+    async def lose(self, host_map: HostMap) -> None:
+        self.backend.forget({host_map})
+
+    async def stop(self) -> None:
+        self.backend.refuse_all("it is out of order")
+
+    async def start(self) -> None:
+        self.backend.accept_all()
+
+    fill_disk, free_disk = stop, start
+
+
+@pytest.mark.parametrize("scenario", driven_contract.SCENARIOS)
+@pytest_twisted.ensureDeferred
+async def test_driven_contract(scenario: driven_contract.Scenario, tmp_path: Path) -> None:
+    server = TroubledFake()
+    async with driven_contract.driven(server, tmp_path) as site:
+        await scenario(server, site)
 
 
 def test_refuses_everything_in_the_given_words_until_it_accepts_again() -> None:

@@ -12,42 +12,28 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from itertools import islice
 from pathlib import Path
 
+from clusterd.dhcp.dnsmasq_config import Option, options_of_arguments, options_of_file, wanted_in_directory
+from clusterd.dhcp.dnsmasq_contact import DEFAULT_CONFIGURATION
 from clusterd.dhcp.dnsmasq_lines import parse_line
+from clusterd.dhcp.first_contact import MAX_FILES, Unreadable, read_text
 from clusterd.protocol.addresses import Family, pack_address
 
-DEFAULT_CONFIGURATION = "/etc/dnsmasq.conf"
 DEFAULT_LEASE_FILE = Path("/var/lib/misc/dnsmasq.leases")
 DEFAULT_LEASE_MAX = 1000
 LEASES_PER_HOST_MAP = 1.2  # room for the leases of clients that changed their identifier
-MAX_FILES = 1_000
 MAX_DEPTH = 10
-MAX_FILE_BYTES = 16 * 1024 * 1024
 COMMAND_LINE = "its command line"
-
-_SHORT = {"C": "conf-file", "7": "conf-dir", "X": "dhcp-lease-max", "l": "dhcp-leasefile", "F": "dhcp-range"}
-_SHORT |= {"G": "dhcp-host"}
-_SHORT_WITH_VALUE = frozenset("rmpclsituGgaxSCATHQIBFOMXVUjPJWY246780" + "3")
-_LONG = frozenset(_SHORT.values()) | {"dhcp-hostsfile", "dhcp-hostsdir"}
 
 FAMILIES: tuple[Family, ...] = (4, 6)
 
 Network = IPv4Network | IPv6Network
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One option and where it stands: the path of a file, or COMMAND_LINE."""
-
-    name: str
-    value: str
-    source: str
-
-
 @dataclass(frozen=True)
 class Configuration:
     """All options, in the order in which dnsmasq reads them. `unread`: a sentence for each file that could not be."""
 
-    settings: tuple[Setting, ...] = ()
+    settings: tuple[Option, ...] = ()
     unread: tuple[str, ...] = ()
 
     def values(self, name: str) -> list[str]:
@@ -70,9 +56,9 @@ class Configuration:
         return any(os.path.realpath(value) == os.path.realpath(path) for value in self.values(option))
 
     @cached_property
-    def static_addresses(self) -> dict[str, Setting]:
+    def static_addresses(self) -> dict[str, Option]:
         """The IPv4 addresses that its own `dhcp-host` lines give away: it refuses each in a hosts file."""
-        taken: dict[str, Setting] = {}
+        taken: dict[str, Option] = {}
         for setting in self.settings:
             if setting.name == "dhcp-host":
                 try:
@@ -138,79 +124,45 @@ def _family_of(word: str) -> Family | None:
 def read_configuration(arguments: Sequence[str]) -> Configuration:
     """The configuration of a process with this command line. Blocks while it reads files; never raises OSError."""
     unread: list[str] = []
-    settings: list[Setting] = []
-    said = list(_of_command_line(arguments))
-    if not any(setting.name == "conf-file" for setting in said) and Path(DEFAULT_CONFIGURATION).exists():
-        said.append(Setting("conf-file", DEFAULT_CONFIGURATION, COMMAND_LINE))
+    settings: list[Option] = []
+    said = list(options_of_arguments(arguments[1:], COMMAND_LINE))
+    if not any(option.name == "conf-file" for option in said) and DEFAULT_CONFIGURATION.exists():
+        said.append(Option("conf-file", str(DEFAULT_CONFIGURATION), COMMAND_LINE))
     budget = [MAX_FILES]
-    for setting in said:
-        settings.extend(_expanded(setting, unread, budget, 0))
+    for option in said:
+        settings.extend(_expanded(option, unread, budget, 0))
     return Configuration(tuple(settings), tuple(unread))
 
 
-def _of_command_line(arguments: Sequence[str]) -> Iterator[Setting]:
-    words = iter(arguments[1:])
-    for word in words:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            if name in _LONG:
-                yield Setting(name, value if equals else next(words, ""), COMMAND_LINE)
-        elif word.startswith("-"):
-            for position, letter in enumerate(word[1:], start=2):
-                if letter in _SHORT_WITH_VALUE:
-                    value = word[position:] or next(words, "")
-                    if letter in _SHORT:
-                        yield Setting(_SHORT[letter], value, COMMAND_LINE)
-                    break
-
-
-def _expanded(setting: Setting, unread: list[str], budget: list[int], depth: int) -> Iterator[Setting]:
-    """The setting itself, or, where it includes files, theirs."""
-    if setting.name not in ("conf-file", "conf-dir"):
-        yield setting
-        return
-    paths = [Path(setting.value)] if setting.name == "conf-file" else _files_in(setting.value, unread)
-    for path in paths:
-        budget[0] -= 1
-        if budget[0] < 0 or depth >= MAX_DEPTH:
-            unread.append(f"dnsmasq's configuration has more files than are read here: {path} was left out.")
-            return
-        for line in _lines_of(path, unread):
-            name, _, value = line.partition("=")
-            yield from _expanded(Setting(name.strip(), value.strip().strip('"'), str(path)), unread, budget, depth + 1)
-
-
-def _files_in(value: str, unread: list[str]) -> list[Path]:
-    """The files of a `conf-dir=DIRECTORY[,.suffix to leave out | *.suffix to take]…`, as dnsmasq chooses them."""
-    directory, *patterns = value.split(",")
-    wanted = tuple(pattern[1:] for pattern in patterns if pattern.startswith("*"))
-    unwanted = tuple(pattern for pattern in patterns if not pattern.startswith("*") and pattern)
+def _expanded(option: Option, unread: list[str], budget: list[int], depth: int) -> Iterator[Option]:
+    """The option itself, or, where it includes files, theirs."""
     try:
-        names = sorted(islice((entry.name for entry in os.scandir(directory) if entry.is_file()), MAX_FILES))
-    except OSError as error:
-        unread.append(_unread(directory, error))
-        return []
-    return [
-        Path(directory) / name
-        for name in names
-        if not (name.startswith((".", "#")) or name.endswith(("~", *unwanted)))
-        and (not wanted or name.endswith(wanted))
-    ]
+        match option.name:
+            case "conf-file":
+                paths = [Path(option.value)]
+            case "conf-dir":
+                directory, *patterns = option.value.split(",")
+                names = [path.name for path in islice(Path(directory).iterdir(), MAX_FILES) if path.is_file()]
+                paths = [Path(directory) / name for name in wanted_in_directory(names, patterns)]
+            case "conf-script":
+                raise Unreadable(f"what {option.value} prints is known to dnsmasq only")
+            case _:
+                yield option
+                return
+        for path in paths:
+            budget[0] -= 1
+            if budget[0] < 0 or depth >= MAX_DEPTH:
+                raise Unreadable(f"{path} is one file too many")
+            for inner in list(options_of_file(read_text(path), str(path))):
+                yield from _expanded(inner, unread, budget, depth + 1)
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL octet
+        unread.append(_unread(f"{option.value[:200]!r}: {getattr(error, 'strerror', None) or error}"))
+    except Unreadable as error:
+        unread.append(_unread(str(error)))
 
 
-def _lines_of(path: Path, unread: list[str]) -> list[str]:
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_FILE_BYTES).decode(errors="replace")
-    except OSError as error:
-        unread.append(_unread(path, error))
-        return []
-    lines = (line.strip() for line in text.splitlines())
-    return [line.split(" #")[0].strip() for line in lines if line and not line.startswith("#")]
-
-
-def _unread(path: Path | str, error: OSError) -> str:
-    return f"dnsmasq's settings cannot all be checked: clusterd cannot read {path} ({error.strerror or error})."
+def _unread(words: str) -> str:
+    return f"dnsmasq's own settings cannot all be checked: {words}."
 
 
 def settings_obstacles(configuration: Configuration, hosts_file: Path, addresses: Sequence[str]) -> list[str]:

@@ -1,0 +1,129 @@
+"""What becomes of host maps, behind the driver, when their DHCP server is in trouble: it ends in repair or is reported.
+
+Every backend passes these scenarios, on a fake and with its real server; a test module makes a `TroubledServer` of it.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from twisted.internet import reactor
+
+from clusterd.dhcp.backend import Backend
+from clusterd.protocol.values import HostMap, Identifier
+from tests.clusterd.log_events import logged
+from tests.lab.site import DrivenSite
+from tests.waiting import until
+
+HASTE = 300.0  # whole sets are compared every second, and the first retry comes after some milliseconds
+NET = "192.0.2.0/24"
+ONE = HostMap(Identifier.mac("00:16:3e:aa:01:01"), "192.0.2.61", "one")
+TWO = HostMap(Identifier.mac("00:16:3e:aa:01:02"), "192.0.2.62", "two")
+THREE = HostMap(Identifier.mac("00:16:3e:aa:01:03"), "192.0.2.63", "three")
+
+
+class TroubledServer(Protocol):
+    """A DHCP server with an empty set of host maps, what can happen to it, and what is then said (patterns)."""
+
+    words_when_away: str
+    words_when_full: str
+    refused: tuple[HostMap, str]  # a host map in NET that it does not take, and why
+
+    @property
+    def backend(self) -> Backend: ...
+
+    async def serves(self, host_map: HostMap) -> bool:
+        """Whether the client is given the address: asked of the server, where there is one."""
+
+    async def lose(self, host_map: HostMap) -> None:
+        """Somebody else takes the host map out of the server's state."""
+
+    async def stop(self) -> None: ...
+
+    async def start(self) -> None: ...
+
+    async def fill_disk(self) -> None: ...
+
+    async def free_disk(self) -> None: ...
+
+
+Scenario = Callable[[TroubledServer, DrivenSite], Coroutine[Any, Any, None]]
+
+
+@asynccontextmanager
+async def driven(server: TroubledServer, directory: Path) -> AsyncIterator[DrivenSite]:
+    """A site with the driver in front of this server; ONE and TWO are served."""
+    site = DrivenSite(directory, server.backend, reactor, haste=HASTE)
+    await site.start()
+    try:
+        await site.change(NET, [ONE, TWO])
+        assert await server.serves(ONE) and await server.serves(TWO)
+        yield site
+    finally:
+        await site.stop()
+
+
+async def a_lost_host_map_is_put_back_and_told(server: TroubledServer, site: DrivenSite) -> None:
+    with logged() as events:
+        await server.lose(ONE)
+        await until(lambda: sum(state.drift_repaired for state in site.reported) == 1)
+    assert await server.serves(ONE) and await server.serves(TWO)
+    repaired = [event["address"] for event in events if event["event"] == "host-map.drift-repaired"]
+    assert repaired == [ONE.address]
+    assert site.state(NET).error is None
+
+
+async def a_server_that_is_away_is_said_and_given_everything_at_its_return(
+    server: TroubledServer, site: DrivenSite
+) -> None:
+    await server.stop()
+    await site.accept(NET, [THREE], [TWO.identifier])
+    await until(lambda: site.state(NET).error is not None)
+    said, applied = site.state(NET).error, site.state(NET).applied_generation
+    assert re.search(server.words_when_away, said or "") and applied == 1
+    await server.start()
+    await until(lambda: site.state(NET).applied_generation == 2)
+    assert await server.serves(ONE) and await server.serves(THREE) and not await server.serves(TWO)
+    assert site.state(NET).error is None
+
+
+async def a_server_that_was_restarted_behind_our_back_serves_what_it_did(
+    server: TroubledServer, site: DrivenSite
+) -> None:
+    await server.stop()
+    await server.start()
+    assert await server.serves(ONE)
+    await site.change(NET, [THREE])
+    assert await server.serves(ONE) and await server.serves(TWO) and await server.serves(THREE)
+
+
+async def a_full_disk_is_said_and_heals(server: TroubledServer, site: DrivenSite) -> None:
+    await server.fill_disk()
+    await site.accept(NET, [THREE])
+    await until(lambda: site.state(NET).error is not None)
+    assert re.search(server.words_when_full, site.state(NET).error or "")
+    assert await server.serves(ONE) and await server.serves(TWO)
+    await server.free_disk()
+    await until(lambda: site.state(NET).applied_generation == 2)
+    assert await server.serves(ONE) and await server.serves(THREE) and site.state(NET).error is None
+
+
+async def a_refused_host_map_is_reported_and_the_others_are_served(server: TroubledServer, site: DrivenSite) -> None:
+    host_map, words = server.refused
+    await site.change(NET, [host_map, THREE])
+    (rejected,) = site.state(NET).rejected
+    assert rejected.identifier == host_map.identifier and re.search(words, rejected.reason)
+    assert await server.serves(THREE) and not await server.serves(host_map)
+    await site.change(NET, [], [host_map.identifier])
+    assert site.state(NET).rejected == () and await server.serves(ONE)
+
+
+SCENARIOS: list[Scenario] = [
+    a_lost_host_map_is_put_back_and_told,
+    a_server_that_is_away_is_said_and_given_everything_at_its_return,
+    a_server_that_was_restarted_behind_our_back_serves_what_it_did,
+    a_full_disk_is_said_and_heals,
+    a_refused_host_map_is_reported_and_the_others_are_served,
+]
