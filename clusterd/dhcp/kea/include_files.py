@@ -21,7 +21,7 @@ from clusterd.dhcp.kea.config_file import ConfigFile, ConfigFileError, read_conf
 from clusterd.dhcp.kea.configuration import Configuration
 from clusterd.dhcp.kea.control_socket import DONE, KeaRefused
 from clusterd.dhcp.kea.entries import after, rows_of, without
-from clusterd.dhcp.kea.include_text import EMPTY, file_name, is_free_to_write, render
+from clusterd.dhcp.kea.include_text import EMPTY, OWNER_MARK, file_name, is_empty, render
 from clusterd.dhcp.kea.rows import Placed, Row, RowChanges, plan_rows
 from clusterd.dhcp.kea.server import CONFIG_TIMEOUT_SECONDS, KeaServer
 from clusterd.dhcp.kea.settings import Way
@@ -74,7 +74,7 @@ class IncludeFilesStore:
         right = {self.path_of(s.cidr): render(held.get(s.id, ())) for s in configuration.subnets}
         found = await self._in_thread("cannot read", lambda: {path: _text_of(path) for path in right})
         wrong = {path: text for path, text in right.items() if found[path] != text}
-        edited = {path for path in wrong if found[path] is not None}
+        edited = {path for path in wrong if not is_empty(found[path] or "")}
         for path in edited:
             self._refuse_others(path, found[path] or "")
             self._log.warn(
@@ -294,7 +294,7 @@ class IncludeFilesStore:
         await self._in_thread("cannot write below", keep)
 
     def _refuse_others(self, path: Path, text: str) -> None:
-        if not is_free_to_write(text):
+        if OWNER_MARK not in text and not is_empty(text):
             raise BackendError(
                 f"{path} was not written by clusterd and is left alone: move it away or name another include_directory"
             )
