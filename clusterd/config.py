@@ -12,6 +12,7 @@ backend = "file"                           # or "dnsmasq"
 hosts_file = "/var/lib/hostmap/cluster/dhcp-hosts"
 hosts_directory = "/var/lib/hostmap/cluster/dhcp-hosts.new"   # where dnsmasq learns of additions
 pid_file = "/run/dnsmasq/dnsmasq.pid"      # dnsmasq's, to tell it of changes
+                                           # or "isc": see clusterd.dhcp.isc_settings
 
 [topology]
 ignore = ["ib*"]                           # NICs not to report, as shell patterns

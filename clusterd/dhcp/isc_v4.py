@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from clusterd.dhcp.backend import BackendError, Rejection, diff
 from clusterd.dhcp.host_system import RunInThread
 from clusterd.dhcp.isc_hosts import PREFIX, ClientChange, HostObject, by_client, client_values, is_ours, plan
-from clusterd.dhcp.isc_leases import LeasesFile, parse
+from clusterd.dhcp.isc_leases import ActiveLease, LeasesFile, parse
 from clusterd.dhcp.omapi import (
     EXISTS,
     KEY_CONFLICT,
@@ -55,6 +55,7 @@ class OmapiHosts:
         self._run_in_thread = run_in_thread
         self._known: dict[Identifier, HostObject] | None = None
         self._known_since = 0
+        self._said: set[ActiveLease] = set()
 
     async def read(self) -> frozenset[HostMap]:
         """What the leases file says, once dhcpd answers. Raises BackendError."""
@@ -66,7 +67,12 @@ class OmapiHosts:
             await self._delete({b"name": name.encode("ascii")})
         self._known, self._known_since = found.objects, self._client.connections
         return await self._run_in_thread(
-            lambda: frozenset(host_map for found_one in found.objects.values() for host_map in found_one.host_maps)
+            lambda: frozenset(
+                host_map
+                for found_one in found.objects.values()
+                for host_map in found_one.host_maps
+                if host_map.address != NOBODYS_ADDRESS  # a check is being made
+            )
         )
 
     async def apply(self, removed: Collection[HostMap], added: Collection[HostMap]) -> tuple[Rejection, ...]:
@@ -148,7 +154,9 @@ class OmapiHosts:
         return await self._run_in_thread(read)
 
     def _say_leased(self, found: LeasesFile) -> None:
-        for lease in found.leased[:MAX_SAID_LEASES]:
+        news = set(found.leased) - self._said
+        self._said = set(found.leased)
+        for lease in sorted(news, key=lambda one: one.address)[:MAX_SAID_LEASES]:
             _log.warn(
                 "{address} has a host map, and {mac} has a lease on it from a pool of dhcpd",
                 event="dhcpd.address-leased",
