@@ -4,7 +4,7 @@ import argparse
 import json
 from importlib import import_module
 
-NAMES = ("claims",)
+NAMES = ("claims", "dhcp")
 
 
 def main() -> None:
