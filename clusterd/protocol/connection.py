@@ -1,20 +1,22 @@
 """One AMP connection between a cluster and the region: deadlines, undeclared errors, keep-alive.
 
-What AMP does by itself and what is needed here differ in four places (all reproduced on Twisted 26.10):
+What AMP does by itself and what is needed here differ in five places (all reproduced on Twisted 26.10):
 
 * an exception that a command does not declare, in a responder, closes the connection. Here it is answered as
   an unknown error with a reference that is also in this side's log;
 * a response that is too long closes the connection. Here it is such an error too;
 * arguments that do not parse are answered as `MALFORMED_ARGUMENT` and logged with the peer's name;
-* `callRemote` waits for ever. `Link.call` has a deadline.
+* `callRemote` waits for ever. `Link.call` has a deadline;
+* commands are taken as fast as they come, however many wait to be answered. Here a peer is read from no further while
+  too many do, or too large ones: its commands then wait in its own buffers.
 """
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 from OpenSSL import SSL
 from twisted.internet import defer
-from twisted.internet.interfaces import IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -31,6 +33,11 @@ PING_DEADLINE_SECONDS = 10.0
 CALL_DEADLINE_SECONDS = 15.0
 MAX_BOX_KEYS = 64
 MAX_DESCRIPTION_LENGTH = 2000
+MAX_COMMANDS_IN_FLIGHT = 256
+MAX_BYTES_IN_FLIGHT = 16 << 20  # of the values of these commands
+
+
+T = TypeVar("T")
 
 
 class CallTimedOut(Exception):
@@ -65,6 +72,11 @@ class Link(amp.AMP):
         self._peer = "unconnected"
         self._calls: set[defer.Deferred[dict[str, Any]]] = set()
         self._pinging: LoopingCall | None = None
+        self._commands_in_flight = 0  # from the peer, not answered yet
+        self._bytes_in_flight = 0
+        self._resuming: IDelayedCall | None = None
+        self._complained = False  # of too many commands
+        self._over = False
         self.connected_now = False
         self.lost: defer.Deferred[None] = defer.Deferred()
 
@@ -90,6 +102,8 @@ class Link(amp.AMP):
         self.connected_now = False
         if self._pinging is not None and self._pinging.running:
             self._pinging.stop()
+        if self._resuming is not None and self._resuming.active():
+            self._resuming.cancel()
         # Before AMP fails its own Deferreds with whatever the transport said.
         why = f": {words_of(reason.value)}" if isinstance(reason.value, SSL.Error) else ""
         for waiting in list(self._calls):
@@ -98,7 +112,8 @@ class Link(amp.AMP):
         self.lost.callback(None)
 
     def abort(self) -> None:
-        """Cut the connection without waiting for the peer."""
+        """Cut the connection without waiting for the peer, and take nothing more of what has come already."""
+        self._over = self.paused = True
         if self.transport is not None:
             cast(ITCPTransport, self.transport).abortConnection()
 
@@ -155,11 +170,45 @@ class Link(amp.AMP):
                 timer.cancel()
 
     def dispatchCommand(self, box: amp.AmpBox) -> "defer.Deferred[amp.AmpBox]":
+        size = sum(map(len, box.values()))
+        self._commands_in_flight += 1
+        self._bytes_in_flight += size
         # maybeDeferred: arguments are parsed synchronously by the responder wrapper, before it has a Deferred.
         answered: defer.Deferred[amp.AmpBox] = defer.maybeDeferred(super().dispatchCommand, box)
         answered.addCallback(_refuse_too_long)
         answered.addErrback(self._answer_undeclared, bytes(box.get(amp.COMMAND, b"?")))
+        answered.addBoth(self._answered, size)
+        if self._is_full() and not self.paused:
+            self._read_no_further()
         return answered
+
+    def _is_full(self) -> bool:
+        return self._commands_in_flight >= MAX_COMMANDS_IN_FLIGHT or self._bytes_in_flight >= MAX_BYTES_IN_FLIGHT
+
+    def _answered(self, result: T, size: int) -> T:
+        self._commands_in_flight -= 1
+        self._bytes_in_flight -= size
+        waits_to_read = self.paused and self.connected_now and not self._over
+        if waits_to_read and self._resuming is None and not self._is_full():
+            # Not on the spot: it may be the parser of boxes that is at work here, which bears no second one inside.
+            self._resuming = self._clock.callLater(0, self._read_on)
+        return result
+
+    def _read_no_further(self) -> None:
+        if not self._complained:
+            self._complained = True  # once: a peer that goes on like this would fill the log, too
+            self._log.warn(
+                "{peer} waits for the answers to {commands} commands: reading no more of them for now",
+                event="link.crowded",
+                peer=self._peer,
+                commands=self._commands_in_flight,
+            )
+        self.pauseProducing()
+
+    def _read_on(self) -> None:
+        self._resuming = None
+        if not self._over:
+            self.resumeProducing()
 
     def _answer_undeclared(self, failure: Failure, command: bytes) -> Failure:
         name = command[:64].decode("ascii", "replace")

@@ -15,6 +15,8 @@ from clusterd.protocol.arguments import MAX_VALUE_BYTES, Text
 from clusterd.protocol.connection import (
     CALL_DEADLINE_SECONDS,
     MAX_BOX_KEYS,
+    MAX_BYTES_IN_FLIGHT,
+    MAX_COMMANDS_IN_FLIGHT,
     PING_DEADLINE_SECONDS,
     PING_INTERVAL_SECONDS,
     CallTimedOut,
@@ -278,3 +280,62 @@ def test_an_answer_that_cannot_be_read_fails_its_call_only() -> None:
     waiting = Outcome(link.call(Echo, text="x"))
     link.dataReceived(amp.AmpBox({amp.ANSWER: b"1", b"other": b""}).serialize())
     assert isinstance(waiting.error, MalformedArgument) and link.connected_now
+
+
+def in_flight(text: str, count: int) -> tuple[Clock, Wire, EchoResponders, list[Outcome]]:
+    """So many commands that are not answered, as far as they are taken."""
+    clock, responders = Clock(), EchoResponders()
+    there = linked(clock, responders, EchoResponders())
+    waiting = [Outcome(there.client.call(Echo, text=text)) for _ in range(count)]
+    with logged() as events:
+        there.flush()
+    assert [event["event"] for event in events] == ["link.crowded"] and events[0]["peer"] == there.server.peer
+    return clock, there, responders, waiting
+
+
+def test_a_peer_that_waits_for_too_many_answers_is_read_no_further_until_it_has_some() -> None:
+    clock, there, responders, waiting = in_flight("wait", 3 * MAX_COMMANDS_IN_FLIGHT)
+    assert len(responders.unanswered) == MAX_COMMANDS_IN_FLIGHT
+    while responders.unanswered:
+        for answer in responders.unanswered[:100]:
+            responders.unanswered.remove(answer)
+            answer.callback({"text": "late"})
+        clock.advance(0)
+        there.flush()
+        assert len(responders.unanswered) <= MAX_COMMANDS_IN_FLIGHT
+    assert [outcome.value for outcome in waiting] == [{"text": "late"}] * len(waiting)
+    there.cut()
+    assert clock.getDelayedCalls() == []
+
+
+def test_what_unanswered_commands_take_of_memory_is_bounded() -> None:
+    keys = {b"%d" % number: bytes(MAX_VALUE_BYTES) for number in range(MAX_BOX_KEYS - 3)}
+    responders = EchoResponders()
+    link, _ = alone(responders)
+    with logged() as events:
+        for number in range(20):
+            box = amp.AmpBox({amp.ASK: b"%d" % number, amp.COMMAND: b"Echo", b"text": b"wait", **keys})
+            link.dataReceived(box.serialize())
+    assert len(responders.unanswered) == MAX_BYTES_IN_FLIGHT // (MAX_VALUE_BYTES * len(keys)) + 1
+    assert [event["event"] for event in events] == ["link.crowded"]
+
+
+def test_a_connection_that_is_cut_takes_nothing_more_of_what_has_come() -> None:
+    responders = EchoResponders()
+    link, _ = alone(responders)
+    nonsense = amp.AmpBox({amp.ANSWER: b"never asked"}).serialize()
+    command = amp.AmpBox({amp.COMMAND: b"Echo", b"text": b"wait"}).serialize()
+    with logged() as events:
+        link.dataReceived(nonsense + nonsense + command)
+    assert [event["event"] for event in events] == ["link.broken"]
+    assert responders.unanswered == []
+
+
+def test_a_crowded_connection_that_ends_leaves_nothing() -> None:
+    clock, there, responders, waiting = in_flight("wait", MAX_COMMANDS_IN_FLIGHT + 1)
+    responders.unanswered.pop().callback({"text": "late"})
+    there.cut()
+    assert clock.getDelayedCalls() == []
+    assert all(outcome.done() for outcome in waiting)
+    for answer in responders.unanswered:
+        answer.callback({"text": "too late"})
