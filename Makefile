@@ -31,7 +31,7 @@ test: ## lint and all tests (REQUIRE_ALL=1: a test that cannot run here fails; T
 
 soak: ## kill regionds, PostgreSQL and its backends under load (SECONDS=300 SEED=…: as long, and the same again)
 	@.ci/prepare python test
-	@.venv/bin/python -m tests.simulation --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
+	@.venv/bin/python -m tests.simulation --seconds $(or $(SECONDS),300) $(if $(SEED),--from-seed $(SEED))
 	@.venv/bin/python -m tests.chaos --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
 
 lint: ## ruff, mypy, import-linter

@@ -16,6 +16,7 @@ from tests.simulation.teller import tell
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, help="the stories of this seed, and then of no other")
+    parser.add_argument("--from-seed", type=int, help="begin with this seed (default: any)")
     parser.add_argument("--story", help="this story, as a failure prints it")
     parser.add_argument("--seconds", type=float, default=20.0, help="as long as this, seed after seed (default 20)")
     given = parser.parse_args(arguments)
@@ -25,7 +26,8 @@ def main(arguments: Sequence[str]) -> int:
         print("the story ends well")
         return 0
     end = time.monotonic() + given.seconds
-    seed = given.seed if given.seed is not None else SystemRandom().randrange(1_000_000)
+    chosen = [seed for seed in (given.seed, given.from_seed) if seed is not None]
+    seed = chosen[0] if chosen else SystemRandom().randrange(1_000_000)
     told = 0
     print(f"seed {seed}", flush=True)
     while told == 0 or (given.seed is None and time.monotonic() < end):

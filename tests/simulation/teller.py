@@ -172,8 +172,8 @@ class Teller:
     def stall_network(self, cluster: int, on: int) -> None:
         wire = self._cluster(cluster).wire
         if wire is not None:
-            for end in ("client", "server"):
-                (self.world.steps.freeze if on else self.world.steps.thaw)(f"{wire.queue} from {end}")
+            for end in (wire.client, wire.server):
+                (wire.freeze if on else wire.thaw)(end)
 
     def kill_cluster(self, cluster: int) -> None:
         one = self._cluster(cluster)

@@ -143,6 +143,10 @@ class Watch:
                 raise Violated(f"{here} serves {served} and is no holder")
             record = self._records[here].get(subnet)
             if record is not None:
+                if row is not None and row["role"] == "serving":
+                    known = (row["accepted_generation"], row["applied_generation"])
+                    true = (record.accepted_generation, record.applied_generation)
+                    _must(known[0] <= true[0] and known[1] <= true[1], f"{here} is at {true}, the region has {known}")
                 since = sets[record.applied_generation :]
                 for host_map in frozenset.intersection(*since):
                     excused = host_map.identifier in cluster.ever_rejected or host_map in self._lost[here]

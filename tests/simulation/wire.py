@@ -45,6 +45,13 @@ class End:
             self.wire.tell_of_end(self, ConnectionDone())
             self.wire.tell_of_end(self.peer, ConnectionLost())
 
+    def pauseProducing(self) -> None:
+        """What is sent waits on its way. (No story has so many commands in flight.)"""
+        self.wire.freeze(self.peer)
+
+    def resumeProducing(self) -> None:
+        self.wire.thaw(self.peer)
+
     def getPeer(self) -> UNIXAddress:
         return UNIXAddress(f"/{self.peer.name}")
 
@@ -70,6 +77,12 @@ class Wire:
 
     def add_delivery(self, sender: End) -> None:
         self._steps.add(f"{self.queue} from {sender.name}", lambda: self._deliver(sender))
+
+    def freeze(self, sender: End) -> None:
+        self._steps.freeze(f"{self.queue} from {sender.name}")
+
+    def thaw(self, sender: End) -> None:
+        self._steps.thaw(f"{self.queue} from {sender.name}")
 
     def _deliver(self, sender: End) -> None:
         size = len(sender.on_the_way)

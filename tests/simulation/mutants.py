@@ -1,0 +1,229 @@
+"""`python -m tests.simulation.mutants`: break the daemons in a copy, one rule at a time, and see whether it is noticed.
+
+A line of the code that is not found any more is an error: the mutant has to follow the code.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("clusterd", "regiond", "tests", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A rule that is broken by replacing `old`, which is in the file once."""
+
+    rule: str
+    file: str
+    old: str
+    new: str
+
+
+MUTANTS = (
+    Mutant(
+        "a difference continues the accepted generation",
+        "clusterd/acceptance.py",
+        "if announced.from_generation != accepted:",
+        "if False:",
+    ),
+    Mutant(
+        "the digest is compared before anything is stored",
+        "clusterd/host_map_store.py",
+        "if digest != announced.digest:",
+        "if False:",
+    ),
+    Mutant(
+        "a snapshot below the accepted generation is refused",
+        "clusterd/acceptance.py",
+        "if announced.to_generation < accepted:",
+        "if False:",
+    ),
+    Mutant(
+        "accepted is answered when it is stored",
+        "clusterd/region_responders.py",
+        "        generation = await self._accepted.apply_host_maps(\n"
+        "            history, subnet, cidr, from_generation, to_generation, digest, upserts, removals, request_ids\n"
+        "        )\n",
+        "        generation = to_generation\n"
+        "        Deferred.fromCoroutine(self._accepted.apply_host_maps(\n"
+        "            history, subnet, cidr, from_generation, to_generation, digest, upserts, removals, request_ids\n"
+        "        )).addErrback(lambda _: None)\n",
+    ),
+    Mutant(
+        "a removal is confirmed when it is applied, not when it is accepted",
+        "regiond/domain/overlay.py",
+        "(d.applied_generation for d in",
+        "(d.accepted_generation for d in",
+    ),
+    Mutant(
+        "a removal is confirmed by every holder",
+        "regiond/domain/overlay.py",
+        "return min(holding, default=",
+        "return max(holding, default=",
+    ),
+    Mutant(
+        "who is draining is a holder",
+        "regiond/domain/overlay.py",
+        'HOLDING_ROLES = ("serving", "draining")',
+        'HOLDING_ROLES = ("serving",)',
+    ),
+    Mutant(
+        "an address rests for the release hold",
+        "regiond/domain/plan.py",
+        "and resting.free_at <= facts.now",
+        "and resting.free_at is not None",
+    ),
+    Mutant(
+        "only an identifier's own releasing address is taken back",
+        "regiond/domain/plan.py",
+        "            and self.identifiers_of(holder, removed=True) <= set(claim.identifiers)\n",
+        "",
+    ),
+    Mutant(
+        "a cluster that registers says what it really has",
+        "regiond/host_map_dispatch.py",
+        "Acknowledge(connection.cluster, state.subnet, accepted, applied, reset=True)",
+        "Acknowledge(connection.cluster, state.subnet, accepted, applied)",
+    ),
+    Mutant(
+        "a cluster is no holder any more when it has forgotten, not before",
+        "regiond/host_map_dispatch.py",
+        "        await self._calls.forget(target.connection, target.subnet, target.cidr)\n"
+        "        await self._record(Forgotten(cluster, target.subnet))\n",
+        "        await self._record(Forgotten(cluster, target.subnet))\n"
+        "        await self._calls.forget(target.connection, target.subnet, target.cidr)\n",
+    ),
+    Mutant(
+        "what is served again meanwhile is not forgotten",
+        "regiond/host_map_dispatch.py",
+        'if target.role == "draining" and not await self._is_to_forget(target):',
+        "if False:",
+    ),
+    Mutant(
+        "what nobody was told of is found by the sweep",
+        "regiond/host_map_dispatch.py",
+        "for state in await self._reads.stragglers(list(self._ready)):",
+        "for state in ():",
+    ),
+    Mutant(
+        "a delivery that failed is tried again",
+        "regiond/host_map_dispatch.py",
+        "        target.backing_off = False\n        self._kick_if_current(target)\n",
+        "        pass\n",
+    ),
+    Mutant(
+        "a superseded connection does not speak for its cluster",
+        "regiond/cluster_rpc.py",
+        "if self._connections.get(self._connection.cluster) is not self._connection:",
+        "if False:",
+    ),
+    Mutant(
+        "a removal that the server refused holds applied back",
+        "clusterd/convergence.py",
+        "            and self._why_held_back(record.cidr) is None\n",
+        "",
+    ),
+    Mutant(
+        "applied is what was accepted when the apply began",
+        "clusterd/convergence.py",
+        "            for subnet, record in work.records.items()\n",
+        "            for subnet, record in self._records.items()\n",
+    ),
+    Mutant(
+        "what came during a comparison is part of it",
+        "clusterd/convergence.py",
+        "                work = self._joined(work)\n",
+        "",
+    ),
+    Mutant(
+        "the whole sets are compared at start",
+        "clusterd/convergence.py",
+        "        self._compare = True\n        self._rejected: Rejected = {}",
+        "        self._compare = False\n        self._rejected: Rejected = {}",
+    ),
+    Mutant(
+        "the whole sets are compared after an error",
+        "clusterd/convergence.py",
+        "self._compare, self._error = True, words",
+        "self._compare, self._error, self._news = False, words, True",
+    ),
+    Mutant(
+        "a subnet is forgotten when the server has none of it",
+        "clusterd/convergence.py",
+        "        self._kick()\n        await gone\n",
+        "        self._kick()\n        gone.addErrback(lambda _: None)\n",
+    ),
+    Mutant(
+        "the states are told to a region that comes back",
+        "clusterd/host_map_states.py",
+        "        self._unreported = dict.fromkeys(self._current)\n",
+        "        self._unreported = {}\n",
+    ),
+    Mutant(
+        "a transfer does not outlive its connection",
+        "clusterd/accepted_host_maps.py",
+        "        await self._stored(self._store.discard_transfers)\n",
+        "",
+    ),
+    Mutant(
+        "removed host maps are in a difference",
+        "regiond/storage/batch.py",
+        '"removed": row.removed,',
+        '"removed": False,',
+    ),
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """How many mutants lived."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutants", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long each may try to live (default 60)")
+    parser.add_argument("--seed", type=int, default=1, help="where each search begins (default 1)")
+    parser.add_argument("words", nargs="*", help="only the rules with one of these words")
+    given = parser.parse_args(arguments)
+    lived = 0
+    for mutant in MUTANTS:
+        if given.words and not any(word in mutant.rule for word in given.words):
+            continue
+        began = time.monotonic()
+        found = _found(mutant, given.seconds, given.seed)
+        lived += found is None
+        seconds = f"{time.monotonic() - began:4.0f} s"
+        print(f"{seconds}  {'LIVED ' if found is None else 'caught'}  {mutant.rule}", flush=True)
+        if found is not None:
+            print(f"               {found[:200]}", flush=True)
+    return lived
+
+
+def _found(mutant: Mutant, seconds: float, seed: int) -> str | None:
+    """What the simulation said of it, or None."""
+    with TemporaryDirectory(prefix="hostmap-mutant-") as directory:
+        copy = Path(directory)
+        for part in PARTS:
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(ROOT / part, copy / part)
+        broken = copy / mutant.file
+        text = broken.read_text()
+        if text.count(mutant.old) != 1:
+            raise SystemExit(f"{mutant.file} has these words {text.count(mutant.old)} times: {mutant.old}")
+        broken.write_text(text.replace(mutant.old, mutant.new))
+        command = [sys.executable, "-m", "tests.simulation", "--from-seed", str(seed), "--seconds", str(seconds)]
+        run = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+        if run.returncode == 0:
+            return None
+        lines = [line for line in run.stdout.splitlines() if line and not line.startswith("seed ")]
+        return lines[0] if lines else run.stderr[-200:]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
