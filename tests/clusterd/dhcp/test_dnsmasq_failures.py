@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from clusterd.dhcp.dnsmasq_lines import render_line
 from clusterd.protocol.values import HostMap, Identifier
 from tests.clusterd.dhcp.driven_contract import NET, ONE, SCENARIOS, THREE, TWO, Scenario, driven
 from tests.clusterd.dhcp.test_dnsmasq_real import network
-from tests.lab.namespaces import Network, in_namespace
+from tests.lab.namespaces import Network, in_namespace, within
 from tests.lab.raw_v4 import RawClient4
 from tests.lab.servers import DnsmasqServer, dnsmasq
 from tests.lab.site import DrivenSite
@@ -155,3 +156,50 @@ async def test_a_restarted_clusterd_with_nothing_to_do_writes_nothing(
         await site.stop()  # what has begun is finished first
     assert before == (troubled.server.hosts_file.stat(), store.stat())
     assert list(troubled.server.hosts_directory.iterdir()) == [] and await troubled.serves(ONE)
+
+
+def check(network: Network, troubled: TroubledDnsmasq, directory: Path, hosts_file: Path) -> tuple[int, list[str]]:
+    """`twistd clusterd --check` on the server's host: its exit code and what it says."""
+    config = directory / "clusterd.toml"
+    config.write_text(
+        f"""
+        state_directory = "{directory / "state"}"
+        name = "rack-7"
+        [dhcp]
+        backend = "dnsmasq"
+        hosts_file = "{hosts_file}"
+        hosts_directory = "{troubled.server.hosts_directory}"
+        pid_file = "{troubled.server.pid_file}"
+        """
+    )
+    twistd = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
+    command = [*within(network.server), *twistd, "clusterd", "--config", str(config), "--check"]
+    ran = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.stderr == ""
+    return ran.returncode, ran.stdout.splitlines()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_check_of_a_dnsmasq_that_is_ready_and_of_one_that_is_not(
+    network: Network, troubled: TroubledDnsmasq, tmp_path: Path
+) -> None:
+    await troubled.backend.replace({ONE, TWO})
+    hosts_file = troubled.server.hosts_file
+    before = hosts_file.stat()
+    code, lines = await deferToThread(check, network, troubled, tmp_path, hosts_file)
+    assert (code, lines) == (0, ["dnsmasq: ready for up to 50000 host maps, IPv4 and IPv6."])
+    assert hosts_file.stat() == before and await troubled.serves(ONE)
+
+    elsewhere = hosts_file.with_name("elsewhere")
+    code, lines = await deferToThread(check, network, troubled, tmp_path, elsewhere)
+    assert (code, lines) == (
+        1,
+        [f"dnsmasq: dnsmasq does not read {elsewhere}: add dhcp-hostsfile={elsewhere} and restart it."],
+    )
+    await troubled.fill_disk()
+    code, lines = await deferToThread(check, network, troubled, tmp_path, hosts_file)
+    assert (code, lines) == (1, [f"dnsmasq: Files in {hosts_file.parent} cannot be written: No space left on device."])
+    await troubled.free_disk()
+    await troubled.stop()
+    code, lines = await deferToThread(check, network, troubled, tmp_path, hosts_file)
+    assert code == 1 and [line.startswith("dnsmasq: dnsmasq is not running: ") for line in lines] == [True]
