@@ -61,7 +61,7 @@ class OmapiClient:
             self._window.release()
 
     async def _call(self, message: OmapiMessage) -> OmapiObject:
-        connection = await self._connected()
+        connection = self._connection or await self._connected()
         try:
             return await self._within(ANSWER_SECONDS, connection.call(message))
         except DeferredTimeout as error:
