@@ -12,6 +12,7 @@ from clusterd.dhcp.backends import make_backend
 from clusterd.dhcp.dnsmasq_settings import DnsmasqSettings
 from clusterd.dhcp.file import FileBackend
 from clusterd.dhcp.file_settings import FileSettings
+from clusterd.dhcp.isc_settings import IscSettings
 
 
 def test_an_empty_file_is_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,3 +104,24 @@ def test_a_host_name_that_is_no_cluster_name_is_said(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("socket.gethostname", lambda: "(none)")
     with pytest.raises(ConfigError, match="name: not a name"):
         validate({}, ClusterSettings, "no --config given")
+
+
+def test_isc_dhcpd(tmp_path: Path) -> None:
+    path = tmp_path / "clusterd.toml"
+    path.write_text('[dhcp]\nbackend = "isc"\n')
+    settings = load(path, ClusterSettings).dhcp
+    assert isinstance(settings, IscSettings)
+    assert (settings.omapi_port, settings.ipv6) == (7911, None)
+    path.write_text('[dhcp]\nbackend = "isc"\n[dhcp.ipv6]\nrestart_command = ["sudo", "-n", "restart-dhcpd6"]\n')
+    settings = load(path, ClusterSettings).dhcp
+    assert isinstance(settings, IscSettings) and settings.ipv6 is not None
+    assert settings.ipv6.restart_command == ("sudo", "-n", "restart-dhcpd6")
+    backend = make_backend(settings, tmp_path, MemoryReactorClock())
+    assert (backend.name, sorted(backend.capabilities.needs_restart)) == ("isc", [6])
+    path.write_text('[dhcp]\nbackend = "isc"\nomapi_prot = 1\n[dhcp.ipv6]\nrestart_command = []\npid_file = "x"\n')
+    with pytest.raises(ConfigError) as raised:
+        load(path, ClusterSettings)
+    mistakes = [mistake.removeprefix(f"{path}: ") for mistake in raised.value.mistakes]
+    assert any(one.startswith('[dhcp] omapi_prot: unknown key — did you mean "omapi_port"?') for one in mistakes)
+    assert any(one.startswith("[dhcp.ipv6] pid_file: the path has to be absolute") for one in mistakes)
+    assert any(one.startswith("[dhcp.ipv6] restart_command:") for one in mistakes)

@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
@@ -29,8 +29,13 @@ exec {enter} {program} -6 -cf {configuration} -lf {leases} -pf {pid_file} </dev/
 """
 
 
-def configuration(networks: list[str], *, lease_seconds: int = 600, pools: dict[str, str] | None = None) -> str:
-    """Serves host maps on the IPv4 networks (CIDR); `pools` are ranges to lease from besides, by network."""
+def configuration(
+    networks: list[str], *, lease_seconds: int = 600, pools: dict[str, str] | None = None, more: Sequence[str] = ()
+) -> str:
+    """Serves host maps on the IPv4 networks (CIDR); `pools` are ranges to lease from besides, by network.
+
+    `more` are further lines.
+    """
     lines = [
         f"omapi-port {OMAPI_PORT};",
         f'key hostmap {{ algorithm hmac-sha256; secret "{SECRET}"; }};',
@@ -46,7 +51,7 @@ def configuration(networks: list[str], *, lease_seconds: int = 600, pools: dict[
             pool = (pools or {}).get(str(net))
             inner = f"range {pool};" if pool else ""
             lines.append(f"subnet {net.network_address} netmask {net.netmask} {{ {inner} }}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *more]) + "\n"
 
 
 def configuration6(networks: list[str], include_file: Path) -> str:
@@ -61,7 +66,9 @@ class DhcpdServer:
     The program is a copy: Debian's AppArmor profile, where it is in force, keeps /usr/sbin/dhcpd to /etc and /var/lib.
     """
 
-    def __init__(self, network: Network, directory: Path, *, pools: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, network: Network, directory: Path, *, pools: dict[str, str] | None = None, more: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
         self.leases_file = directory / "dhcpd.leases"
         self.configuration_file = directory / "dhcpd.conf"
@@ -79,7 +86,7 @@ class DhcpdServer:
             raise LaboratoryError("dhcpd is not installed")
         shutil.copy(installed, self._program)
         networks = [cidr for wire in network.wires for cidr in wire.networks]
-        self.configuration_file.write_text(configuration(networks, pools=pools))
+        self.configuration_file.write_text(configuration(networks, pools=pools, more=more))
         self.configuration_file6.write_text(configuration6(networks, self.include_file))
         self.include_file.touch()
         self.key_file.touch(mode=0o600)
@@ -201,9 +208,11 @@ def _is_running(pid: int) -> bool:
 
 
 @contextmanager
-def dhcpd(network: Network, directory: Path, *, pools: dict[str, str] | None = None) -> Iterator[DhcpdServer]:
+def dhcpd(
+    network: Network, directory: Path, *, pools: dict[str, str] | None = None, more: Sequence[str] = ()
+) -> Iterator[DhcpdServer]:
     """A running dhcpd for each family; whatever became of them in between, nothing runs at the end."""
-    server = DhcpdServer(network, directory, pools=pools)
+    server = DhcpdServer(network, directory, pools=pools, more=more)
     try:
         server.start()
         server.start6()

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from clusterd.dhcp.backend import BackendError
 from clusterd.dhcp.isc import IscBackend
 from clusterd.dhcp.omapi_client import LONGEST_PAUSE_SECONDS
 from clusterd.protocol.values import HostMap, Identifier
+from tests.clusterd.dhcp import driven_contract
 from tests.clusterd.dhcp.contract import numbered
 from tests.clusterd.dhcp.test_isc_real import NET4, OTHER_MAC, V4, V6
 from tests.lab.dhcpd import DhcpdServer, dhcpd
@@ -146,50 +147,68 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(mount_point)], check=True)
 
 
-@pytest_twisted.ensureDeferred
-async def test_a_full_disk_is_an_error_in_dhcpds_words_and_heals(
-    network: Network, small_disk: Path, v4: RawClient4
-) -> None:
-    with dhcpd(network, small_disk) as server:
-        backend = server.backend(reactor)
+class TroubledDhcpd:
+    """All its files are on a small disk of their own."""
+
+    words_when_away = r"^dhcpd (closed its OMAPI connection|cannot be reached over OMAPI at )"
+    words_when_full = r"^dhcpd: .*: it could not write its leases file$"
+    refused = (
+        HostMap(Identifier.mac("00:16:3e:aa:01:0f"), "192.0.2.66"),
+        r"^dhcpd: its host 'theirs', which is not ours, is for the same client",
+    )
+
+    def __init__(self, server: DhcpdServer, backend: IscBackend, disk: Path, client: RawClient4) -> None:
+        self.backend = backend
+        self.server = server
+        self._ballast = disk / "ballast"
+        self._client = client
+
+    async def serves(self, host_map: HostMap) -> bool:
+        answer = await in_thread(self._client.discover, host_map.identifier.text)
+        return answer is not None and answer.address == host_map.address
+
+    async def lose(self, host_map: HostMap) -> None:
+        await self._by_somebody_else(lambda other: other.apply({host_map}, ()))
+
+    async def stop(self) -> None:
+        await in_thread(self.server.kill)
+
+    async def start(self) -> None:
+        await in_thread(self.server.start)
+
+    async def fill_disk(self) -> None:
+        with suppress(OSError), self._ballast.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        # What is left is room in the last page of the leases file itself.
+        with pytest.raises(BackendError):
+            await self._by_somebody_else(lambda other: other.apply((), numbered(100)))
+
+    async def free_disk(self) -> None:
+        self._ballast.unlink()
+
+    async def _by_somebody_else(self, work: Callable[[IscBackend], Awaitable[object]]) -> None:
+        other = self.server.backend(reactor)
         try:
-            await backend.apply((), {V4})
-            ballast = small_disk / "ballast"
-            with suppress(OSError), ballast.open("wb", buffering=0) as file:
-                while file.write(bytes(65_536)):
-                    pass
-            with pytest.raises(BackendError, match="could not write its leases file"):
-                await backend.apply((), numbered(100))
-            ballast.unlink()
-            assert await backend.read() >= {V4}
-            await backend.replace(numbered(100) | {V4})
-            assert await backend.read() == numbered(100) | {V4}
-            answer = await in_thread(v4.discover, CLIENT_MAC)
-            assert answer is not None and answer.address == V4.address
+            await work(other)
         finally:
-            await backend.close()
+            await other.close()
 
 
+@pytest_twisted.async_yield_fixture
+async def troubled(network: Network, small_disk: Path) -> AsyncIterator[TroubledDhcpd]:
+    theirs = "host theirs { hardware ethernet 00:16:3e:aa:01:0f; fixed-address 192.0.2.90; }"
+    with dhcpd(network, small_disk, more=[theirs]) as server, RawClient4(network) as client:
+        backend = server.backend(reactor)
+        yield TroubledDhcpd(server, backend, small_disk, client)
+        await backend.close()
+
+
+@pytest.mark.parametrize("scenario", driven_contract.SCENARIOS)
 @pytest_twisted.ensureDeferred
-async def test_a_refused_map_is_reported_and_the_others_are_served(
-    backend: IscBackend, v4: RawClient4, tmp_path: Path
-) -> None:
-    network2 = "198.51.100.0/24"
-    refused = HostMap(Identifier.mac(OTHER_MAC), "198.51.100.200")
-    fine = HostMap(Identifier.mac(OTHER_MAC), "192.0.2.51")
-    site = DrivenSite(tmp_path, backend, reactor)
-    await site.start()
-    try:
-        await site.change(NET4, [fine])
-        await site.change(network2, [refused])
-        [rejected] = site.state(network2).rejected
-        assert rejected.identifier == refused.identifier
-        assert rejected.reason.startswith("198.51.100.200 lies in a pool of dhcpd")
-        assert site.state(NET4).rejected == ()
-    finally:
-        await site.stop()
-    answer = await in_thread(v4.discover, OTHER_MAC)
-    assert answer is not None and answer.address == fine.address
+async def test_driven_contract(scenario: driven_contract.Scenario, troubled: TroubledDhcpd, tmp_path: Path) -> None:
+    async with driven_contract.driven(troubled, tmp_path) as site:
+        await scenario(troubled, site)
 
 
 @pytest.mark.parametrize(
