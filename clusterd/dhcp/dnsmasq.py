@@ -96,8 +96,10 @@ class DnsmasqBackend:
                 server = self._server.find()
                 host_maps = await self._file.parsed()
                 obstacles = await self._settings_obstacles(server, host_maps)
-                if await self._file.version() is not None:
+                version = await self._file.version()
+                if version is not None and self._in_effect != (version, server):
                     await self._reload(server)
+                await self._leases.read((await self._configuration(server)).lease_file)
         except BackendError as error:
             obstacles.append(f"{error}.")
         return obstacles
@@ -145,7 +147,11 @@ class DnsmasqBackend:
         """End the leases of former owners, in their name; one that stays is logged. Raises BackendError."""
         async with self._turn():
             configuration = await self._configuration(self._server.find())
-            known = await self._leases.read(configuration.lease_file)
+            try:
+                known = await self._leases.read(configuration.lease_file)
+            except BackendError as error:  # the removal is in effect all the same
+                _log.warn("leases of former clients stay: {reason}", event="dnsmasq.leases-unread", reason=str(error))
+                return
             at = await self._file.at([lease.address for lease in known.leases])
             stale = stale_leases(known.leases, removed, lambda address: at[address], configuration.only_static)
             if stale:

@@ -23,7 +23,6 @@ import re
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from clusterd.protocol.addresses import Family, pack_address
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind, parse_hostname, parse_mac
@@ -120,10 +119,10 @@ class HostLines:
         packed = pack_address(address)
         first = (4 if len(packed) == 4 else 6), packed, b""
         found: list[HostMap] = []
-        for key in islice(self._order, bisect_left(self._order, first), None):
-            if key[:2] != first[:2]:
-                break
-            found.extend(self._held[key])
+        position = bisect_left(self._order, first)
+        while position < len(self._order) and self._order[position][:2] == first[:2]:
+            found.extend(self._held[self._order[position]])
+            position += 1
         return found
 
     def lines_of_new(self, added: Iterable[HostMap]) -> list[str]:

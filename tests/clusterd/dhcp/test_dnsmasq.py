@@ -427,8 +427,28 @@ def test_settings_in_the_way_are_said_once_each(
     assert [event["obstacle"] for event in logs if event.get("event") == "dhcp-server.obstacle"] == [sentence]
     server.unreadable = "dnsmasq's user (uid 999) may not enter the directory /x."
     server.deaf = True
-    first, second = finish(clock, Deferred.fromCoroutine(backend.check()))
+    first, second = finish(clock, Deferred.fromCoroutine(make_backend(path, server, clock).check()))
     assert (first, second) == (sentence, "it did not read dnsmasq's user (uid 999) may not enter the directory /x.")
+
+
+def test_an_unreadable_lease_file_is_said_and_holds_up_nothing(
+    settled: DnsmasqBackend, path: Path, clock: Clock
+) -> None:
+    path.with_name("leases").mkdir()
+    with capturedLogs() as logs:
+        finish(clock, Deferred.fromCoroutine(settled.release({PLAIN})))
+    (event,) = [event for event in logs if event.get("event") == "dnsmasq.leases-unread"]
+    (sentence,) = finish(clock, Deferred.fromCoroutine(settled.check()))
+    assert sentence == f"{event['reason']}." == f"cannot read dnsmasq's leases, {path.parent}/leases: Is a directory."
+
+
+def test_a_check_after_all_is_in_effect_sends_no_sighup(
+    settled: DnsmasqBackend, path: Path, server: FakeServer, clock: Clock
+) -> None:
+    assert finish(clock, Deferred.fromCoroutine(settled.check())) == []
+    assert server.reload_times == []
+    assert finish(clock, Deferred.fromCoroutine(make_backend(path, server, clock).check())) == []
+    assert len(server.reload_times) == 1
 
 
 def test_checking_changes_nothing(settled: DnsmasqBackend, path: Path, server: FakeServer, clock: Clock) -> None:

@@ -53,6 +53,29 @@ def test_the_same_set_renders_the_same_whatever_the_way_to_it(wanted: frozenset[
     assert detour.render() == HostLines(taken).render()
 
 
+@given(st.frozensets(host_maps | crowded, max_size=20), st.frozensets(host_maps | crowded, max_size=20))
+def test_lines_of_what_is_new_can_be_read_beside_the_file(held: frozenset[HostMap], added: frozenset[HostMap]) -> None:
+    lines = HostLines(held)
+    before = lines.render()
+    fresh = lines.lines_of_new(added)
+    assert lines.render() == before
+    shown = parse("\n".join([HEADER, *fresh])).host_maps
+    taken = {host_map.address for host_map in lines.host_maps if host_map.family == 4}
+    assert shown <= added and not any(host_map.address in taken for host_map in shown)
+    for host_map in added:
+        if host_map in shown:
+            assert lines.add(host_map) is None
+    assert set(fresh) <= set(lines.render().splitlines())
+
+
+@given(st.frozensets(host_maps | crowded, max_size=30), host_maps | crowded)
+def test_what_an_address_has_and_whether_a_host_map_is_there(wanted: frozenset[HostMap], other: HostMap) -> None:
+    lines = HostLines(wanted)
+    for host_map in (*wanted, other):
+        assert (host_map in lines) == (host_map in lines.host_maps)
+        assert set(lines.at(host_map.address)) == {one for one in lines.host_maps if one.address == host_map.address}
+
+
 @given(st.frozensets(host_maps | crowded, max_size=20))
 def test_no_two_lines_have_one_ipv4_address_and_none_is_too_long(wanted: frozenset[HostMap]) -> None:
     rendered = HostLines(wanted).render().splitlines()[2:]
