@@ -19,7 +19,7 @@ from clusterd.dhcp.host_system import run_in_threads_of
 from clusterd.dhcp.isc_key import KeyUnusable, read_key
 from clusterd.dhcp.isc_settings import IscSettings
 from clusterd.dhcp.isc_v4 import MAX_HOST_MAPS, OmapiHosts
-from clusterd.dhcp.isc_v6 import IncludedHosts
+from clusterd.dhcp.isc_v6 import IncludedHosts, sentence
 from clusterd.dhcp.omapi_client import CONNECT_SECONDS, OmapiClient
 from clusterd.dhcp.signalled_server import ServerWithPidFile
 from clusterd.protocol.addresses import Family
@@ -59,7 +59,7 @@ class IscBackend:
             try:
                 await self._v4.try_out(f"check-{secrets.token_hex(8)}")
             except BackendError as error:
-                obstacles.append(f"{error}.")
+                obstacles.append(sentence(error))
         if self._v6 is not None:
             obstacles += await self._v6.obstacles()
         return obstacles

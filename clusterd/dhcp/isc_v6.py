@@ -77,7 +77,7 @@ class IncludedHosts:
                 )
             self._server.find()
         except BackendError as error:
-            obstacles.append(f"{error}.")
+            obstacles.append(sentence(error))
         return obstacles
 
     async def read(self) -> frozenset[HostMap]:
@@ -236,6 +236,12 @@ class IncludedHosts:
         return str(self._path) in text
 
 
+def sentence(error: Exception) -> str:
+    """An error as one of the sentences that `check` answers with."""
+    words = str(error)
+    return words if words.endswith((".", "?", ")")) else f"{words}."
+
+
 _IMPRINT = (
     "Internet Systems Consortium",
     "Copyright",
@@ -256,5 +262,5 @@ _IMPRINT = (
 def words_of_dhcpd(output: str) -> str:
     """The complaint in what dhcpd printed, without its imprint; one line."""
     lines = [line.strip() for line in output.splitlines()]
-    telling = [line for line in lines if line and not line.startswith(_IMPRINT)]
+    telling = [line for line in lines if line.strip("^") and not line.startswith(_IMPRINT)]
     return "; ".join(telling[:6])[:500] or "it did not say why"

@@ -52,7 +52,7 @@ async def test_a_server_that_is_away_is_an_error_until_it_is_back(
             await call()
     [sentence] = await backend.check()
     assert sentence.startswith("dhcpd cannot be reached over OMAPI at 127.0.0.1:7911 (")
-    assert "does its configuration say omapi-port?" in sentence
+    assert sentence.endswith("and does its configuration say omapi-port?")
     await in_thread(server.start)
     await until(lambda: Deferred.fromCoroutine(reads(backend, {V4})), seconds=2 * LONGEST_PAUSE_SECONDS)
     await backend.apply((), {OTHER})

@@ -165,5 +165,5 @@ def test_obstacles(site: Site) -> None:
 
 def test_words_of_dhcpd() -> None:
     assert words_of_dhcpd("Copyright 2004-2022\n") == "it did not say why"
-    assert words_of_dhcpd("x\n\nexiting.\ny\n") == "x; y"
+    assert words_of_dhcpd("x\n  ^\n\nexiting.\ny\n") == "x; y"
     assert len(words_of_dhcpd("x" * 10_000)) == 500
