@@ -18,9 +18,10 @@ from twisted.protocols.amp import RemoteAmpError
 
 from clusterd.acceptance import Origin
 from clusterd.accepted_host_maps import AcceptedHostMaps
+from clusterd.dhcp.first_contact import ServerPicture
 from clusterd.host_map_states import HostMapState
 from clusterd.protocol import commands
-from clusterd.protocol.arguments import HELD_SUBNETS, INTERFACES
+from clusterd.protocol.arguments import HELD_SUBNETS, INTERFACES, SERVER_ENTRIES, SERVER_POOLS
 from clusterd.protocol.connection import CallTimedOut, Link, LinkLost
 from clusterd.protocol.errors import ProtocolError
 from clusterd.protocol.values import InterfaceReport
@@ -120,6 +121,33 @@ class RegionConnection(Service):
         answer = await self._link.call(commands.RenewCertificate, request=request)
         return answer["certificate"], answer["authority"]
 
+    async def report_dhcp_server(self, picture: ServerPicture, error: str | None) -> None:
+        """Tell the region all that the DHCP server has of its own, or why that is not known. Raises NotReported."""
+        link = self._link
+        if link is None:
+            raise NotReported("there is no connection to the region")
+        self._sequence += 1
+        pools = list(SERVER_POOLS.pages_of(sorted(picture.pools, key=lambda pool: (pool.low, pool.high, pool.source))))
+        entries = list(
+            SERVER_ENTRIES.pages_of(sorted(picture.entries, key=lambda entry: (entry.address, entry.source)))
+        )
+        pages = max(len(pools), len(entries))
+        optional: dict[str, Any] = {} if error is None else {"error": error[: commands.MAX_ERROR_LENGTH]}
+        try:
+            for page in range(pages):
+                await link.call(
+                    commands.ReportDhcpServer,
+                    sequence=self._sequence,
+                    page=page,
+                    pages=pages,
+                    pools=pools[page] if page < len(pools) else (),
+                    entries=entries[page] if page < len(entries) else (),
+                    remarks=picture.remarks if page == 0 else (),
+                    **optional,
+                )
+        except _EXPECTED as refused:
+            raise NotReported(str(refused)) from refused
+
     # ---- the loop ----
 
     async def _run(self) -> None:
@@ -199,6 +227,7 @@ class RegionConnection(Service):
             instance=introduction.instance or None,
             history=history,
             held=listed,
+            reports_dhcp_server=1,
         )
         session = Origin(region=answer["region"], cluster=introduction.cluster, history=answer["history"])
         await self._accepted.connected(session, _reporting_on(link))

@@ -18,11 +18,12 @@ from clusterd.accepted_host_maps import AcceptedHostMaps
 from clusterd.certificate_renewal import CertificateRenewal
 from clusterd.check import BackendCheck
 from clusterd.config import LOCAL_REGION, ClusterSettings
+from clusterd.contact_reporter import ContactReporter
 from clusterd.convergence import Convergence
 from clusterd.daemon.daemon_options import DaemonOptions
 from clusterd.daemon.endpoints import LinkAddress, TlsAddress, UnixAddress, parse_link_address
 from clusterd.daemon.pauses import avoid_long_collections
-from clusterd.dhcp.backends import make_backend
+from clusterd.dhcp.backends import make_backend, make_reader
 from clusterd.host_map_schema import StoreFailed, StoreUnusable
 from clusterd.host_map_store import HostMapStore
 from clusterd.identity import EnrolledEndpoint, IdentityFile, IdentityUnusable
@@ -116,6 +117,7 @@ class ClusterDaemon(Service):
     async def _stop(self) -> None:
         self._topology.stop()
         self._renewal.stop()
+        self._contact.stop()
         await self._connection.stop()
         await self._convergence.stop()
         await self._backend.close()
@@ -139,12 +141,15 @@ class ClusterDaemon(Service):
         )
         self._renewal = CertificateRenewal(self._reactor, self._identity_file, connection.renew_certificate)
         topology = TopologySettings(settings.topology.ignore, settings.topology.watch)
+        look = self._look or look_in_thread(self._reactor, topology)
         self._topology = TopologyReporter(
             self._reactor,
             lambda changed: Monitor(self._reactor, changed),
-            self._look or look_in_thread(self._reactor, topology),
+            look,
             connection.report_topology,
         )
+        reader = make_reader(settings.dhcp, settings.state_directory, look, self._reactor)
+        self._contact = ContactReporter(self._reactor, reader, connection.report_dhcp_server)
         return connection
 
     def _endpoint(self, address: LinkAddress) -> IStreamClientEndpoint:
@@ -154,6 +159,7 @@ class ClusterDaemon(Service):
 
     def _registered(self) -> None:
         self._topology.refresh()
+        self._contact.refresh()
         if self._is_enrolled:
             self._renewal.look()
 

@@ -18,15 +18,17 @@ from twisted.python.failure import Failure
 from clusterd.daemon.mutual_tls import peer_certificate
 from clusterd.protocol import commands, errors
 from clusterd.protocol.connection import Link, Responders
-from clusterd.protocol.values import HeldSubnet, InterfaceReport, RejectedMap, parse_name
+from clusterd.protocol.values import HeldSubnet, InterfaceReport, RejectedMap, ServerEntry, ServerPool, parse_name
 from regiond.certificates import BACKDATED
 from regiond.domain.errors import ClusterRefused, EnrolmentRefused
+from regiond.domain.first_contact import DhcpServerReport
 from regiond.domain.identity import ByCertificate, ByName, Identity, Introduction, Registered
 from regiond.domain.ids import Prefix, format_id, parse_id
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.reads import RegionIdentity
 
 MAX_TOPOLOGY_ROWS = 5000
+MAX_SERVER_ROWS = 250_000  # pools and static entries; a server of ours has at most 100,000 host maps
 LONGEST_NOTING_SECONDS = 1.0
 
 T = TypeVar("T")
@@ -102,6 +104,26 @@ class Listening(Protocol):
     ) -> None: ...
 
 
+class FirstContact(Protocol):
+    """What has to happen when a cluster says what its DHCP server has of its own."""
+
+    async def expect(self, connection: Connection, reports: bool) -> None: ...
+
+    async def report(self, connection: Connection, report: DhcpServerReport) -> None: ...
+
+
+@dataclass(slots=True)
+class _ServerPages:
+    """What has come so far of one report of a DHCP server."""
+
+    sequence: int = -1
+    seen: set[int] = field(default_factory=set)
+    pools: list[ServerPool] = field(default_factory=list)
+    entries: list[ServerEntry] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    error: str | None = None
+
+
 class ClusterResponders(Responders):
     """Answers one cluster's commands. Nothing but `Register` is answered before it has registered."""
 
@@ -113,6 +135,7 @@ class ClusterResponders(Responders):
         identity: RegionIdentity,
         connections: Connections,
         listening: Listening,
+        contact: FirstContact,
         identify: Identify,
         renew: Renew | None,
         later: Callable[[Awaitable[None]], None],
@@ -121,12 +144,14 @@ class ClusterResponders(Responders):
         self._identity = identity
         self._connections = connections
         self._listening = listening
+        self._contact = contact
         self._identify = identify
         self._renew = renew
         self._later = later
         self._connection: Connection | None = None
         self._sequence = -1
         self._pages: dict[int, Sequence[InterfaceReport]] = {}
+        self._server = _ServerPages()
 
     @commands.Register.responder
     async def register(
@@ -139,6 +164,7 @@ class ClusterResponders(Responders):
         cluster: str | None = None,
         history: str | None = None,
         instance: str | None = None,
+        reports_dhcp_server: int | None = None,
     ) -> dict[str, Any]:
         if protocol_version != commands.PROTOCOL_VERSION:
             raise errors.IncompatibleVersion(
@@ -179,6 +205,8 @@ class ClusterResponders(Responders):
             former.link.abort()
         self._connection = connection
         self._connections.by_cluster[connection.cluster] = connection
+        # Before any topology of this connection can bring a subnet that could be claimed from.
+        await self._heard(self._contact.expect(connection, bool(reports_dhcp_server)))
         await self._heard(self._listening.registered(connection, history, held))
         self._log.info(
             "cluster {cluster} registered from {peer}",
@@ -249,6 +277,38 @@ class ClusterResponders(Responders):
                 reports = [report for _, rows in sorted(self._pages.items()) for report in rows]
                 self._pages = {}
                 await self._heard(self._listening.topology(connection, reports))
+        return {}
+
+    @commands.ReportDhcpServer.responder
+    async def report_dhcp_server(
+        self,
+        sequence: int,
+        page: int,
+        pages: int,
+        pools: Sequence[ServerPool],
+        entries: Sequence[ServerEntry],
+        remarks: Sequence[str],
+        error: str | None = None,
+    ) -> dict[str, Any]:
+        connection = self._registered()
+        if not 0 <= page < pages:
+            raise errors.MalformedArgument(f"there is no page {page} of {pages}")
+        if sequence > self._server.sequence:
+            self._server = _ServerPages(sequence)
+        come = self._server
+        if sequence == come.sequence and page not in come.seen:
+            come.seen.add(page)
+            come.pools.extend(pools)
+            come.entries.extend(entries)
+            come.remarks.extend(remarks)
+            come.error = error if error is not None else come.error
+            if len(come.pools) + len(come.entries) > MAX_SERVER_ROWS:
+                self._server = _ServerPages(sequence, come.seen)
+                raise errors.MalformedArgument(f"a DHCP server has at most {MAX_SERVER_ROWS} pools and static entries")
+            if len(come.seen) == pages:
+                self._server = _ServerPages(sequence, come.seen)
+                report = DhcpServerReport(come.pools, come.entries, come.remarks, come.error)
+                await self._heard(self._contact.report(connection, report))
         return {}
 
     @commands.ReportHostMapState.responder
@@ -334,6 +394,7 @@ class ClusterLinkFactory(Factory):
         identity: RegionIdentity,
         connections: Connections,
         listening: Listening,
+        contact: FirstContact,
         identify: Identify,
         renew: Renew | None = None,
     ) -> None:
@@ -341,6 +402,7 @@ class ClusterLinkFactory(Factory):
         self._identity = identity
         self._connections = connections
         self._listening = listening
+        self._contact = contact
         self._identify = identify
         self._renew = renew
         self._links: set[Link] = set()
@@ -354,6 +416,7 @@ class ClusterLinkFactory(Factory):
             self._identity,
             self._connections,
             self._listening,
+            self._contact,
             self._identify,
             self._renew,
             self._in_background,

@@ -21,6 +21,7 @@ from clusterd.daemon.exit_codes import fail_at_exit
 from clusterd.daemon.handshakes import Admission
 from clusterd.daemon.pauses import avoid_long_collections
 from regiond.accounts import Accounts, random_id
+from regiond.adoption import Adoptions
 from regiond.audit_trail import AuditTrail
 from regiond.catalogue import Catalogue
 from regiond.claims import Claims
@@ -28,6 +29,7 @@ from regiond.cluster_rpc import ClusterLinkFactory, Connections, identify_by_cer
 from regiond.config import RegionSettings
 from regiond.enrolment import Enrolment, Eviction, RegionCertificates
 from regiond.enrolment_door import EnrolmentDoor, EnrolmentFactory
+from regiond.first_contact import FirstContacts
 from regiond.health import Health
 from regiond.host_map_dispatch import HostMapDispatch
 from regiond.http.application import Application
@@ -45,6 +47,7 @@ from regiond.storage.connection import Vet
 from regiond.storage.deliveries import DeliveryReads
 from regiond.storage.doorbell import Doorbell, Rung
 from regiond.storage.errors import DatabaseUnavailable, SchemaError
+from regiond.storage.first_contact import FirstContactStore
 from regiond.storage.nodes import NodeStore
 from regiond.storage.pool import ConnectionLost, Pool
 from regiond.storage.primary import NewestPrimary
@@ -117,6 +120,7 @@ class Region:
         self.doorbell = Doorbell(reactor, dsn, pool, self._rung, vet=vet)
         self.writer = Writer(reactor, writing, self._committed)
         self.clusters = ClusterStore(pool, random_id)
+        announce = _Announcements(self.progress, self.catalogue, self.doorbell)
         self.dispatch = HostMapDispatch(
             reactor,
             self.connections,
@@ -124,7 +128,7 @@ class Region:
             DeliveryReads(pool),
             self.writer,
             identity.history,
-            _Announcements(self.progress, self.catalogue, self.doorbell),
+            announce,
         )
         self.accounts = Accounts(reactor, AccountStore(pool))
         self.inventory = Inventory(self.reads, self.catalogue)
@@ -136,19 +140,24 @@ class Region:
         self.enrolment = Enrolment(
             certificates, certificate_store, self.inventory, self.clusters, self.writer, self._certificates_changed
         )
+        contacts = FirstContactStore(pool, random_id)
         use_cases = UseCases(
             self.claims,
             self.inventory,
             self.enrolment,
             self.subnets,
+            Adoptions(contacts, self.inventory, self.reads, self.writer, random_id),
             self.accounts,
             AuditTrail(AuditReads(pool)),
             Health(pool),
         )
         self.application = Application(reactor, use_cases)
-        self.plain_links = ClusterLinkFactory(reactor, identity, self.connections, self.dispatch, identify_plain)
+        contact = FirstContacts(contacts, announce.topology_changed)
+        self.plain_links = ClusterLinkFactory(
+            reactor, identity, self.connections, self.dispatch, contact, identify_plain
+        )
         self.links = ClusterLinkFactory(
-            reactor, identity, self.connections, self.dispatch, identify_by_certificate, self.enrolment.renew
+            reactor, identity, self.connections, self.dispatch, contact, identify_by_certificate, self.enrolment.renew
         )
         self.eviction = Eviction(certificate_store, self.links, self.connections)
         self.is_enrolling = certificate_store.is_enrolling

@@ -45,12 +45,23 @@ class Subnets:
         """The lowest addresses that are free now. Nothing is kept for the asker: a claim without an address is."""
         return await self._subnets.available(await self._inventory.subnet_id(subnet), min(limit, MAX_AVAILABLE))
 
-    async def change_subnet(self, context: RequestContext, subnet: str, *, release_hold_seconds: int) -> SubnetView:
+    async def change_subnet(
+        self,
+        context: RequestContext,
+        subnet: str,
+        *,
+        release_hold_seconds: int | None = None,
+        claimable_anyway: bool | None = None,
+    ) -> SubnetView:
+        """What is None stays. `claimable_anyway`: do not wait for what the clusters report of their DHCP servers."""
         _require_admin(context)
-        if not 0 <= release_hold_seconds <= MAX_RELEASE_HOLD_SECONDS:
+        if release_hold_seconds is not None and not 0 <= release_hold_seconds <= MAX_RELEASE_HOLD_SECONDS:
             raise errors.InvalidRequest("/release_hold_seconds", f"0 to {MAX_RELEASE_HOLD_SECONDS}")
         number = await self._inventory.subnet_id(subnet)
-        await self._subnets.set_release_hold(context.change, number, release_hold_seconds)
+        if release_hold_seconds is not None:
+            await self._subnets.set_release_hold(context.change, number, release_hold_seconds)
+        if claimable_anyway is not None:
+            await self._subnets.set_claimable_anyway(context.change, number, claimable_anyway)
         return await self._inventory.subnet(format_id(Prefix.SUBNET, number))
 
     # ---- ranges ----

@@ -13,6 +13,8 @@ from pydantic import BeforeValidator, Field
 from clusterd.dhcp.backend import Backend
 from clusterd.dhcp.dnsmasq_settings import DnsmasqSettings
 from clusterd.dhcp.file_settings import FileSettings
+from clusterd.dhcp.first_contact import Look, NothingToRead, ServerReader
+from clusterd.dhcp.host_system import run_in_threads_of
 from clusterd.dhcp.isc_settings import IscSettings
 from clusterd.dhcp.kea.settings import KeaSettings
 
@@ -31,6 +33,12 @@ DhcpSettings = Annotated[
 """The table `[dhcp]`; `backend = "file"` where it does not say."""
 
 
+def hosts_of_dnsmasq(settings: DnsmasqSettings, state_directory: Path) -> tuple[Path, Path]:
+    """The hosts file and the hosts directory that clusterd writes for dnsmasq."""
+    path = settings.hosts_file or state_directory / HOSTS_FILE
+    return path, settings.hosts_directory or path.with_name(f"{path.name}.new")
+
+
 def make_backend(settings: ServerSettings, state_directory: Path, reactor: Any) -> Backend:
     """The backend for these settings, ready for its first call; nothing is opened, read or connected yet.
 
@@ -39,15 +47,13 @@ def make_backend(settings: ServerSettings, state_directory: Path, reactor: Any) 
     match settings:
         case FileSettings():
             from clusterd.dhcp.file import FileBackend
-            from clusterd.dhcp.host_system import run_in_threads_of
 
             path = settings.hosts_file or state_directory / HOSTS_FILE
             return FileBackend(path, run_in_thread=run_in_threads_of(reactor))
         case DnsmasqSettings():
             from clusterd.dhcp.dnsmasq import dnsmasq_backend
 
-            path = settings.hosts_file or state_directory / HOSTS_FILE
-            directory = settings.hosts_directory or path.with_name(f"{path.name}.new")
+            path, directory = hosts_of_dnsmasq(settings, state_directory)
             return dnsmasq_backend(path, directory, settings.pid_file, reactor)
         case IscSettings():
             from clusterd.dhcp.isc import isc_backend
@@ -57,3 +63,38 @@ def make_backend(settings: ServerSettings, state_directory: Path, reactor: Any) 
             from clusterd.dhcp.kea.backend import kea_backend
 
             return kea_backend(settings, reactor)
+
+
+def make_reader(settings: ServerSettings, state_directory: Path, look: Look, reactor: Any) -> ServerReader:
+    """What reads the pools and static entries that the server of these settings has of its own.
+
+    `look` tells the interfaces of this host; `state_directory` as in `make_backend`.
+    """
+    run_in_thread = run_in_threads_of(reactor)
+    match settings:
+        case FileSettings():
+            return NothingToRead()
+        case DnsmasqSettings():
+            from clusterd.dhcp.dnsmasq_contact import DnsmasqReader
+
+            ours = hosts_of_dnsmasq(settings, state_directory)
+            return DnsmasqReader(settings.pid_file, settings.configuration_file, ours, look, run_in_thread)
+        case IscSettings():
+            from clusterd.dhcp.dhcpd_contact import DhcpdReader
+            from clusterd.dhcp.isc_hosts import is_ours
+
+            ipv6 = settings.ipv6
+            return DhcpdReader(
+                [settings.configuration_file, *([ipv6.configuration_file] if ipv6 is not None else [])],
+                [settings.leases_file],
+                [ipv6.include_file] if ipv6 is not None else [],
+                lambda name: is_ours(name.encode("utf-8", "replace")),
+                run_in_thread,
+            )
+        case KeaSettings():
+            from clusterd.dhcp.kea.reservations import is_ours as is_our_reservation
+            from clusterd.dhcp.kea_contact import KeaReader
+
+            configurations = [settings.dhcp4_config] if settings.dhcp4_socket else []
+            configurations += [settings.dhcp6_config] if settings.dhcp6_socket else []
+            return KeaReader(configurations, is_our_reservation, run_in_thread)

@@ -16,6 +16,9 @@ from clusterd.protocol.values import IdentifierKind, ServerEntry, ServerPool, pa
 MAX_DEPTH = 100
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|#[^\n]*|[{};,=]|[^\s"#{};,=]+|\n', re.DOTALL)
+# dhcpd writes a declaration's name and brace on one line, its last brace at the start of another, and escapes what is
+# within quotes.
+_LEASES_HOST = re.compile(r"^host (\S+) \{\n.*?^\}$", re.MULTILINE | re.DOTALL)
 _OCTETS = re.compile(r"[0-9a-f]{1,2}(?::[0-9a-f]{1,2})+", re.IGNORECASE)
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
 _ESCAPED = {"n": b"\n", "r": b"\r", "t": b"\t", "b": b"\b"}
@@ -34,12 +37,15 @@ class Statement:
     source: str
 
 
-def parse(text: str, source: str) -> tuple[Statement, ...]:
-    """All statements of a text. Raises Malformed for braces and statements that do not end."""
+def parse(text: str, source: str, first_line: int = 1) -> tuple[Statement, ...]:
+    """All statements of a text, whose first line has that number in its file.
+
+    Raises Malformed for braces and statements that do not end.
+    """
     stack: list[tuple[tuple[str, ...], str, list[Statement]]] = []
     statements: list[Statement] = []
     words: list[str] = []
-    line = begun = 1
+    line = begun = first_line
     end = 0
     for found in _TOKEN.finditer(text):
         if text[end : found.start()].strip():
@@ -96,28 +102,37 @@ class Findings:
     def take(self, statements: Sequence[Statement]) -> None:
         """The statements of a configuration, in order, with what is in their blocks."""
         for statement in statements:
-            word = statement.words[0].lower() if statement.words else ""
-            try:
-                if word == "include" and len(statement.words) == 2:
-                    self.take(self.include(unquoted(statement.words[1]).decode("utf-8", "replace")))
-                elif word in ("range", "range6"):
-                    self.pools.add(_range(statement))
-                elif word == "host" and statement.block is not None:
-                    self._host(statement)
-                elif statement.block is not None:
-                    self.take(statement.block)
-            except Malformed:
-                raise
-            except ValueError as error:
-                self._remark(f"{statement.source}: {' '.join(statement.words)[:100]} was not understood: {error}")
+            self._one(statement)
 
-    def take_leases(self, statements: Sequence[Statement]) -> None:
-        """The host declarations of a leases file: the last one of a name counts, and may say that it is deleted."""
-        last: dict[str, Statement] = {}
-        for statement in statements:
-            if len(statement.words) == 2 and statement.words[0] == "host" and statement.block is not None:
-                last[statement.words[1]] = statement
-        self.take([host for host in last.values() if not any(s.words == ("deleted",) for s in host.block or ())])
+    def _one(self, statement: Statement) -> None:
+        word = statement.words[0].lower() if statement.words else ""
+        try:
+            if word == "include" and len(statement.words) == 2:
+                self.take(self.include(unquoted(statement.words[1]).decode("utf-8", "replace")))
+            elif word in ("range", "range6"):
+                self.pools.add(_range(statement))
+            elif word == "host" and statement.block is not None:
+                self._host(statement)
+            elif statement.block is not None:
+                self.take(statement.block)
+        except Malformed:
+            raise
+        except ValueError as error:
+            self._remark(f"{statement.source}: {' '.join(statement.words)[:100]} was not understood: {error}")
+
+    def take_leases(self, text: str, source: str) -> None:
+        """The host declarations of a leases file: the last one of a name counts, and may say that it is deleted.
+
+        Only these are parsed, and not those of ours: the file may have leases and hosts of ours by the 100,000.
+        """
+        last: dict[str, tuple[int, str]] = {}
+        for found in _LEASES_HOST.finditer(text):
+            if not self.is_ours(unquoted(found[1]).decode("utf-8", "replace")):
+                last[found[1]] = (found.start(), found[0])
+        for at, declaration in last.values():
+            (host,) = parse(declaration, source, text.count("\n", 0, at) + 1)
+            if not any(inner.words == ("deleted",) for inner in host.block or ()):
+                self._one(host)
 
     def _host(self, statement: Statement) -> None:
         name = unquoted(statement.words[1]).decode("utf-8", "replace") if len(statement.words) > 1 else ""

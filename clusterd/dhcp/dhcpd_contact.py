@@ -40,13 +40,13 @@ class DhcpdReader:
         present = [path for path in self._configurations if path.exists()]
         if not present:
             names = " and ".join(map(str, self._configurations))
-            raise Unreadable(f"there is no {names}: set config_file in [dhcp] to dhcpd's configuration")
+            raise Unreadable(f"there is no {names}: set configuration_file in [dhcp] to dhcpd's configuration")
         try:
             for path in present:
                 findings.take(self._statements(path, seen))
             for path in self._leases:
                 if path.exists():
-                    findings.take_leases(self._statements(path, seen))
+                    findings.take_leases(read_text(path), str(path))
         except Malformed as error:
             raise Unreadable(str(error)) from error
         return findings.picture

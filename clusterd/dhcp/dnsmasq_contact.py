@@ -4,7 +4,7 @@ The command line of the process (`/proc/PID/cmdline`) says which files: distribu
 that stands in no file. Hosts files that begin with our mark are ours, wherever they are.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from clusterd.dhcp.dnsmasq_config import (
@@ -15,22 +15,31 @@ from clusterd.dhcp.dnsmasq_config import (
     wanted_in_directory,
 )
 from clusterd.dhcp.dnsmasq_lines import OWNER_MARK
-from clusterd.dhcp.first_contact import MAX_FILES, ServerPicture, Unreadable, read_text
+from clusterd.dhcp.first_contact import MAX_FILES, Look, ServerPicture, Unreadable, read_text
 from clusterd.dhcp.host_system import RunInThread
 from clusterd.protocol.values import InterfaceReport
 
 DEFAULT_CONFIGURATION = Path("/etc/dnsmasq.conf")
 ETHERS = Path("/etc/ethers")
 
-Look = Callable[[], Awaitable[tuple[InterfaceReport, ...]]]
-
 
 class DnsmasqReader:
-    """Reads what the dnsmasq of `pid_file` was configured with, or, where it is given, one `config_file`."""
+    """Reads what the dnsmasq of `pid_file` was configured with, or, where it is given, one `configuration_file`.
 
-    def __init__(self, pid_file: Path, config_file: Path | None, look: Look, run_in_thread: RunInThread) -> None:
+    `ours` are the hosts file and the hosts directory that clusterd writes.
+    """
+
+    def __init__(
+        self,
+        pid_file: Path,
+        configuration_file: Path | None,
+        ours: Sequence[Path],
+        look: Look,
+        run_in_thread: RunInThread,
+    ) -> None:
         self._pid_file = pid_file
-        self._config_file = config_file
+        self._configuration_file = configuration_file
+        self._ours = ours
         self._look = look
         self._run_in_thread = run_in_thread
 
@@ -43,12 +52,12 @@ class DnsmasqReader:
         return await self._run_in_thread(lambda: self._read(interfaces))
 
     def _read(self, interfaces: Sequence[InterfaceReport]) -> ServerPicture:
-        if self._config_file is not None:
-            walk = _Walk(interfaces, Path("/"))
-            walk.take([Option("conf-file", str(self._config_file), "clusterd's configuration")])
+        if self._configuration_file is not None:
+            walk = _Walk(interfaces, Path("/"), self._ours)
+            walk.take([Option("conf-file", str(self._configuration_file), "clusterd's configuration")])
             return walk.findings.picture
         arguments, directory, pid = self._command_line()
-        walk = _Walk(interfaces, directory)
+        walk = _Walk(interfaces, directory, self._ours)
         options = list(options_of_arguments(arguments, f"the command line of dnsmasq (process {pid})"))
         if not any(option.name == "conf-file" for option in options) and DEFAULT_CONFIGURATION.exists():
             options.append(Option("conf-file", str(DEFAULT_CONFIGURATION), "dnsmasq"))
@@ -63,7 +72,7 @@ class DnsmasqReader:
         except (OSError, ValueError) as error:
             raise Unreadable(
                 f"which configuration dnsmasq has cannot be told, for {self._pid_file} names no process ({error}): "
-                f"start dnsmasq, or set config_file in [dhcp] to its configuration"
+                f"start dnsmasq, or set configuration_file in [dhcp] to its configuration"
             ) from error
         if b"dnsmasq" not in words[0]:
             raise Unreadable(f"process {pid} of {self._pid_file} is no dnsmasq")
@@ -77,9 +86,10 @@ class DnsmasqReader:
 class _Walk:
     """From option to option, and into the files that they name, each once."""
 
-    def __init__(self, interfaces: Sequence[InterfaceReport], directory: Path) -> None:
+    def __init__(self, interfaces: Sequence[InterfaceReport], directory: Path, ours: Sequence[Path]) -> None:
         self.findings = Findings(interfaces)
         self._directory = directory
+        self._ours = frozenset(path.resolve() for path in ours)
         self._seen: set[Path] = set()
 
     def take(self, options: Sequence[Option]) -> None:
@@ -95,21 +105,23 @@ class _Walk:
                     self._hosts(self._path(option.value.split(",")[0]))
                 case "read-ethers":
                     if ETHERS.exists():
-                        self.findings.ethers(self._text(ETHERS), str(ETHERS))
+                        self.findings.ethers(read_text(ETHERS), str(ETHERS))
                 case "conf-script":
                     raise Unreadable(
                         f"{option.source}: what conf-script={option.value[:100]} prints is known to dnsmasq only; keep "
                         f"its pools and static entries out by hand (regionctl ranges add), then declare the subnets "
-                        f"claimable (regionctl subnets set --claimable)"
+                        f"claimable (regionctl subnets set SUBNET --claimable-anyway)"
                     )
                 case _:
                     self.findings.option(option)
 
     def _configuration(self, path: Path) -> None:
         if self._is_new(path):
-            self.take(list(options_of_file(self._text(path), str(path))))
+            self.take(list(options_of_file(read_text(path), str(path))))
 
     def _hosts(self, path: Path) -> None:
+        if path.resolve() in self._ours:
+            return
         if path.is_dir():
             paths = self._files(path, ())
         elif path.exists():
@@ -118,7 +130,7 @@ class _Walk:
             return  # dnsmasq goes on without it, and so do we
         for each in paths:
             if self._is_new(each):
-                text = self._text(each)
+                text = read_text(each)
                 if not text.startswith(OWNER_MARK):
                     self.findings.host_lines(text, str(each))
 
@@ -136,9 +148,6 @@ class _Walk:
             raise Unreadable(f"dnsmasq's configuration has more than {MAX_FILES} files")
         self._seen.add(path)
         return True
-
-    def _text(self, path: Path) -> str:
-        return read_text(path)
 
     def _path(self, text: str) -> Path:
         return self._directory / text

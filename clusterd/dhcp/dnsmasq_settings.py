@@ -13,3 +13,4 @@ class DnsmasqSettings(Strict):
     hosts_file: AbsolutePath | None = None  # default: dhcp-hosts in the state directory
     hosts_directory: AbsolutePath | None = None  # default: beside hosts_file, with .new at the end of its name
     pid_file: AbsolutePath = Path("/run/dnsmasq/dnsmasq.pid")
+    configuration_file: AbsolutePath | None = None  # default: what the running dnsmasq was started with

@@ -3,16 +3,25 @@
 Nothing here changes anything: it is read, and reported to the region, which never hands such an address out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from clusterd.protocol.values import Identifier, IdentifierKind, ServerEntry, ServerPool, parse_hostname
+from clusterd.protocol.values import (
+    Identifier,
+    IdentifierKind,
+    InterfaceReport,
+    ServerEntry,
+    ServerPool,
+    parse_hostname,
+)
 
 MAX_FILE_BYTES = 256 << 20  # a leases file with 100,000 hosts and their leases has some 60 MB
 MAX_FILES = 10_000
 MAX_REMARKS = 100
+
+Look = Callable[[], Awaitable[tuple[InterfaceReport, ...]]]
 
 
 class Unreadable(Exception):

@@ -32,6 +32,7 @@ class IscSettings(Strict):
     omapi_port: Annotated[int, Field(ge=1, le=65_535)] = 7911
     omapi_key_file: AbsolutePath = Path("/etc/hostmap/omapi-key")
     leases_file: AbsolutePath = Path("/var/lib/dhcp/dhcpd.leases")
+    configuration_file: AbsolutePath = Path("/etc/dhcp/dhcpd.conf")
     ipv6: Ipv6Settings | None = None
 
     @model_validator(mode="after")

@@ -12,19 +12,16 @@ from clusterd.dhcp.kea_config import Findings, parse
 class KeaReader:
     """Reads the configuration files of the Kea servers of this host; one that does not exist is none.
 
-    `ours` are files that clusterd writes itself and that a configuration includes. `config-get` would not tell what
-    comes from them.
+    `is_ours` knows the reservations that clusterd makes, in the files that it writes for Kea to include.
     """
 
     def __init__(
         self,
         configurations: Sequence[Path],
-        ours: Sequence[Path],
         is_ours: Callable[[Mapping[str, Any]], bool],
         run_in_thread: RunInThread,
     ) -> None:
         self._configurations = configurations
-        self._ours = frozenset(ours)
         self._is_ours = is_ours
         self._run_in_thread = run_in_thread
 
@@ -37,14 +34,10 @@ class KeaReader:
         present = [path for path in self._configurations if path.exists()]
         if not present:
             names = " and ".join(map(str, self._configurations))
-            raise Unreadable(f"there is no {names}: set config_file in [dhcp] to Kea's configuration")
+            raise Unreadable(f"there is no {names}: set configuration_file in [dhcp] to Kea's configuration")
         for path in present:
             try:
-                findings.take(parse(read_text(path), self._include), str(path))
+                findings.take(parse(read_text(path), lambda name: read_text(Path("/") / name)), str(path))
             except (ValueError, RecursionError) as error:
                 raise Unreadable(f"{path}: {error}") from error
         return findings.picture
-
-    def _include(self, name: str) -> str:
-        path = Path("/") / name
-        return "[]" if path in self._ours else read_text(path)

@@ -21,6 +21,8 @@ from clusterd.protocol.values import (
     InterfaceReport,
     NicKind,
     RejectedMap,
+    ServerEntry,
+    ServerPool,
     parse_hex,
 )
 
@@ -223,5 +225,17 @@ HELD_SUBNETS: Rows[HeldSubnet] = Rows(
     lambda h: [h.subnet, h.accepted_generation, h.applied_generation, f"{h.digest:016x}"],
     lambda row: HeldSubnet(_string(row[0]), _count(row[1]), _count(row[2]), _digest(row[3])),
     max_rows=1000,
+)
+SERVER_POOLS: Rows[ServerPool] = Rows(
+    lambda p: [p.low, p.high, p.source], lambda row: ServerPool(_string(row[0]), _string(row[1]), _string(row[2]))
+)
+SERVER_ENTRIES: Rows[ServerEntry] = Rows(
+    lambda e: [e.address, [[i.kind.value, i.value.hex()] for i in e.identifiers], e.hostname, e.source],
+    lambda row: ServerEntry(
+        address=_string(row[0]),
+        identifiers=tuple(_identifier_from(kind, value) for kind, value in row[1]),
+        hostname=None if row[2] is None else _string(row[2]),
+        source=_string(row[3]),
+    ),
 )
 TEXTS: Rows[str] = Rows(lambda t: [t], lambda row: _string(row[0])[:MAX_REASON_LENGTH])

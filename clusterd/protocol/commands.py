@@ -15,6 +15,8 @@ from clusterd.protocol.arguments import (
     IDENTIFIERS,
     INTERFACES,
     REJECTED_MAPS,
+    SERVER_ENTRIES,
+    SERVER_POOLS,
     TEXTS,
     Digest,
     Number,
@@ -61,6 +63,8 @@ class Register(Command):
     `cluster` names the cluster on a plain link only; an authenticated link takes the name from its certificate.
     `history` and `held` are what the cluster's store says; a cluster with nothing leaves `history` out. `instance` is
     made anew by each start of clusterd: two that take turns are two hosts with one identity.
+    `reports_dhcp_server` says that `ReportDhcpServer` follows: until then the region claims no address of a subnet
+    that this cluster serves. A cluster that does not know that command does not say so, and is not waited for.
     """
 
     arguments: ClassVar = [
@@ -72,6 +76,7 @@ class Register(Command):
         (b"history", Text(MAX_ID_LENGTH, optional=True)),
         (b"instance", Text(MAX_ID_LENGTH, optional=True)),
         (b"held", HELD_SUBNETS),
+        (b"reports_dhcp_server", Number(1, optional=True)),
     ]
     response: ClassVar = [
         (b"region", Text(MAX_ID_LENGTH)),
@@ -96,6 +101,25 @@ class ReportTopology(Command):
         (b"page", Number(10_000)),
         (b"pages", Number(10_000)),
         (b"interfaces", INTERFACES),
+    ]
+    errors: ClassVar[dict[type[Exception], bytes]] = {errors.NotRegistered: b"NOT_REGISTERED"}
+
+
+class ReportDhcpServer(Command):
+    """One page of what the DHCP server has of its own: its pools, and static entries that are not ours.
+
+    Pages and sequences are as in `ReportTopology`. With `error` the server's configuration could not be read: the
+    region keeps what it knew, and the rest of the report says nothing. `remarks` tell what was not understood.
+    """
+
+    arguments: ClassVar = [
+        (b"sequence", Number()),
+        (b"page", Number(10_000)),
+        (b"pages", Number(10_000)),
+        (b"pools", SERVER_POOLS),
+        (b"entries", SERVER_ENTRIES),
+        (b"remarks", TEXTS),
+        (b"error", Text(MAX_ERROR_LENGTH, optional=True)),
     ]
     errors: ClassVar[dict[type[Exception], bytes]] = {errors.NotRegistered: b"NOT_REGISTERED"}
 
@@ -261,6 +285,6 @@ class ForgetSubnet(Command):
     }
 
 
-ANSWERED_BY_REGIOND = (Register, ReportTopology, ReportHostMapState, RenewCertificate, Ping)
+ANSWERED_BY_REGIOND = (Register, ReportTopology, ReportDhcpServer, ReportHostMapState, RenewCertificate, Ping)
 ANSWERED_TO_ANYBODY = (Enrol,)
 ANSWERED_BY_CLUSTERD = (ApplyHostMaps, BeginTransfer, TransferPage, CommitTransfer, ForgetSubnet, Ping)

@@ -130,3 +130,38 @@ def _print(cluster: Any) -> None:
     if rows:
         click.echo()
         print_table(("SUBNET", "ROLE", "DESIRED", "ACCEPTED", "APPLIED", "ERROR"), rows)
+
+
+@clusters.command("dhcp-server")
+@click.argument("cluster")
+@json_option
+@pass_settings
+def dhcp_server(settings: Settings, cluster: str) -> None:
+    """Show what a cluster's DHCP server has of its own: pools that are kept out of allocation, static entries.
+
+    The static entries are listed by `regionctl adopt CLUSTER`.
+    """
+    shown = settings.client.get(f"/clusters/{segment(cluster)}/dhcp-server").content
+    if settings.as_json:
+        print_json(shown)
+        return
+    fields = [
+        ("cluster", shown["cluster"]["name"]),
+        ("backend", shown["backend"]),
+        ("contact", _CONTACT[shown["contact"]]),
+        ("last read", shown["read_at"]),
+        ("cannot be read", shown["error"]),
+        ("static entries", shown["static_entries"]),
+    ]
+    fields += [("not understood", remark) for remark in shown["remarks"]]
+    for pool in shown["pools"]:
+        over = f", CONFLICT: {pool['reservations']} reserved addresses are in it" if pool["reservations"] else ""
+        fields.append(("pool", f"{pool['low']} to {pool['high']} ({pool['source']}){over}"))
+    print_fields(fields)
+
+
+_CONTACT = {
+    "unsupported": "not reported by this clusterd: keep the server's pools out by hand (regionctl ranges add)",
+    "awaited": "not reported yet: nothing is claimed on its subnets (regionctl subnets set SUBNET --claimable-anyway)",
+    "reported": "reported",
+}

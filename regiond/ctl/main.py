@@ -5,6 +5,7 @@ import os
 import click
 
 from regiond.ctl.accounts import accounts
+from regiond.ctl.adopt import adopt
 from regiond.ctl.audit import audit
 from regiond.ctl.check import check
 from regiond.ctl.client import DEFAULT_SOCKET, DEFAULT_TIMEOUT_SECONDS, Target, check_token, parse_url, read_token_file
@@ -81,6 +82,7 @@ def _target(socket: str | None, url: str | None, token_file: str | None, timeout
 
 
 cli.add_command(accounts)
+cli.add_command(adopt)
 cli.add_command(audit)
 cli.add_command(check)
 cli.add_command(clusters)

@@ -97,8 +97,11 @@ def _print(settings: Settings, found: Any) -> None:
         return
     rows = found if isinstance(found, list) else [found]
     print_table(
-        ("ID", "KIND", "LOW", "HIGH", "COMMENT"),
-        ([each["id"], each["kind"], each["low"], each["high"], each["comment"]] for each in _by_address(rows)),
+        ("ID", "KIND", "LOW", "HIGH", "REPORTED BY", "COMMENT"),
+        (
+            [each["id"], each["kind"], each["low"], each["high"], each["reported_by"], each["comment"]]
+            for each in _by_address(rows)
+        ),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from regiond.ctl.client import segment
-from regiond.ctl.command import DURATION_OR_ZERO, Settings, json_option, pass_settings
+from regiond.ctl.command import DURATION_OR_ZERO, Settings, given, json_option, pass_settings
 from regiond.ctl.output import print_fields, print_json, print_table
 from regiond.ctl.ranges import SUBNET_HELP
 
@@ -60,14 +60,22 @@ def show(settings: Settings, subnet: str) -> None:
 @click.option(
     "--release-hold",
     type=DURATION_OR_ZERO,
-    required=True,
     help="How long an address rests after its removal was confirmed everywhere, e.g. 15m; 0 for not at all.",
+)
+@click.option(
+    "--claimable-anyway/--claimable-when-reported",
+    "claimable_anyway",
+    default=None,
+    help="Claim addresses although a cluster has not told what its DHCP server has of its own; or wait for that.",
 )
 @json_option
 @pass_settings
-def set_subnet(settings: Settings, subnet: str, release_hold: int) -> None:
-    """Set how long released addresses of a subnet rest, also those that are resting now."""
-    changed = settings.client.patch(f"/subnets/{segment(subnet)}", {"release_hold_seconds": release_hold}).content
+def set_subnet(settings: Settings, subnet: str, release_hold: int | None, claimable_anyway: bool | None) -> None:
+    """Set how long released addresses of a subnet rest, also those that are resting now, or when they are claimable."""
+    body = given(release_hold_seconds=release_hold, claimable_anyway=claimable_anyway)
+    if not body:
+        raise click.UsageError("say what to set: --release-hold or --claimable-anyway", click.get_current_context())
+    changed = settings.client.patch(f"/subnets/{segment(subnet)}", body).content
     if settings.as_json:
         print_json(changed)
     else:
@@ -82,6 +90,7 @@ def _own(shown: Any) -> list[tuple[str, Any]]:
         ("served by", ", ".join(shown["clusters"])),
         ("generation", shown["generation"]),
         ("release hold", f"{shown['release_hold_seconds']} s"),
+        ("claimable", "yes" if shown["claimable"] else f"not before {', '.join(shown['awaits'])} has reported"),
     ]
 
 
@@ -94,9 +103,14 @@ def _use(use: Any) -> list[tuple[str, Any]]:
         ("releasing", use["releasing"]),
         ("in ranges", excluded),
         ("infrastructure", use["infrastructure"]),
+        ("static entries", use["static_entries"]),
         ("free", use["free"]),
     ]
 
 
 def _ranges(ranges: list[Any]) -> list[tuple[str, Any]]:
-    return [(f"{each['kind']} range", f"{each['low']} to {each['high']} ({each['id']})") for each in ranges]
+    return [(f"{each['kind']} range", f"{each['low']} to {each['high']} ({_origin(each)})") for each in ranges]
+
+
+def _origin(each: Any) -> str:
+    return each["id"] if each["reported_by"] is None else f"reported by cluster {each['reported_by']}"

@@ -107,6 +107,24 @@ class AddressOfInfrastructure(DomainError):
     slug = "address-of-infrastructure"
 
 
+class AddressOfStaticEntry(DomainError):
+    """A static entry of a site's DHCP server, not of ours, has this address."""
+
+    slug = "address-of-static-entry"
+
+
+class SubnetNotReady(DomainError):
+    """A cluster that serves the subnet has not reported yet what its DHCP server has of its own."""
+
+    slug = "subnet-not-ready"
+
+
+class RangeReported(DomainError):
+    """The range is a pool of a site's DHCP server: it changes when that does."""
+
+    slug = "range-reported"
+
+
 class SubnetExhausted(DomainError):
     """No claimable address is left. Trying again helps only after somebody released one."""
 

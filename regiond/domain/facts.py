@@ -14,7 +14,8 @@ class SubnetFacts:
     """A locked subnet. `digest` is of its desired host maps; `hold_seconds` its release hold.
 
     `was_served` tells whether any cluster ever held its host maps: nobody can still use a map that was never
-    given out.
+    given out. `awaits` names the clusters that serve it and have not reported yet what their DHCP servers have of their
+    own.
     """
 
     id: int
@@ -25,6 +26,7 @@ class SubnetFacts:
     hold_seconds: int
     was_served: bool
     free: tuple[tuple[int, int], ...]
+    awaits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,15 @@ class MapFacts:
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why an address that is nobody's is not claimable either: `kind` is dynamic, reserved, gateway or controller."""
+    """Why an address that is nobody's is not claimable either.
+
+    `kind` is dynamic, reserved, gateway, controller or static-entry; `cluster` is whose DHCP server says so.
+    """
 
     kind: str
     low: int
     high: int
+    cluster: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ class Prefix(StrEnum):
     CLUSTER_INTERFACE = "ci"
     DEVICE = "dv"
     ENROLMENT = "en"
+    FOREIGN_ENTRY = "fe"
     GROUP = "gr"
     NODE = "nd"
     RESERVATION = "rs"

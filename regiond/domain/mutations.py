@@ -47,6 +47,8 @@ class Claim:
 
     `identifiers` become host maps; `mac` is only written down (a user reservation has no host map). With `others`,
     the ids of more reservations, as many addresses are claimed, all or none: only without address and identifiers.
+    With `adopts` it makes a reservation of a static entry of a site's DHCP server: that entry, and a pool of the server
+    around it, are no obstacle.
     """
 
     reservation: int
@@ -66,6 +68,7 @@ class Claim:
     group: int | None = None
     expires_at: datetime | None = None
     others: tuple[int, ...] = ()
+    adopts: bool = False
 
     @property
     def count(self) -> int:

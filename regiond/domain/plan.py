@@ -143,9 +143,8 @@ class _Planner(Overlay):
             )
         if isinstance(claim.device, NewDevice):
             self.append(self.appended.devices_new, (claim.device, claim.owner))
-        self._audit(
-            mutation, "reservation.claim", format_id(Prefix.RESERVATION, reservation.id), None, _summary(reservation)
-        )
+        action = "reservation.adopt" if claim.adopts else "reservation.claim"
+        self._audit(mutation, action, format_id(Prefix.RESERVATION, reservation.id), None, _summary(reservation))
         return True, reservation
 
     def _claim_several(self, mutation: Mutation, claim: Claim) -> Sequence[Reservation]:
@@ -164,6 +163,11 @@ class _Planner(Overlay):
         return claimed
 
     def _choose(self, subnet: SubnetFacts, claim: Claim, taken_back: Reservation | None) -> int:
+        if subnet.awaits:
+            raise errors.SubnetNotReady(
+                f"what the DHCP server of {', '.join(subnet.awaits)} has on {subnet.network.cidr} is not known yet: "
+                f"try again in a moment; what is missing is told by regionctl clusters dhcp-server {subnet.awaits[0]}"
+            )
         space = self.spaces[subnet.id]
         if claim.address is None:
             if taken_back is not None:
@@ -174,12 +178,12 @@ class _Planner(Overlay):
                 if self.reservation_at(subnet, lowest) is None:
                     return lowest
             raise errors.SubnetExhausted(f"no claimable address is left in {subnet.network.cidr}")
-        address = self._check_requested(subnet, claim.address, taken_back)
+        address = self._check_requested(subnet, claim.address, taken_back, claim.adopts)
         if address in space:
             self.take(subnet.id, address)
         return address
 
-    def _check_requested(self, subnet: SubnetFacts, text: str, taken_back: Reservation | None) -> int:
+    def _check_requested(self, subnet: SubnetFacts, text: str, taken_back: Reservation | None, adopts: bool) -> int:
         network = subnet.network
         family, address = address_to_int(text)
         if family != network.family or address not in network:
@@ -190,7 +194,8 @@ class _Planner(Overlay):
         if holder is not None and (taken_back is None or holder.id != taken_back.id):
             raise errors.AddressTaken(f"{text} is taken", holder=holder)
         obstacle = self.facts.obstacles.get((subnet.id, address))
-        if obstacle is not None and holder is None:
+        adopted = adopts and obstacle is not None and obstacle.kind == "static-entry"
+        if obstacle is not None and holder is None and not adopted:
             raise _obstacle_error(text, obstacle, network.text)
         return address
 
@@ -370,6 +375,11 @@ def _obstacle_error(text: str, obstacle: Obstacle, show: Callable[[int], str]) -
     if obstacle.kind in ("gateway", "controller"):
         owner = "the gateway" if obstacle.kind == "gateway" else "a cluster controller"
         return errors.AddressOfInfrastructure(f"{text} is the address of {owner}")
+    if obstacle.kind == "static-entry":
+        return errors.AddressOfStaticEntry(
+            f"{text} is a static entry of the DHCP server of {obstacle.cluster}, which is not ours: an admin can adopt "
+            f"it (regionctl adopt {obstacle.cluster})"
+        )
     error = errors.AddressInDynamicRange if obstacle.kind == "dynamic" else errors.AddressInReservedRange
     return error(f"{text} lies in the {obstacle.kind} range {show(obstacle.low)} to {show(obstacle.high)}")
 

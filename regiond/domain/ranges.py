@@ -38,12 +38,16 @@ class RangeValues:
 
 @dataclass(frozen=True, slots=True)
 class AddressRange:
-    """A range of a subnet, as it is stored."""
+    """A range of a subnet, as it is stored; or a pool of the DHCP server of the cluster `reported_by`.
+
+    The latter is changed by nobody but that server's own configuration.
+    """
 
     id: int
     subnet: int
     values: RangeValues
     created: datetime
+    reported_by: str | None = None
 
 
 def check_range(network: Network, values: RangeValues) -> None:

@@ -100,6 +100,9 @@ class ClusterView:
 
 @dataclass(frozen=True, slots=True)
 class SubnetView:
+    """`awaits` names the serving clusters that have not told yet what their DHCP servers have of their own: until then
+    nothing is claimed, unless it is `claimable_anyway`."""
+
     id: int
     cidr: str
     vrf: str
@@ -108,13 +111,16 @@ class SubnetView:
     clusters: tuple[str, ...]
     reservations: int
     releasing: int
+    claimable_anyway: bool = False
+    awaits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Utilisation:
     """How the addresses of a subnet are used, by number. What lies in a range and is reserved counts as both.
 
-    `active` is by kind of reservation, `in_ranges` by kind of range; only claimable addresses are counted there.
+    `active` is by kind of reservation, `in_ranges` by kind of range; only claimable addresses are counted there. A
+    static entry of a site's own DHCP server counts beside what else it is.
     """
 
     subnet: int
@@ -125,6 +131,7 @@ class Utilisation:
     in_ranges: Mapping[str, int]
     infrastructure: int
     free: int
+    static_entries: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from regiond.http.fields import (
 
 MAX_MACS = 16
 MAX_COUNT = 256
+MAX_ADOPTED = 500
 MAX_RELEASE_HOLD_SECONDS = 30 * 86400
 MAX_ENROLMENT_SECONDS = 7 * 86400
 DEFAULT_AVAILABLE = 10
@@ -157,9 +158,13 @@ class AccountChange(Change):
 
 
 class SubnetChange(Change):
-    """`release_hold_seconds`: how long an address rests after its removal was confirmed everywhere."""
+    """`release_hold_seconds`: how long an address rests after its removal was confirmed everywhere.
+
+    `claimable_anyway`: claim addresses although a cluster has not told yet what its DHCP server has of its own.
+    """
 
     release_hold_seconds: int | None = Field(default=None, ge=0, le=MAX_RELEASE_HOLD_SECONDS)
+    claimable_anyway: bool | None = None
 
 
 class NewRange(Body):
@@ -169,6 +174,13 @@ class NewRange(Body):
     low: Address
     high: Address
     comment: Text | None = None
+
+
+class Adopting(Body):
+    """Static entries of a cluster's DHCP server that are to become devices; `owner` is whose, else the caller's."""
+
+    entries: list[Annotated[str, Field(max_length=64)]] = Field(min_length=1, max_length=MAX_ADOPTED)
+    owner: AccountName | None = None
 
 
 class RangeChange(Change):
@@ -262,6 +274,12 @@ class InterfacePage(Page):
     """With `selector`, only the cluster interfaces that it names."""
 
     selector: SelectorText | None = None
+
+
+class ForeignEntryPage(Page):
+    """With `subnet`, an id or a selector, only what lies in that subnet."""
+
+    subnet: SelectorText | None = None
 
 
 class AuditPage(Page):

@@ -34,6 +34,8 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "address-in-dynamic-range": (409, "The DHCP server leases this address itself"),
     "address-in-reserved-range": (409, "The address is excluded from allocation"),
     "address-of-infrastructure": (409, "A gateway or cluster controller has this address"),
+    "address-of-static-entry": (409, "A static entry of a DHCP server has this address"),
+    "range-reported": (409, "The range is a DHCP server's own pool"),
     "subnet-exhausted": (409, "No claimable address is left"),
     "wrong-address-family": (409, "The identifier does not fit the address family"),
     "delete-under-owner": (409, "The reservation is deleted elsewhere"),
@@ -48,6 +50,7 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "idempotency-key-reused": (422, "The Idempotency-Key was used for another request"),
     "internal-error": (500, "A bug in the region"),
     "database-unavailable": (503, "The database does not answer"),
+    "subnet-not-ready": (503, "It is not known yet what the subnet's DHCP server has of its own"),
     "not-ready": (503, "The region cannot serve requests now"),
 }
 
@@ -84,7 +87,10 @@ def invalid(pointer: str, detail: str) -> Problem:
 
 def of_domain_error(error: DomainError, show_holder: Callable[[Reservation], Any]) -> Problem:
     """`show_holder` decides how much of a holder the asker may see."""
-    return Problem(error.slug, error.detail, **{name: _plain(v, show_holder) for name, v in error.members.items()})
+    # What is a matter of time can be tried again.
+    headers = [("Retry-After", "2")] if PROBLEMS[error.slug][0] == 503 else []
+    members = {name: _plain(value, show_holder) for name, value in error.members.items()}
+    return Problem(error.slug, error.detail, headers, **members)
 
 
 def of_database(error: DatabaseUnavailable) -> Problem:

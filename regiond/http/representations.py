@@ -8,6 +8,14 @@ from typing import Any
 from pydantic_core import to_json
 
 from regiond.domain.accounts import AccountView, TokenView
+from regiond.domain.first_contact import (
+    Adoption,
+    AdoptionResult,
+    ContactView,
+    ForeignEntry,
+    adoption_of,
+    what_to_delete,
+)
 from regiond.domain.identity import EnrolmentOffer
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.ranges import AddressRange
@@ -157,6 +165,9 @@ def subnet(view: SubnetView) -> Json:
         "clusters": list(view.clusters),
         "reservations": view.reservations,
         "releasing": view.releasing,
+        "claimable": view.claimable_anyway or not view.awaits,
+        "claimable_anyway": view.claimable_anyway,
+        "awaits": list(view.awaits),
     }
 
 
@@ -169,6 +180,7 @@ def utilisation(view: Utilisation) -> Json:
         "releasing": view.releasing,
         "in_ranges": dict(view.in_ranges),
         "infrastructure": view.infrastructure,
+        "static_entries": view.static_entries,
         "free": view.free,
     }
 
@@ -181,7 +193,58 @@ def address_range(held: AddressRange) -> Json:
         "low": held.values.low,
         "high": held.values.high,
         "comment": held.values.comment,
+        "reported_by": held.reported_by,
         "created": moment(held.created),
+    }
+
+
+def dhcp_server(view: ContactView) -> Json:
+    """What a cluster's DHCP server has of its own, but for its static entries, which are a list of their own."""
+    return {
+        "cluster": {"id": format_id(Prefix.CLUSTER, view.cluster), "name": view.name},
+        "backend": view.backend,
+        "contact": view.contact.value,
+        "read_at": moment(view.at),
+        "error": view.error,
+        "remarks": list(view.remarks),
+        "pools": [
+            {
+                "low": reported.pool.low,
+                "high": reported.pool.high,
+                "source": reported.pool.source,
+                "cidr": reported.cidr,
+                "reservations": reported.reservations,
+            }
+            for reported in view.pools
+        ],
+        "static_entries": view.entries,
+    }
+
+
+def foreign_entry(foreign: ForeignEntry) -> Json:
+    """A static entry of a DHCP server that is not ours, and what adopting it would come to."""
+    entry, (adoption, reason) = foreign.entry, adoption_of(foreign)
+    return {
+        "id": format_id(Prefix.FOREIGN_ENTRY, foreign.id),
+        "address": entry.address,
+        "identifiers": [str(identifier) for identifier in entry.identifiers],
+        "hostname": entry.hostname,
+        "source": entry.source,
+        "subnet": _optional_id(Prefix.SUBNET, foreign.subnet),
+        "cidr": foreign.cidr,
+        "adoption": adoption.value,
+        "reason": reason,
+        "reservation": _optional_id(Prefix.RESERVATION, None if foreign.holder is None else foreign.holder.id),
+        "what_to_delete": what_to_delete(foreign.backend) if adoption is Adoption.DONE else None,
+    }
+
+
+def adoption_result(result: AdoptionResult) -> Json:
+    return {
+        "entry": format_id(Prefix.FOREIGN_ENTRY, result.entry),
+        "adoption": result.adoption.value,
+        "reason": result.reason,
+        "reservation": _optional_id(Prefix.RESERVATION, result.reservation),
     }
 
 

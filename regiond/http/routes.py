@@ -1,6 +1,6 @@
 """Every route there is."""
 
-from regiond.http import audit, devices, health, networks, nodes, reservations, subnets, users
+from regiond.http import adoption, audit, devices, health, networks, nodes, reservations, subnets, users
 from regiond.http.routing import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -9,6 +9,7 @@ ROUTES: tuple[Route, ...] = (
     *reservations.ROUTES,
     *networks.ROUTES,
     *subnets.ROUTES,
+    *adoption.ROUTES,
     *users.ROUTES,
     *audit.ROUTES,
     *health.ROUTES,

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
+from regiond.domain.first_contact import AdoptionResult, ContactView, ForeignEntry
 from regiond.domain.identity import EnrolmentOffer
 from regiond.domain.ranges import AddressRange
 from regiond.domain.views import (
@@ -134,7 +135,14 @@ class SubnetUseCases(Protocol):
     async def utilisation(self, subnet: str) -> Utilisation: ...
     async def available(self, subnet: str, limit: int) -> Sequence[str]: ...
 
-    async def change_subnet(self, context: RequestContext, subnet: str, *, release_hold_seconds: int) -> SubnetView: ...
+    async def change_subnet(
+        self,
+        context: RequestContext,
+        subnet: str,
+        *,
+        release_hold_seconds: int | None = None,
+        claimable_anyway: bool | None = None,
+    ) -> SubnetView: ...
 
     async def list_ranges(self, subnet: str) -> Sequence[AddressRange]: ...
     async def range(self, subnet: str, range_id: str) -> AddressRange: ...
@@ -150,6 +158,20 @@ class SubnetUseCases(Protocol):
     async def remove_range(self, context: RequestContext, subnet: str, range_id: str) -> None: ...
     async def check(self, context: RequestContext, subnet: str) -> CheckReport: ...
     async def repair(self, context: RequestContext, subnet: str) -> CheckReport: ...
+
+
+class AdoptionUseCases(Protocol):
+    """What clusters' DHCP servers have of their own."""
+
+    async def contact(self, context: RequestContext, cluster: str) -> ContactView: ...
+
+    async def entries(
+        self, context: RequestContext, cluster: str, *, subnet: str | None, limit: int, after: str | None
+    ) -> Sequence[ForeignEntry]: ...
+
+    async def adopt(
+        self, context: RequestContext, cluster: str, *, entries: Sequence[str], owner: str | None
+    ) -> Sequence[AdoptionResult]: ...
 
 
 class AuditUseCases(Protocol):
@@ -209,6 +231,7 @@ class UseCases:
     inventory: InventoryUseCases
     enrolment: EnrolmentUseCases
     subnets: SubnetUseCases
+    adoptions: AdoptionUseCases
     accounts: AccountUseCases
     audit: AuditUseCases
     health: Health

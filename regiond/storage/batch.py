@@ -106,7 +106,7 @@ def read_facts(rows: Sequence[tuple[Any, ...]]) -> Facts:
         elif tag == "obstacle":
             low, high = _range(fact["low"], fact["high"])
             key = (fact["subnet"], address_to_int(fact["address"])[1])
-            facts.obstacles.setdefault(key, Obstacle(fact["kind"], low, high))
+            facts.obstacles.setdefault(key, Obstacle(fact["kind"], low, high, fact.get("cluster")))
         elif tag == "delivery":
             facts.deliveries.setdefault(fact.pop("subnet"), []).append(read_delivery(fact))
         elif tag == "answered":
@@ -124,6 +124,7 @@ def read_facts(rows: Sequence[tuple[Any, ...]]) -> Facts:
             hold_seconds=fact["hold"],
             was_served=fact["was_served"],
             free=tuple(free[subnet]),
+            awaits=tuple(fact.get("awaits", ())),
         )
     return facts
 

@@ -54,8 +54,9 @@ SELECT kind, host(low), host(high), CASE WHEN kind = 'surplus' THEN (
         SELECT r.id FROM reservation r WHERE r.subnet = %(subnet)s AND r.address BETWEEN low AND high
         ORDER BY r.address LIMIT 1) END,
        CASE WHEN kind = 'surplus' THEN (
-        SELECT g.kind FROM address_range g WHERE g.subnet = %(subnet)s AND g.low <= wrong.high AND wrong.low <= g.high
-        LIMIT 1) END,
+        SELECT g.kind FROM (SELECT kind, low, high FROM address_range WHERE subnet = %(subnet)s
+            UNION ALL SELECT 'reported dynamic', low, high FROM reported_range WHERE subnet = %(subnet)s) g
+        WHERE g.low <= wrong.high AND wrong.low <= g.high LIMIT 1) END,
        EXISTS (SELECT FROM expected e WHERE e.low <= wrong.low AND wrong.high <= e.high),
        count(*) OVER ()
 FROM wrong ORDER BY kind, low LIMIT %(most)s
@@ -64,12 +65,17 @@ FROM wrong ORDER BY kind, low LIMIT %(most)s
 # A second opinion that does not share a line with expected_free_ranges(): the numbers have to add up.
 _OCCUPIED: Final = """
 WITH usable AS (SELECT first_usable AS low, last_usable AS high FROM subnet WHERE id = %(subnet)s),
-excluded AS (SELECT greatest(g.low, u.low) AS low, least(g.high, u.high) AS high
-             FROM address_range g, usable u WHERE g.subnet = %(subnet)s AND g.low <= u.high AND u.low <= g.high),
-own AS (SELECT DISTINCT i.address FROM infrastructure_address i, usable u
-        WHERE i.subnet = %(subnet)s AND i.address BETWEEN u.low AND u.high
+ranges AS (SELECT low, high FROM address_range WHERE subnet = %(subnet)s
+           UNION ALL SELECT low, high FROM reported_range WHERE subnet = %(subnet)s),
+spans AS (SELECT unnest(range_agg(inetrange(greatest(g.low, u.low), least(g.high, u.high), '[]'))) AS span
+          FROM ranges g, usable u WHERE g.low <= u.high AND u.low <= g.high),
+excluded AS (SELECT lower(span) AS low, upper(span) AS high FROM spans),
+single AS (SELECT address FROM infrastructure_address WHERE subnet = %(subnet)s
+           UNION SELECT address FROM reported_entry WHERE subnet = %(subnet)s),
+own AS (SELECT i.address FROM single i, usable u
+        WHERE i.address BETWEEN u.low AND u.high
           AND NOT EXISTS (SELECT FROM excluded e WHERE i.address BETWEEN e.low AND e.high)
-          AND NOT EXISTS (SELECT FROM reservation r WHERE r.subnet = i.subnet AND r.address = i.address))
+          AND NOT EXISTS (SELECT FROM reservation r WHERE r.subnet = %(subnet)s AND r.address = i.address))
 SELECT (SELECT coalesce(sum(span_size(low, high)), 0) FROM excluded)
      + (SELECT count(*) FROM own)
      + (SELECT count(*) FROM reservation r, usable u
@@ -223,7 +229,10 @@ def _free_space(row: Row) -> Finding:
         return Finding("free-but-taken", f"{span} counts as free, but reservation {_rs(reservation)} is there")
     if excluded_by is not None:
         return Finding("free-but-taken", f"{span} counts as free, but lies in a {excluded_by} range")
-    return Finding("free-but-taken", f"{span} counts as free, but is infrastructure, not usable or outside the subnet")
+    return Finding(
+        "free-but-taken",
+        f"{span} counts as free, but is infrastructure, a DHCP server's static entry, not usable or outside the subnet",
+    )
 
 
 def _outside(row: Row) -> Finding:

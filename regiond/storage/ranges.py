@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
+from clusterd.protocol.addresses import address_to_int
 from regiond.domain import errors
 from regiond.domain.ids import NewId, Prefix, format_id
 from regiond.domain.networks import Network, network
@@ -16,6 +17,9 @@ MAX_LISTED: Final = 100
 
 _RANGES: Final = "SELECT id, subnet, kind, host(low), host(high), comment, created FROM address_range"
 _RANGE_ID: Final = f"{_RANGES} WHERE id = %s"
+
+_REPORTED: Final = """SELECT p.id, p.subnet, 'dynamic', host(p.low), host(p.high), p.source, p.created, c.name
+    FROM reported_range p JOIN cluster c ON c.id = p.cluster"""
 
 _OVERLAPPING: Final = f"""{_RANGES} WHERE subnet = %s AND id <> %s
     AND inetrange(low, high, '[]') && inetrange(%s, %s, '[]') ORDER BY low LIMIT 1"""
@@ -35,14 +39,21 @@ class RangeStore:
     async def ranges(self, subnet: int) -> list[AddressRange]:
         """All ranges of a subnet, the lowest first."""
         rows = await self._pool.query(f"{_RANGES} WHERE subnet = %s ORDER BY low", (subnet,), retry=True)
-        return [_range(row) for row in rows]
+        reported = await self._pool.query(f"{_REPORTED} WHERE p.subnet = %s", (subnet,), retry=True)
+        found = [*map(_range, rows), *map(_reported, reported)]
+        return sorted(found, key=lambda each: (address_to_int(each.values.low), each.id))
 
     async def range(self, subnet: int, range_id: int) -> AddressRange:
         """Raises NotFound."""
         rows = await self._pool.query(f"{_RANGE_ID} AND subnet = %s", (range_id, subnet), retry=True)
-        if not rows:
+        if rows:
+            return _range(rows[0])
+        reported = await self._pool.query(
+            f"{_REPORTED} WHERE p.id = %s AND p.subnet = %s", (range_id, subnet), retry=True
+        )
+        if not reported:
             raise _gone(range_id)
-        return _range(rows[0])
+        return _reported(reported[0])
 
     async def add(self, change: Change, subnet: int, values: RangeValues, *, force: bool) -> AddressRange:
         """Raises RangeOverlap, RangeOverReservations (unless forced), NotFound for the subnet, and as `check_range`.
@@ -75,13 +86,13 @@ class RangeStore:
         *,
         force: bool,
     ) -> AddressRange:
-        """Make a range what `edit` makes of it. Raises NotFound, and as `add`."""
+        """Make a range what `edit` makes of it. Raises NotFound, RangeReported, and as `add`."""
 
         async def update(session: Session) -> None:
             await lock_subnet(session, subnet)
             rows = await session.run(f"{_RANGE_ID} AND subnet = %s", (range_id, subnet))
             if not rows:
-                raise _gone(range_id)
+                raise await _not_ours_to_change(session, subnet, range_id)
             before = _range(rows[0]).values
             values = edit(before)
             if values == before:
@@ -100,7 +111,7 @@ class RangeStore:
         return await self.range(subnet, range_id)
 
     async def remove(self, change: Change, subnet: int, range_id: int) -> None:
-        """Its addresses can be claimed from now on, but for those that are reserved. Raises NotFound."""
+        """Its addresses can be claimed from now on, but for those that are reserved. Raises NotFound, RangeReported."""
 
         async def delete(session: Session) -> int:
             rows = await session.run(
@@ -109,7 +120,7 @@ class RangeStore:
                 (range_id, subnet),
             )
             if not rows:
-                raise _gone(range_id)
+                raise await _not_ours_to_change(session, subnet, range_id)
             removed = _range(rows[0]).values
             await rebuild_free_ranges(session, subnet, removed.low, removed.high)
             await _audit(session, change, "range.remove", subnet, range_id, removed, None, 0)
@@ -177,6 +188,22 @@ async def _audit(
 
 def _range(row: Row) -> AddressRange:
     return AddressRange(row[0], row[1], RangeValues(RangeKind(row[2]), row[3], row[4], row[5]), row[6])
+
+
+def _reported(row: Row) -> AddressRange:
+    return AddressRange(row[0], row[1], RangeValues(RangeKind(row[2]), row[3], row[4], row[5]), row[6], row[7])
+
+
+async def _not_ours_to_change(session: Session, subnet: int, range_id: int) -> errors.DomainError:
+    """Why there is no range of this id that can be changed."""
+    rows = await session.run(f"{_REPORTED} WHERE p.id = %s AND p.subnet = %s", (range_id, subnet))
+    if not rows:
+        return _gone(range_id)
+    held = _reported(rows[0])
+    return errors.RangeReported(
+        f"{held.values.low} to {held.values.high} is a pool of the DHCP server of cluster {held.reported_by} "
+        f"({held.values.comment}): change it there, and it changes here within minutes"
+    )
 
 
 def _gone(range_id: int) -> errors.NotFound:

@@ -228,15 +228,18 @@ class Reads:
         rows = await self._pool.query(
             """SELECT s.id, s.cidr::text, v.name, s.generation, s.release_hold_seconds,
                       ARRAY(SELECT c.name FROM delivery d JOIN cluster c ON c.id = d.cluster
-                            WHERE d.subnet = s.id AND d.role = 'serving' ORDER BY c.name)
+                            WHERE d.subnet = s.id AND d.role = 'serving' ORDER BY c.name),
+                      s.claimable_anyway,
+                      ARRAY(SELECT c.name FROM delivery d JOIN cluster c ON c.id = d.cluster
+                            WHERE d.subnet = s.id AND d.role = 'serving' AND c.contact = 'awaited' ORDER BY c.name)
                FROM subnet s JOIN vrf v ON v.id = s.vrf WHERE %s::bigint IS NULL OR s.id = %s
                ORDER BY v.name, s.cidr""",
             (only, only),
             retry=True,
         )
         return [
-            SubnetView(id_, cidr, vrf, generation, hold, tuple(clusters), reservations=0, releasing=0)
-            for id_, cidr, vrf, generation, hold, clusters in rows
+            SubnetView(id_, cidr, vrf, generation, hold, tuple(clusters), 0, 0, anyway, tuple(awaits))
+            for id_, cidr, vrf, generation, hold, clusters, anyway, awaits in rows
         ]
 
     async def subnet_counts(self, only: int | None = None) -> Mapping[int, tuple[int, int]]:

@@ -18,9 +18,14 @@ SELECT s.cidr::text,
             WHERE r.subnet = s.id AND r.status = 'active' GROUP BY r.kind) active),
        (SELECT count(*) FROM reservation r WHERE r.subnet = s.id AND r.status = 'releasing'),
        (SELECT coalesce(jsonb_agg(jsonb_build_array(g.kind, host(g.low), host(g.high))), '[]'::jsonb)
-        FROM address_range g WHERE g.subnet = s.id),
+        FROM (SELECT g.kind, g.low, g.high FROM address_range g WHERE g.subnet = s.id
+              UNION ALL SELECT 'dynamic', lower(span), upper(span) FROM (
+                  SELECT unnest(range_agg(inetrange(p.low, p.high, '[]'))) AS span
+                  FROM reported_range p WHERE p.subnet = s.id) reported) g),
        (SELECT count(DISTINCT i.address) FROM infrastructure_address i
         WHERE i.subnet = s.id AND i.address BETWEEN s.first_usable AND s.last_usable),
+       (SELECT count(DISTINCT e.address) FROM reported_entry e
+        WHERE e.subnet = s.id AND e.address BETWEEN s.first_usable AND s.last_usable),
        (SELECT coalesce(sum(span_size(f.low, f.high)), 0) FROM free_range f WHERE f.subnet = s.id)
 FROM subnet s WHERE s.id = %s
 """
@@ -36,7 +41,7 @@ class SubnetStore:
         rows = await self._pool.query(_UTILISATION, (subnet,), retry=True)
         if not rows:
             raise _gone(subnet)
-        cidr, active, releasing, ranges, infrastructure, free = rows[0]
+        cidr, active, releasing, ranges, infrastructure, static_entries, free = rows[0]
         net = network(cidr)
         in_ranges = Counter({"dynamic": 0, "reserved": 0})
         for kind, low_text, high_text in ranges:
@@ -51,6 +56,7 @@ class SubnetStore:
             releasing=releasing,
             in_ranges=dict(in_ranges),
             infrastructure=infrastructure,
+            static_entries=static_entries,
             free=int(free),
         )
 
@@ -91,6 +97,22 @@ class SubnetStore:
                 (seconds, subnet),
             )
             before, after = ({"release_hold_seconds": value} for value in (rows[0][0], seconds))
+            await write_audit(session, change, "subnet.change", format_id(Prefix.SUBNET, subnet), before, after)
+
+        await self._pool.transaction(update, retry=True)
+
+    async def set_claimable_anyway(self, change: Change, subnet: int, claimable: bool) -> None:
+        """Whether addresses are claimed before every serving cluster has told what its DHCP server has of its own."""
+
+        async def update(session: Session) -> None:
+            await lock_subnet(session, subnet)
+            rows = await session.run("SELECT claimable_anyway FROM subnet WHERE id = %s", (subnet,))
+            if not rows:
+                raise _gone(subnet)
+            if rows[0][0] == claimable:
+                return
+            await session.run("UPDATE subnet SET claimable_anyway = %s WHERE id = %s", (claimable, subnet))
+            before, after = ({"claimable_anyway": value} for value in (rows[0][0], claimable))
             await write_audit(session, change, "subnet.change", format_id(Prefix.SUBNET, subnet), before, after)
 
         await self._pool.transaction(update, retry=True)

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from clusterd.protocol.addresses import unpack_address
+from clusterd.protocol.addresses import pack_address, unpack_address
 from clusterd.protocol.values import (
     HeldSubnet,
     HostMap,
@@ -11,6 +11,8 @@ from clusterd.protocol.values import (
     InterfaceReport,
     NicKind,
     RejectedMap,
+    ServerEntry,
+    ServerPool,
     format_mac,
 )
 
@@ -56,4 +58,14 @@ interfaces = st.builds(
     kind=st.sampled_from(NicKind),
     vlan=st.none() | st.integers(1, 4094),
     up=st.booleans(),
+)
+server_pools = st.one_of(st.tuples(v4_addresses, v4_addresses, text), st.tuples(v6_addresses, v6_addresses, text)).map(
+    lambda ends: ServerPool(min(ends[:2], key=pack_address), max(ends[:2], key=pack_address), ends[2])
+)
+server_entries = st.builds(
+    ServerEntry,
+    v4_addresses | v6_addresses,
+    st.lists(identifiers, max_size=3).map(tuple),
+    st.none() | hostnames,
+    text,
 )

@@ -13,7 +13,15 @@ from clusterd.protocol.arguments import HOST_MAPS
 from clusterd.protocol.connection import Link, Responders
 from clusterd.protocol.digest import digest_of
 from clusterd.protocol.errors import RegistrationRefused
-from clusterd.protocol.values import HeldSubnet, HostMap, Identifier, InterfaceReport, RejectedMap
+from clusterd.protocol.values import (
+    HeldSubnet,
+    HostMap,
+    Identifier,
+    InterfaceReport,
+    RejectedMap,
+    ServerEntry,
+    ServerPool,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,17 @@ class DesiredSubnet:
     host_maps: dict[Identifier, HostMap] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class ReportedServer:
+    """One report of what a DHCP server has of its own; `whole` when its last page is there."""
+
+    pools: tuple[ServerPool, ...] = ()
+    entries: tuple[ServerEntry, ...] = ()
+    remarks: tuple[str, ...] = ()
+    error: str | None = None
+    whole: bool = False
+
+
 class FakeRegion:
     """Records what it is told; `link` is the latest connection. Nothing is sent unless a test says so."""
 
@@ -56,6 +75,7 @@ class FakeRegion:
         self.subnets: dict[str, DesiredSubnet] = {}
         self.registrations: list[Registration] = []
         self.topologies: list[tuple[InterfaceReport, ...]] = []
+        self.dhcp_servers: list[ReportedServer] = []
         self.states: list[ReportedState] = []
         self.refusal: str | None = None
         self.link: Link | None = None
@@ -173,6 +193,7 @@ class _RegionResponders(Responders):
         cluster: str | None = None,
         history: str | None = None,
         instance: str | None = None,
+        reports_dhcp_server: int | None = None,
     ) -> dict[str, Any]:
         await self._told.admit()
         self._told.registrations.append(Registration(cluster, history, held, hostname, backend))
@@ -185,6 +206,25 @@ class _RegionResponders(Responders):
         if page == 0:
             self._told.topologies.append(())
         self._told.topologies[-1] += interfaces
+        return {}
+
+    @commands.ReportDhcpServer.responder
+    def report_dhcp_server(
+        self,
+        sequence: int,
+        page: int,
+        pages: int,
+        pools: tuple[ServerPool, ...],
+        entries: tuple[ServerEntry, ...],
+        remarks: tuple[str, ...],
+        error: str | None = None,
+    ) -> dict[str, Any]:
+        if page == 0:
+            self._told.dhcp_servers.append(ReportedServer())
+        told = self._told.dhcp_servers[-1]
+        self._told.dhcp_servers[-1] = ReportedServer(
+            told.pools + pools, told.entries + entries, told.remarks + remarks, error, page + 1 == pages
+        )
         return {}
 
     @commands.ReportHostMapState.responder

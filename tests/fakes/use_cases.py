@@ -9,10 +9,20 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from clusterd.protocol.values import Identifier, ServerEntry, ServerPool
 from regiond.accounts import Accounts
+from regiond.adoption import Adoptions
 from regiond.audit_trail import AuditTrail
 from regiond.claims import Claims
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
+from regiond.domain.first_contact import (
+    Adoption,
+    AdoptionResult,
+    Contact,
+    ContactView,
+    ForeignEntry,
+    ReportedPool,
+)
 from regiond.domain.identity import EnrolmentOffer, NewEnrolment
 from regiond.domain.ranges import AddressRange, RangeKind, RangeValues
 from regiond.domain.reservations import ClusterProgress, Kind, MapState, Reservation, Status
@@ -31,6 +41,7 @@ from regiond.domain.views import (
 from regiond.enrolment import Enrolment
 from regiond.http.use_cases import (
     AccountUseCases,
+    AdoptionUseCases,
     AuditUseCases,
     ClaimUseCases,
     EnrolmentUseCases,
@@ -130,6 +141,27 @@ UTILISATION = Utilisation(
     free=199,
 )
 RANGE = AddressRange(13, 5, RangeValues(RangeKind.DYNAMIC, "192.0.2.100", "192.0.2.150", "leases"), NOW)
+POOL = ServerPool("192.0.2.100", "192.0.2.150", "/etc/dnsmasq.conf:7")
+CONTACT_VIEW = ContactView(
+    9, "rack-a", "dnsmasq", Contact.REPORTED, NOW, None, (), (ReportedPool(15, POOL, "192.0.2.0/24", 1),), 1
+)
+FOREIGN_ENTRY = ForeignEntry(
+    id=16,
+    cluster=9,
+    cluster_name="rack-a",
+    backend="dnsmasq",
+    entry=ServerEntry("192.0.2.20", (Identifier.mac("00:16:3e:00:00:20"),), "old", "/etc/dnsmasq.conf:8"),
+    subnet=5,
+    cidr="192.0.2.0/24",
+    usable=True,
+    in_pool=False,
+    infrastructure=None,
+    holder=None,
+    others=(),
+    same_client=0,
+    same_address=0,
+)
+ADOPTION_RESULT = AdoptionResult(16, Adoption.DONE, None, 8)
 CHECK_REPORT = CheckReport(5, "192.0.2.0/24", "default", 3, 2, 2, ())
 OFFER = EnrolmentOffer(NewEnrolment("rack-b", "hme_the-secret", NOW), "tcp:region.example:5251", "sha256:" + "ab" * 32)
 AUDIT_ENTRY = AuditEntry(14, NOW, 1, "root", "range.add", "rg-000000000d", None, {"kind": "dynamic"}, "deploy-7")
@@ -224,6 +256,10 @@ class FakeRegion:
                 "repair": CHECK_REPORT,
             },
         )
+        self.adoptions = Scripted(
+            Adoptions,
+            {"contact": CONTACT_VIEW, "entries": [FOREIGN_ENTRY], "adopt": [ADOPTION_RESULT]},
+        )
         self.audit = Scripted(AuditTrail, {"entries": [AUDIT_ENTRY]})
         self.accounts = Scripted(
             Accounts,
@@ -252,6 +288,7 @@ class FakeRegion:
             cast(InventoryUseCases, self.inventory),
             cast(EnrolmentUseCases, self.enrolment),
             cast(SubnetUseCases, self.subnets),
+            cast(AdoptionUseCases, self.adoptions),
             cast(AccountUseCases, self.accounts),
             cast(AuditUseCases, self.audit),
             self.health,

@@ -8,7 +8,8 @@ from twisted.internet.task import Clock
 
 from clusterd.protocol.connection import Link
 from clusterd.protocol.values import Identifier, IdentifierKind
-from regiond.cluster_rpc import ClusterLinkFactory, Connections, identify_plain
+from regiond.cluster_rpc import ClusterLinkFactory, Connection, Connections, identify_plain
+from regiond.domain.first_contact import DhcpServerReport
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import Actor, Claim, Mutation, NewDevice, Release
 from regiond.domain.reservations import Kind, Reservation
@@ -33,6 +34,20 @@ def mac(number: int) -> Identifier:
 
 
 @dataclass
+class HeardContacts:
+    """What clusters said of their DHCP servers."""
+
+    expected: list[tuple[str, bool]] = field(default_factory=list)
+    reports: list[tuple[str, DhcpServerReport]] = field(default_factory=list)
+
+    async def expect(self, connection: Connection, reports: bool) -> None:
+        self.expected.append((connection.name, reports))
+
+    async def report(self, connection: Connection, report: DhcpServerReport) -> None:
+        self.reports.append((connection.name, report))
+
+
+@dataclass
 class Site:
     """A region on tables in memory, and the wires to its clusters."""
 
@@ -50,8 +65,14 @@ class Site:
         self.dispatch = HostMapDispatch(
             self.clock, self.connections, self.storage, self.storage, self.storage, HISTORY, self.storage
         )
+        self.contact = HeardContacts()
         self.factory = ClusterLinkFactory(
-            self.clock, RegionIdentity("region-1", HISTORY), self.connections, self.dispatch, identify_plain
+            self.clock,
+            RegionIdentity("region-1", HISTORY),
+            self.connections,
+            self.dispatch,
+            self.contact,
+            identify_plain,
         )
         self._next = 0
 

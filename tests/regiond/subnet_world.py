@@ -31,6 +31,7 @@ class SubnetWorld:
     subnets: Subnets
     accounts: Accounts
     audit: AuditTrail
+    inventory: Inventory
 
     @property
     def admin(self) -> RequestContext:
@@ -72,4 +73,6 @@ async def subnet_world(dsn: str, reactor: Any) -> AsyncIterator[SubnetWorld]:
         inventory = Inventory(region.reads, Catalogue(reactor, region.reads))
         pool = region.pool
         subnets = Subnets(inventory, RangeStore(pool, new_id), SubnetStore(pool), SubnetChecks(pool))
-        yield SubnetWorld(region, subnets, Accounts(reactor, AccountStore(pool)), AuditTrail(AuditReads(pool)))
+        yield SubnetWorld(
+            region, subnets, Accounts(reactor, AccountStore(pool)), AuditTrail(AuditReads(pool)), inventory
+        )

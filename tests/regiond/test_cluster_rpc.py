@@ -6,9 +6,11 @@ import pytest
 from twisted.protocols.amp import RemoteAmpError
 
 from clusterd.protocol import errors
-from clusterd.protocol.commands import PROTOCOL_VERSION, Register, ReportTopology
-from clusterd.protocol.values import InterfaceReport
+from clusterd.protocol.commands import PROTOCOL_VERSION, Register, ReportDhcpServer, ReportTopology
+from clusterd.protocol.errors import NotRegistered
+from clusterd.protocol.values import InterfaceReport, ServerEntry, ServerPool
 from regiond.cluster_rpc import LONGEST_NOTING_SECONDS
+from regiond.domain.first_contact import DhcpServerReport
 from tests.clusterd.links import Outcome
 from tests.clusterd.log_events import logged
 from tests.fakes.cluster import FakeCluster
@@ -20,6 +22,7 @@ from tests.regiond.site import (
     SUBNET,
     Site,
     cluster,
+    mac,
     site,
 )
 
@@ -171,3 +174,34 @@ def test_a_cluster_without_a_proper_name_is_refused(site: Site, name: str | None
         site.ask(nameless.link.call(Register, protocol_version=PROTOCOL_VERSION, **common, **named))
     with pytest.raises(errors.IncompatibleVersion):
         site.ask(nameless.link.call(Register, protocol_version=99, cluster="rack-7", **common))
+
+
+def test_a_report_of_a_dhcp_server_is_heard_when_its_last_page_is_there(site: Site, cluster: FakeCluster) -> None:
+    site.register(cluster)
+    assert site.contact.expected == [("rack-7", False)]  # this one does not say that it will
+    pools = [ServerPool("192.0.2.1", "192.0.2.2"), ServerPool("192.0.2.5", "192.0.2.6")]
+    entry = ServerEntry("192.0.2.9", (mac(1),), "web1", "conf:1")
+
+    def page(sequence: int, number: int, **more: Any) -> None:
+        given = {"pools": (), "entries": (), "remarks": (), **more}
+        assert cluster.link is not None
+        site.ask(cluster.link.call(ReportDhcpServer, sequence=sequence, page=number, pages=2, **given))
+
+    page(1, 0, pools=pools[:1], remarks=("odd",))
+    page(1, 0, pools=pools[:1], remarks=("odd",))  # the same again
+    assert site.contact.reports == []
+    page(1, 1, pools=pools[1:], entries=(entry,))
+    assert site.contact.reports == [("rack-7", DhcpServerReport(pools, [entry], ["odd"], None))]
+    page(3, 1, error="permission denied")
+    page(2, 0)  # overtaken
+    page(3, 0, error="permission denied")
+    assert site.contact.reports[1:] == [("rack-7", DhcpServerReport([], [], [], "permission denied"))]
+    with pytest.raises(RemoteAmpError, match="no page 2 of 2"):
+        page(4, 2)
+
+
+def test_a_report_of_a_dhcp_server_needs_a_registration(site: Site, cluster: FakeCluster) -> None:
+    site.connect(cluster)
+    assert cluster.link is not None
+    with pytest.raises(NotRegistered):
+        site.ask(cluster.link.call(ReportDhcpServer, sequence=1, page=0, pages=1, pools=(), entries=(), remarks=()))

@@ -12,6 +12,7 @@ from twisted.internet.endpoints import UNIXClientEndpoint, UNIXServerEndpoint
 
 from clusterd.accepted_host_maps import AcceptedHostMaps
 from clusterd.convergence import Convergence
+from clusterd.dhcp.first_contact import ServerPicture
 from clusterd.host_map_store import HostMapStore
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind, InterfaceReport
 from clusterd.region_connection import Introduction, RegionConnection
@@ -20,9 +21,11 @@ from clusterd.store_thread import StoreThread
 from regiond.cluster_rpc import ClusterLinkFactory, Connections, identify_plain
 from regiond.domain.mutations import Outcome
 from regiond.domain.reservations import MapState, overall_state
+from regiond.first_contact import FirstContacts
 from regiond.host_map_dispatch import HostMapDispatch
 from regiond.progress import Progress
 from regiond.storage.deliveries import DeliveryReads
+from regiond.storage.first_contact import FirstContactStore
 from regiond.storage.topology import ClusterStore
 from regiond.storage.writer import Writer
 from tests.fakes.backend import FakeBackend
@@ -79,8 +82,9 @@ async def office(dsn: str, directory: Path) -> AsyncIterator[Office]:
             identity.history,
             Announced(),
         )
+        contact = FirstContacts(FirstContactStore(region.pool, new_id), lambda: None)
         socket = directory / "region.sock"
-        factory = ClusterLinkFactory(reactor, identity, connections, dispatch, identify_plain)
+        factory = ClusterLinkFactory(reactor, identity, connections, dispatch, contact, identify_plain)
         port = await UNIXServerEndpoint(reactor, str(socket)).listen(factory)
         try:
             yield Office(region, dispatch, progress, socket)
@@ -105,6 +109,7 @@ class Site:
         await self.connection.report_topology(
             tuple(InterfaceReport("eth0", cidr, (first_address(cidr),)) for cidr in cidrs)
         )
+        await self.connection.report_dhcp_server(ServerPicture(), None)
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from regiond.domain.mutations import Mutation, Outcome
 from regiond.host_map_dispatch import HostMapDispatch
 from regiond.storage.reads import RegionIdentity
 from regiond.sweeps import Sweeps
+from tests.regiond.site import HeardContacts
 from tests.simulation.database import Database, SimulatedStorage
 from tests.simulation.steps import Process, Steps
 
@@ -41,7 +42,9 @@ class Region:
             lambda subnets: dispatch.committed(subnets),
         )
         dispatch = HostMapDispatch(self.clock, connections, storage, storage, storage, self.identity.history, storage)
-        self.links = ClusterLinkFactory(self.clock, self.identity, connections, dispatch, identify_plain)
+        self.links = ClusterLinkFactory(
+            self.clock, self.identity, connections, dispatch, HeardContacts(), identify_plain
+        )
         self._storage = storage
         sweeps = Sweeps(
             self.clock,

@@ -79,7 +79,7 @@ def test_a_configuration_that_cannot_be_read_is_not_an_empty_one(site: Path) -> 
         read(site)
     for name in ("dhcpd.conf", "dhcpd6.conf"):
         (site / name).unlink()
-    with pytest.raises(Unreadable, match="set config_file"):
+    with pytest.raises(Unreadable, match="set configuration_file"):
         read(site)
 
 
@@ -146,7 +146,15 @@ def test_nothing_written_there_is_a_bug_here(text: str) -> None:
     except Malformed:
         return
     findings.take(statements)
-    findings.take_leases(statements)
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from('{};"= \nrange6hostfixed-a:1.\\'), max_size=60))
+def test_no_lease_is_a_bug_here(text: str) -> None:
+    try:
+        Findings(lambda name: ()).take_leases(f"host a {{\n{text}\n}}\n", "f")
+    except Malformed:
+        return
 
 
 @settings(deadline=None)

@@ -1,6 +1,7 @@
 """dnsmasq's own configuration, read: from files as they are in use, from command lines, from anything at all."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,8 @@ async def look() -> tuple[InterfaceReport, ...]:
     return INTERFACES
 
 
-def reader(config_file: Path | None, pid_file: Path = Path("/nowhere/pid")) -> DnsmasqReader:
-    return DnsmasqReader(pid_file, config_file, look, run_at_once)
+def reader(config_file: Path | None, pid_file: Path = Path("/nowhere/pid"), ours: Sequence[Path] = ()) -> DnsmasqReader:
+    return DnsmasqReader(pid_file, config_file, ours, look, run_at_once)
 
 
 @pytest.fixture
@@ -85,13 +86,16 @@ def test_a_configuration_in_use(sample: Path) -> None:
 def test_a_hosts_file_of_ours_is_not_foreign(sample: Path) -> None:
     (sample.parent / "hosts").write_text(f"{HEADER}00:16:3e:00:00:0c,192.0.2.28\n")
     assert "192.0.2.28" not in entries(result_of(reader(sample).read()))
+    (sample.parent / "hosts").write_text("00:16:3e:00:00:0c,192.0.2.28\n")
+    assert "192.0.2.28" in entries(result_of(reader(sample).read()))
+    assert "192.0.2.28" not in entries(result_of(reader(sample, ours=[sample.parent / "hosts"]).read()))
 
 
 def test_what_is_read_is_what_the_process_was_given(sample: Path, tmp_path: Path) -> None:
     (tmp_path / "pid").write_text(str(os.getpid()))
     with pytest.raises(Unreadable, match="is no dnsmasq"):
         result_of(reader(None, tmp_path / "pid").read())
-    with pytest.raises(Unreadable, match="start dnsmasq, or set config_file"):
+    with pytest.raises(Unreadable, match="start dnsmasq, or set configuration_file"):
         result_of(reader(None, tmp_path / "no-pid").read())
 
 

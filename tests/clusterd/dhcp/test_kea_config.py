@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from clusterd.dhcp.first_contact import ServerPicture, Unreadable
 from clusterd.dhcp.host_system import run_at_once
+from clusterd.dhcp.kea.reservations import OWNER, is_ours
 from clusterd.dhcp.kea_config import Findings, parse
 from clusterd.dhcp.kea_contact import KeaReader
 from tests.clusterd import strategies as values
@@ -26,9 +27,8 @@ def site(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(site: Path, *ours: str) -> ServerPicture:
-    configurations = [site / "kea-dhcp4.conf", site / "kea-dhcp6.conf"]
-    return result_of(KeaReader(configurations, [site / name for name in ours], lambda _: False, run_at_once).read())
+def read(site: Path) -> ServerPicture:
+    return result_of(KeaReader([site / "kea-dhcp4.conf", site / "kea-dhcp6.conf"], is_ours, run_at_once).read())
 
 
 def test_a_site_in_use(site: Path) -> None:
@@ -56,8 +56,10 @@ def test_a_site_in_use(site: Path) -> None:
     }
 
 
-def test_an_include_of_ours_is_not_foreign(site: Path) -> None:
-    assert "192.0.2.32" not in entries(read(site, "reservations.json"))
+def test_reservations_of_ours_are_not_foreign(site: Path) -> None:
+    ours = [{"hw-address": "00:16:3e:00:00:40", "ip-address": "192.0.2.40", "user-context": OWNER}]
+    (site / "reservations.json").write_text(json.dumps(ours))
+    assert set(entries(read(site))) & {"192.0.2.32", "192.0.2.40", "192.0.2.31"} == {"192.0.2.31"}
 
 
 def test_a_configuration_that_cannot_be_read_is_not_an_empty_one(site: Path) -> None:

@@ -16,6 +16,8 @@ from clusterd.protocol.arguments import (
     INTERFACES,
     MAX_VALUE_BYTES,
     REJECTED_MAPS,
+    SERVER_ENTRIES,
+    SERVER_POOLS,
     TEXTS,
     Digest,
     Number,
@@ -41,6 +43,8 @@ ROW_VALUES: dict[int, st.SearchStrategy[Any]] = {
     id(INTERFACES): st.lists(values.interfaces, max_size=3).map(tuple),
     id(REJECTED_MAPS): st.lists(values.rejected_maps, max_size=3).map(tuple),
     id(HELD_SUBNETS): st.lists(values.held_subnets, max_size=3).map(tuple),
+    id(SERVER_POOLS): st.lists(values.server_pools, max_size=3).map(tuple),
+    id(SERVER_ENTRIES): st.lists(values.server_entries, max_size=3).map(tuple),
     id(TEXTS): st.lists(values.text, max_size=3).map(tuple),
 }
 

@@ -33,8 +33,8 @@ async def test_ranges() -> None:
         env = over_tcp(server)
         listed = await run("ranges", "list", "192.0.2.0/24", env=env)
         assert listed.stdout.splitlines() == [
-            "ID             KIND     LOW          HIGH         COMMENT",
-            "rg-000000000d  dynamic  192.0.2.100  192.0.2.150  leases",
+            "ID             KIND     LOW          HIGH         REPORTED BY  COMMENT",
+            "rg-000000000d  dynamic  192.0.2.100  192.0.2.150  -            leases",
         ]
         arguments = ["192.0.2.0/24", "192.0.2.100", "192.0.2.150", "--kind", "dynamic", "--comment", "leases"]
         added = await run("ranges", "add", *arguments, "--force", env=env)
@@ -79,8 +79,8 @@ async def test_subnets() -> None:
         ]
         shown = (await run("subnets", "show", "192.0.2.0/24", env=env)).stdout.splitlines()
         assert [line.split("  ")[0] for line in shown] == [
-            *("id", "network", "vrf", "served by", "generation", "release hold", "usable", "reserved", "releasing"),
-            *("in ranges", "infrastructure", "free", "dynamic range", "lowest free"),
+            *("id", "network", "vrf", "served by", "generation", "release hold", "claimable", "usable", "reserved"),
+            *("releasing", "in ranges", "infrastructure", "static entries", "free", "dynamic range", "lowest free"),
         ]
         assert "reserved        2 (1 device, 0 node, 1 user)" in shown
         assert "dynamic range   192.0.2.100 to 192.0.2.150 (rg-000000000d)" in shown
@@ -92,6 +92,10 @@ async def test_subnets() -> None:
             assert "release hold  600 s" in changed.stdout
             assert server.region.subnets.calls[-1][1]["release_hold_seconds"] == seconds
         check_one_line(await run("subnets", "set", "x", "--release-hold", "soon", env=env), 2, "no duration")
+        check_one_line(await run("subnets", "set", "x", env=env), 2, "say what to set")
+        for option, said in (("--claimable-anyway", True), ("--claimable-when-reported", False)):
+            await run("subnets", "set", "192.0.2.0/24", option, env=env)
+            assert server.region.subnets.calls[-1][1]["claimable_anyway"] is said
 
 
 @pytest_twisted.ensureDeferred

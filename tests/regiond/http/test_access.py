@@ -38,6 +38,12 @@ TABLE: dict[tuple[str, str], tuple[object, tuple[int, int, int, int, int, int]]]
     ("POST", "/api/v1/clusters/{cluster}/enrolment"): ({}, (401, 401, 403, 201, 403, 403)),
     ("DELETE", "/api/v1/clusters/{cluster}/enrolment"): (None, (401, 401, 403, 204, 403, 403)),
     ("POST", "/api/v1/clusters/{cluster}/revoke"): (None, (401, 401, 403, 200, 403, 403)),
+    ("GET", "/api/v1/clusters/{cluster}/dhcp-server"): (None, (401, 401, 403, 200, 403, 200)),
+    ("GET", "/api/v1/clusters/{cluster}/static-entries"): (None, (401, 401, 403, 200, 403, 200)),
+    ("POST", "/api/v1/clusters/{cluster}/adopt"): (
+        {"entries": ["fe-000000000g"]},
+        (401, 401, 403, 200, 403, 403),
+    ),
     ("GET", "/api/v1/cluster-interfaces"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/cluster-interfaces/{interface}"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/subnets"): (None, (401, 401, 200, 200, 200, 200)),
@@ -89,7 +95,8 @@ async def test_who_gets_in(method: str, path: str) -> None:
                 assert reply.json["type"] == "unauthenticated"
         assert tuple(statuses) == expected
         region = server.region
-        scripted = (region.claims, region.inventory, region.enrolment, region.subnets, region.accounts, region.audit)
+        scripted = [region.claims, region.inventory, region.enrolment, region.subnets]
+        scripted += [region.adoptions, region.accounts, region.audit]
         acted = [call for part in scripted for call in part.calls]
         allowed = [status for status in statuses if status < 300]
         assert len(acted) == (len(allowed) if path.startswith("/api/") else 0)

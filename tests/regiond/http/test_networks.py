@@ -22,6 +22,7 @@ SHOWN = {
     "low": "192.0.2.100",
     "high": "192.0.2.150",
     "comment": "leases",
+    "reported_by": None,
     "created": "2026-01-31T12:00:00.123Z",
 }
 
@@ -149,6 +150,7 @@ async def test_how_full_a_subnet_is() -> None:
             "releasing": 1,
             "in_ranges": {"dynamic": 51, "reserved": 0},
             "infrastructure": 1,
+            "static_entries": 0,
             "free": 199,
         }
         server.region.subnets.answers["utilisation"] = replace(UTILISATION, usable=2**64 - 1, free=2**64 - 9)
