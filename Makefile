@@ -29,9 +29,10 @@ test: ## lint and all tests (REQUIRE_ALL=1: a test that cannot run here fails; T
 	@.ci/check all $(TESTS) || { status=$$?; [ -n "$(STATUS_FILE)" ] || exit $$status; }; \
 	  [ -z "$(STATUS_FILE)" ] || echo $${status:-0} > "$(STATUS_FILE)"
 
-soak: ## kill regionds, PostgreSQL and its backends under load (SECONDS=300 SEED=…: as long, and the same again)
+soak: ## both daemons in memory under any fault, hostile peers; kill regionds, PostgreSQL and its backends under load (SECONDS=300 SEED=…: as long, and the same again)
 	@.ci/prepare python test
 	@.venv/bin/python -m tests.simulation --seconds $(or $(SECONDS),300) $(if $(SEED),--from-seed $(SEED))
+	@.venv/bin/python -m tests.fuzz --inputs 100000 $(if $(SEED),--seed $(SEED))
 	@.venv/bin/python -m tests.chaos --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
 
 lint: ## ruff, mypy, import-linter

@@ -15,6 +15,7 @@ from regiond.domain.mutations import Mutation, Outcome, Step
 from regiond.storage.batch import from_signed
 from regiond.storage.deliveries import DeliveryState, Difference
 from regiond.storage.errors import DatabaseUnavailable
+from tests.fakes import topology
 from tests.fakes.tables import Row, Tables
 from tests.fakes.tables_world import commit
 
@@ -28,7 +29,6 @@ class FakeStorage:
     recorded: list[Step] = field(default_factory=list)
     topologies: list[tuple[int, tuple[InterfaceReport, ...]]] = field(default_factory=list)
     ended: list[tuple[int, int]] = field(default_factory=list)
-    epochs: dict[int, int] = field(default_factory=dict)
     announced: list[frozenset[int]] = field(default_factory=list)
     topology_changes: int = 0
     _held: list[Deferred[None]] | None = None
@@ -82,9 +82,7 @@ class FakeStorage:
 
     async def register(self, identity: Identity, said: Introduction) -> Registered:
         await self._turn()
-        (cluster,) = (id_ for id_, known in self.tables.clusters.items() if known == identity.name)
-        self.epochs[cluster] = self.epochs.get(cluster, 0) + 1
-        registered = Registered(cluster, self.epochs[cluster], identity.name)
+        registered = topology.register(self.tables, identity.name, lambda: max(self.tables.clusters) + 1)
         await self._answered()
         return registered
 

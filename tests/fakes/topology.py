@@ -1,7 +1,4 @@
-"""What `storage.topology.ClusterStore` does to the tables, in memory: the same plan, the same rows.
-
-`tests/regiond/storage/test_topology_stories.py` keeps this fake true.
-"""
+"""What `storage.topology.ClusterStore` does to the tables, in memory: the same plan, the same rows."""
 
 from collections.abc import Sequence
 from datetime import timedelta
