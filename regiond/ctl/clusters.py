@@ -25,7 +25,8 @@ def list_clusters(settings: Settings) -> None:
         return
     rows = []
     for cluster in sorted(found, key=lambda each: each["name"]):
-        own = [cluster["id"], cluster["name"], cluster["connected"], cluster["backend"]]
+        connected = "revoked" if cluster["revoked"] else cluster["connected"]
+        own = [cluster["id"], cluster["name"], connected, cluster["backend"]]
         for subnet in cluster["subnets"] or [None]:
             if subnet is None:
                 rows.append([*own, None, None, None, None])

@@ -2,6 +2,8 @@
 
 import json
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet import reactor as global_reactor
 from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory
+from twisted.internet.threads import deferToThread
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.protocols import amp
 from zope.interface import implementer
@@ -42,6 +45,7 @@ from tests.certificates import now
 from tests.waiting import until
 
 reactor: Any = global_reactor
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -495,6 +499,61 @@ async def test_the_listeners_certificate_is_no_file_and_the_authority_is_in_the_
     rows = await regiond.region.reads._pool.query("SELECT private_key FROM authority")
     assert len(rows) == 1 and "PRIVATE KEY" in rows[0][0]
     world.secrets.append(rows[0][0].splitlines()[2])
+
+
+def join(world: World, offer: EnrolmentOffer, token: str) -> Any:
+    """The program that the printed command starts, in a process of its own, with the token on standard input."""
+    config = world.directory / "clusterd.toml"
+    config.write_text(f'state_directory = "{world.directory / "joined"}"\n')
+    command = [
+        sys.executable,
+        "-m",
+        "clusterd",
+        "join",
+        offer.address,
+        offer.fingerprint,
+        "--config",
+        str(config),
+        *more,
+    ]
+    return deferToThread(
+        lambda: subprocess.run(
+            command, input=f"{token}\n", capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+        )
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_printed_command_makes_the_host_a_cluster(world: World) -> None:
+    regiond = await world.start()
+    offer = await regiond.offer()
+    assert offer.command.endswith(f" | python3 -m clusterd join {offer.address} {offer.fingerprint}")
+    done = await join(world, offer, offer.enrolment.text)
+    assert done.returncode == 0, done.stderr
+    file = IdentityFile(world.directory / "joined" / "identity" / "identity.json")
+    assert done.stdout.startswith(f"This host is the cluster rack-7 ({file.load().cluster}) of region ")
+    await world.register(file)
+    # Once more, with another region's door open: nothing here changes.
+    before = file.path.read_text()
+    await regiond.offer("rack-8")
+    other = EnrolmentOffer(offer.enrolment, regiond.region.enrolment.address or "", offer.fingerprint)
+    again = await join(world, other, offer.enrolment.text)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr.strip() == f"the region at {other.address} refuses: the token is unknown, used or expired"
+    assert offer.enrolment.text.split("_", 2)[2] not in again.stderr + done.stdout + done.stderr
+    assert file.path.read_text() == before
+
+
+@pytest_twisted.ensureDeferred
+async def test_joining_tells_what_is_wrong_with_the_command(world: World) -> None:
+    regiond = await world.start()
+    offer = await regiond.offer()
+    empty = await join(world, offer, "")
+    assert (empty.returncode, empty.stderr.strip()) == (1, "no token on standard input")
+    wrong = EnrolmentOffer(offer.enrolment, "unix:/x", "md5:abc")
+    mistaken = await join(world, wrong, "t")
+    assert mistaken.returncode == 2 and "expected tcp:HOST:PORT" in mistaken.stderr
+    assert await regiond.region.is_enrolling()
 
 
 def test_an_identity_that_others_can_read_or_that_is_damaged_is_not_used(tmp_path: Path) -> None:
