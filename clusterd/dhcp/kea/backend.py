@@ -4,10 +4,10 @@ In this order: rows in the PostgreSQL hosts database that its configuration name
 files that its configuration includes. The way is chosen once, at the first call that reaches the server.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
@@ -22,13 +22,17 @@ from clusterd.dhcp.kea.include_files import IncludeFilesStore
 from clusterd.dhcp.kea.leases import MISSING_HOOK, end_leases, lease_commands
 from clusterd.dhcp.kea.reservation_commands import ReservationCommandsStore
 from clusterd.dhcp.kea.reservations import is_ours
+from clusterd.dhcp.kea.rows import Placed
 from clusterd.dhcp.kea.server import KeaServer
 from clusterd.dhcp.kea.settings import KeaSettings, Way
 from clusterd.dhcp.kea.ways import ReservationStore, place_all, where_found
 from clusterd.protocol.addresses import Family
 from clusterd.protocol.values import HostMap, IdentifierKind
 
+T = TypeVar("T")
+
 MAX_HOST_MAPS = 100_000
+MANY = 500  # host maps are placed at about 200 a millisecond
 
 
 class _NotOffered(Exception):
@@ -174,8 +178,12 @@ class KeaFamily:
     async def apply(self, removed: Collection[HostMap], added: Collection[HostMap]) -> tuple[Rejection, ...]:
         configuration = await self.server.configuration()
         store = await self.store()
-        placed, rejections = place_all(configuration, added)
-        return rejections + await store.apply(configuration, where_found(configuration, removed), placed)
+
+        def place() -> tuple[list[Placed], list[Placed], tuple[Rejection, ...]]:
+            return where_found(configuration, removed), *place_all(configuration, added)
+
+        gone, placed, rejections = await self._beside(len(removed) + len(added), place)
+        return rejections + await store.apply(configuration, gone, placed)
 
     async def replace(self, host_maps: Collection[HostMap]) -> tuple[Rejection, ...]:
         configuration = await self.server.configuration()
@@ -190,7 +198,12 @@ class KeaFamily:
     async def verify(self, host_maps: Collection[HostMap]) -> frozenset[HostMap]:
         configuration = await self.server.configuration()
         store = await self.store()
-        return await store.verify(configuration, where_found(configuration, host_maps))
+        placed = await self._beside(len(host_maps), lambda: where_found(configuration, host_maps))
+        return await store.verify(configuration, placed)
+
+    async def _beside(self, count: int, work: Callable[[], T]) -> T:
+        """Do what takes time for many host maps in a thread, and for a few at once: a thread costs more then."""
+        return await self.server.run_in_thread(work) if count > MANY else work()
 
     async def release(self, removed: Collection[HostMap]) -> None:
         if lease_commands(self.server.family) <= await self.server.commands():

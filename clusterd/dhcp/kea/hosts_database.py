@@ -41,7 +41,12 @@ class HostsDatabaseStore:
         return []
 
     async def read(self, configuration: Configuration) -> frozenset[HostMap]:
-        def work(cursor: extensions.cursor) -> tuple[set[HostMap], list[Row]]:
+        return await self._read(configuration, None)
+
+    async def _read(self, configuration: Configuration, among: Collection[Placed] | None) -> frozenset[HostMap]:
+        """All of ours, or those among these."""
+
+        def work(cursor: extensions.cursor) -> tuple[frozenset[HostMap], list[Row]]:
             found: set[HostMap] = set()
             wrong = []
             for row in self._table.rows_in(cursor, _ids(configuration), ours_only=True):
@@ -52,7 +57,9 @@ class HostsDatabaseStore:
                     found.add(host_map)
             if wrong:
                 self._table.delete(cursor, {row.host_id for row in wrong})
-            return found, wrong
+            if among is not None:
+                found.intersection_update(host_map for host_map, _ in among)
+            return frozenset(found), wrong
 
         found, wrong = await self._database.transact(work)
         for row in wrong[:100]:
@@ -65,7 +72,7 @@ class HostsDatabaseStore:
                 subnet_id=row.subnet_id,
                 count=len(wrong),
             )
-        return frozenset(found)
+        return found
 
     async def apply(
         self, configuration: Configuration, removed: Collection[Placed], added: Collection[Placed]
@@ -75,6 +82,7 @@ class HostsDatabaseStore:
 
         def work(cursor: extensions.cursor) -> RowChanges:
             self._table.lock(cursor)
+            self._table.expect_few(cursor)
             existing = self._table.rows_touched_by(cursor, [*removed, *added]).values()
             return self._make(cursor, configuration, existing, removed, added)
 
@@ -114,11 +122,12 @@ class HostsDatabaseStore:
         return changes
 
     async def verify(self, configuration: Configuration, host_maps: Collection[Placed]) -> frozenset[HostMap]:
+        if len(host_maps) > _FEW:
+            return await self._read(configuration, host_maps)
         wanted = {host_map for host_map, _ in host_maps}
-        if len(wanted) > _FEW:
-            return await self.read(configuration) & wanted
 
         def work(cursor: extensions.cursor) -> frozenset[HostMap]:
+            self._table.expect_few(cursor)
             rows = self._table.rows_with_identifiers(cursor, host_maps)
             found = (_right(configuration, row) for row in rows if row.ours)
             return frozenset(host_map for host_map in found if host_map is not None and host_map in wanted)

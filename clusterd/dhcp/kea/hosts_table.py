@@ -37,6 +37,12 @@ class HostsTable:
         """Keep other writers away until the transaction ends; Kea, which reads, is not held up."""
         cursor.execute("LOCK TABLE hosts IN SHARE ROW EXCLUSIVE MODE")
 
+    def expect_few(self, cursor: extensions.cursor) -> None:
+        """Have the few rows that are wanted looked up by index, also before PostgreSQL has counted what there is."""
+        cursor.execute(
+            "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+        )
+
     def try_out(self, cursor: extensions.cursor) -> None:
         """Raise what PostgreSQL has against reading and writing. The caller rolls back."""
         self.lock(cursor)
