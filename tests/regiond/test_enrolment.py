@@ -514,7 +514,6 @@ def join(world: World, offer: EnrolmentOffer, token: str) -> Any:
         offer.fingerprint,
         "--config",
         str(config),
-        *more,
     ]
     return deferToThread(
         lambda: subprocess.run(
