@@ -30,10 +30,18 @@ from twisted.logger import Logger
 
 from clusterd.dhcp.backend import BackendError, Rejection
 from clusterd.dhcp.dnsmasq_leases import stale_leases
+from clusterd.dhcp.dnsmasq_lines import OWNER_MARK
 from clusterd.dhcp.dnsmasq_own_settings import Configuration, read_configuration, settings_obstacles
 from clusterd.dhcp.dnsmasq_release import LeaseEnding
 from clusterd.dhcp.file import FileBackend
-from clusterd.dhcp.host_system import READABLE_BY_ALL, FileVersion, RunInThread, run_at_once, run_in_threads_of
+from clusterd.dhcp.host_system import (
+    READABLE_BY_ALL,
+    FileVersion,
+    RunInThread,
+    run_at_once,
+    run_in_threads_of,
+    writing_obstacles,
+)
 from clusterd.dhcp.signalled_server import RunningServer, ServerWithPidFile, SignalledServer
 from clusterd.protocol.values import HostMap
 
@@ -96,6 +104,9 @@ class DnsmasqBackend:
                 server = self._server.find()
                 host_maps = await self._file.parsed()
                 obstacles = await self._settings_obstacles(server, host_maps)
+                if (await self._configuration(server)).reads("dhcp-hostsdir", self._hosts_directory):
+                    shown = self._hosts_directory / SHOWN_PREFIX
+                    obstacles += await self._run_in_thread(lambda: writing_obstacles(shown))
                 version = await self._file.version()
                 if version is not None and self._in_effect != (version, server):
                     await self._reload(server)
@@ -313,11 +324,11 @@ def _rejections(refused: dict[HostMap, str]) -> tuple[Rejection, ...]:
 
 
 def _write(path: Path, lines: Collection[str]) -> None:
-    """Not flushed to the disk: after a power cut dnsmasq starts with the hosts file."""
+    """Marked as ours; not flushed to the disk, for after a power cut dnsmasq starts with the hosts file."""
     try:
         with path.open("w") as file:
             os.fchmod(file.fileno(), READABLE_BY_ALL)
-            file.write("\n".join(lines) + "\n")
+            file.write("\n".join([OWNER_MARK, *lines]) + "\n")
     except OSError as error:
         raise BackendError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -1,79 +1,28 @@
 """The backend `dnsmasq` in memory: when it makes the server read again, and what it says when it cannot."""
 
-import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock, deferLater
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
 from clusterd.dhcp.backend import Backend, BackendError
 from clusterd.dhcp.dnsmasq import MAX_HOST_MAPS, DnsmasqBackend
-from clusterd.dhcp.dnsmasq_lines import HEADER, parse
+from clusterd.dhcp.dnsmasq_lines import HEADER
 from clusterd.dhcp.dnsmasq_release import LeaseEnding
 from clusterd.dhcp.file import FileBackend
 from clusterd.dhcp.host_system import run_at_once
-from clusterd.dhcp.signalled_server import RunningServer, ServerWithPidFile
+from clusterd.dhcp.signalled_server import RunningServer
 from clusterd.protocol.values import HostMap, Identifier
 from tests.clusterd.dhcp.contract import ALIAS, ALL_KINDS, PLAIN, SCENARIOS, UNNAMED, Scenario, numbered
+from tests.fakes.signalled_server import FakeSignalledServer
 from tests.finished import result_of
 from tests.lab.servers import dnsmasq_configuration
 
 T = TypeVar("T")
-
-
-class FakeServer:
-    """A server that reads when told, in no time or in `parse_seconds` of the clock."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.running: RunningServer | None = RunningServer(100, 1)
-        self.parse_seconds = 0.0
-        self.deaf = False
-        self.reload_times: list[float] = []
-        self.serves: frozenset[HostMap] = frozenset()
-        self.configuration: Path | None = None
-        self.unreadable: str | None = None
-        self.shown = 0
-        self.blind = False
-        self._clock = clock
-
-    def find(self) -> RunningServer:
-        if self.running is None:
-            raise BackendError("it is not running")
-        return self.running
-
-    async def reload(self, server: RunningServer, path: Path, timeout: float) -> float:
-        self.reload_times.append(self._clock.seconds())
-        if self.deaf:
-            raise BackendError("it did not read")
-        if self.parse_seconds:
-            await deferLater(self._clock, self.parse_seconds)
-        directory = path.with_name(f"{path.name}.new")
-        shown = sorted(directory.glob("[!.]*"))
-        self.serves = frozenset().union(*(parse(file.read_text()).host_maps for file in (path, *shown)))
-        return self.parse_seconds
-
-    async def show(self, server: RunningServer, hidden: Path, path: Path, timeout: float) -> None:
-        hidden.replace(path)
-        self.shown += 1
-        if self.blind:
-            raise BackendError("it did not look")
-        taken = {host_map.address for host_map in self.serves if host_map.family == 4}
-        self.serves |= {
-            host_map for host_map in parse(HEADER + path.read_text()).host_maps if host_map.address not in taken
-        }
-
-    def command_line(self, server: RunningServer) -> tuple[str, ...]:
-        return ("dnsmasq", f"--conf-file={self.configuration}")
-
-    def why_unreadable(self, server: RunningServer, path: Path) -> str | None:
-        return self.unreadable
 
 
 @pytest.fixture
@@ -82,12 +31,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def server(clock: Clock) -> FakeServer:
-    return FakeServer(clock)
+def server(clock: Clock) -> FakeSignalledServer:
+    return FakeSignalledServer(clock)
 
 
 @pytest.fixture
-def path(tmp_path: Path, server: FakeServer) -> Path:
+def path(tmp_path: Path, server: FakeSignalledServer) -> Path:
     hosts_file = tmp_path / "maps"
     server.configuration = tmp_path / "dnsmasq.conf"
     networks = ["192.0.2.0/24", "198.51.100.0/24", "2001:db8:0:1::/64"]
@@ -104,7 +53,9 @@ def path(tmp_path: Path, server: FakeServer) -> Path:
     return hosts_file
 
 
-def make_backend(path: Path, server: FakeServer, clock: Clock, *, max_host_maps: int = MAX_HOST_MAPS) -> DnsmasqBackend:
+def make_backend(
+    path: Path, server: FakeSignalledServer, clock: Clock, *, max_host_maps: int = MAX_HOST_MAPS
+) -> DnsmasqBackend:
     leases = LeaseEnding(clock, run_at_once, run_at_once)
     return DnsmasqBackend(
         path, path.with_name("maps.new"), server, clock, leases, max_host_maps=max_host_maps, show_timeout=1.0
@@ -112,7 +63,7 @@ def make_backend(path: Path, server: FakeServer, clock: Clock, *, max_host_maps:
 
 
 @pytest.fixture
-def backend(path: Path, server: FakeServer, clock: Clock) -> DnsmasqBackend:
+def backend(path: Path, server: FakeSignalledServer, clock: Clock) -> DnsmasqBackend:
     return make_backend(path, server, clock)
 
 
@@ -134,13 +85,13 @@ def test_contract(scenario: Scenario, backend: Backend, clock: Clock) -> None:
     finish(clock, Deferred.fromCoroutine(scenario(backend)))
 
 
-def test_a_single_change_is_in_effect_at_once(backend: DnsmasqBackend, server: FakeServer) -> None:
+def test_a_single_change_is_in_effect_at_once(backend: DnsmasqBackend, server: FakeSignalledServer) -> None:
     result_of(backend.apply((), {PLAIN}))
     assert server.serves == {PLAIN}
     assert server.reload_times == [0.0]
 
 
-def test_nothing_new_is_not_read_again(backend: DnsmasqBackend, server: FakeServer, clock: Clock) -> None:
+def test_nothing_new_is_not_read_again(backend: DnsmasqBackend, server: FakeSignalledServer, clock: Clock) -> None:
     result_of(backend.apply((), {PLAIN}))
     clock.advance(10)
     result_of(backend.apply({UNNAMED}, {PLAIN}))
@@ -148,7 +99,9 @@ def test_nothing_new_is_not_read_again(backend: DnsmasqBackend, server: FakeServ
     assert server.reload_times == [0.0]
 
 
-def test_changes_in_a_row_are_a_quarter_second_apart(backend: DnsmasqBackend, server: FakeServer, clock: Clock) -> None:
+def test_changes_in_a_row_are_a_quarter_second_apart(
+    backend: DnsmasqBackend, server: FakeSignalledServer, clock: Clock
+) -> None:
     result_of(backend.apply((), {PLAIN}))
     finish(clock, Deferred.fromCoroutine(backend.apply({PLAIN}, {UNNAMED})))
     finish(clock, Deferred.fromCoroutine(backend.apply({UNNAMED}, {ALIAS})))
@@ -158,7 +111,9 @@ def test_changes_in_a_row_are_a_quarter_second_apart(backend: DnsmasqBackend, se
     assert third - second == pytest.approx(0.25, abs=0.02)
 
 
-def test_a_slow_parse_makes_the_pause_longer(backend: DnsmasqBackend, server: FakeServer, clock: Clock) -> None:
+def test_a_slow_parse_makes_the_pause_longer(
+    backend: DnsmasqBackend, server: FakeSignalledServer, clock: Clock
+) -> None:
     server.parse_seconds = 1.0
     finish(clock, Deferred.fromCoroutine(backend.apply((), {PLAIN})))
     finish(clock, Deferred.fromCoroutine(backend.apply({PLAIN}, {UNNAMED})))
@@ -166,7 +121,7 @@ def test_a_slow_parse_makes_the_pause_longer(backend: DnsmasqBackend, server: Fa
     assert second - first == pytest.approx(5.0, abs=0.05)
 
 
-def test_calls_that_overlap_take_turns(backend: DnsmasqBackend, server: FakeServer, clock: Clock) -> None:
+def test_calls_that_overlap_take_turns(backend: DnsmasqBackend, server: FakeSignalledServer, clock: Clock) -> None:
     server.parse_seconds = 0.1
     one = Deferred.fromCoroutine(backend.apply((), {PLAIN}))
     two = Deferred.fromCoroutine(backend.read())
@@ -176,7 +131,7 @@ def test_calls_that_overlap_take_turns(backend: DnsmasqBackend, server: FakeServ
 
 
 def test_the_file_is_written_while_the_server_is_away_and_settled_at_its_return(
-    backend: DnsmasqBackend, server: FakeServer, path: Path
+    backend: DnsmasqBackend, server: FakeSignalledServer, path: Path
 ) -> None:
     server.running = None
     with pytest.raises(BackendError, match="it is not running"):
@@ -190,7 +145,7 @@ def test_the_file_is_written_while_the_server_is_away_and_settled_at_its_return(
 
 
 def test_a_change_that_was_not_read_is_not_in_effect_before_it_is(
-    backend: DnsmasqBackend, server: FakeServer, clock: Clock
+    backend: DnsmasqBackend, server: FakeSignalledServer, clock: Clock
 ) -> None:
     server.deaf = True
     with pytest.raises(BackendError, match="it did not read"):
@@ -203,14 +158,14 @@ def test_a_change_that_was_not_read_is_not_in_effect_before_it_is(
 
 
 def test_a_crash_between_writing_and_signalling_is_settled_by_the_next_process(
-    path: Path, server: FakeServer, clock: Clock
+    path: Path, server: FakeSignalledServer, clock: Clock
 ) -> None:
     result_of(FileBackend(path).apply((), {PLAIN}))
     assert result_of(make_backend(path, server, clock).read()) == {PLAIN}
     assert server.serves == {PLAIN}
 
 
-def test_a_restarted_server_is_made_to_read(backend: DnsmasqBackend, server: FakeServer, clock: Clock) -> None:
+def test_a_restarted_server_is_made_to_read(backend: DnsmasqBackend, server: FakeSignalledServer, clock: Clock) -> None:
     result_of(backend.apply((), {PLAIN}))
     server.running, server.serves = RunningServer(200, 2), frozenset()
     assert finish(clock, Deferred.fromCoroutine(backend.read())) == {PLAIN}
@@ -218,7 +173,7 @@ def test_a_restarted_server_is_made_to_read(backend: DnsmasqBackend, server: Fak
 
 
 def test_a_file_that_was_deleted_no_longer_serves(
-    backend: DnsmasqBackend, server: FakeServer, path: Path, clock: Clock
+    backend: DnsmasqBackend, server: FakeSignalledServer, path: Path, clock: Clock
 ) -> None:
     result_of(backend.apply((), {PLAIN}))
     path.unlink()
@@ -227,7 +182,7 @@ def test_a_file_that_was_deleted_no_longer_serves(
     assert path.read_text() == HEADER
 
 
-def test_more_than_it_can_parse_in_time_is_refused(path: Path, server: FakeServer, clock: Clock) -> None:
+def test_more_than_it_can_parse_in_time_is_refused(path: Path, server: FakeSignalledServer, clock: Clock) -> None:
     assert make_backend(path, server, clock).capabilities.max_host_maps == MAX_HOST_MAPS == 50_000
     small = make_backend(path, server, clock, max_host_maps=5)
     with pytest.raises(BackendError, match="6 host maps are more than the 5"):
@@ -243,7 +198,7 @@ def test_warns_once_above_twenty_thousand(backend: DnsmasqBackend, clock: Clock)
     assert [(event["count"], event["seconds"]) for event in warnings] == [(20_001, 0.6)]
 
 
-def test_check_tells_what_the_server_says(backend: DnsmasqBackend, server: FakeServer) -> None:
+def test_check_tells_what_the_server_says(backend: DnsmasqBackend, server: FakeSignalledServer) -> None:
     assert result_of(backend.check()) == []
     server.running = None
     assert result_of(backend.check()) == ["it is not running."]
@@ -255,7 +210,7 @@ MANY = numbered(20)
 
 
 @pytest.fixture
-def settled(backend: DnsmasqBackend, server: FakeServer, clock: Clock) -> DnsmasqBackend:
+def settled(backend: DnsmasqBackend, server: FakeSignalledServer, clock: Clock) -> DnsmasqBackend:
     """A backend that has been at work: the file is in effect, and no pause is due."""
     result_of(backend.replace(MANY))
     clock.advance(60)
@@ -264,7 +219,7 @@ def settled(backend: DnsmasqBackend, server: FakeServer, clock: Clock) -> Dnsmas
 
 
 def test_additions_are_served_without_sighup_and_leave_nothing_in_the_directory(
-    settled: DnsmasqBackend, server: FakeServer, path: Path
+    settled: DnsmasqBackend, server: FakeSignalledServer, path: Path
 ) -> None:
     for host_map in ALL_KINDS:
         assert result_of(settled.apply((), {host_map})) == ()
@@ -274,7 +229,7 @@ def test_additions_are_served_without_sighup_and_leave_nothing_in_the_directory(
 
 
 def test_what_cannot_be_added_without_forgetting_is_a_sighup(
-    settled: DnsmasqBackend, server: FakeServer, clock: Clock
+    settled: DnsmasqBackend, server: FakeSignalledServer, clock: Clock
 ) -> None:
     result_of(settled.apply((), {PLAIN}))
     dock = HostMap(Identifier.mac("00:16:3e:00:00:0d"), PLAIN.address, PLAIN.hostname)
@@ -286,7 +241,7 @@ def test_what_cannot_be_added_without_forgetting_is_a_sighup(
 
 
 def test_beside_a_removal_an_addition_does_not_wait_for_the_pause(
-    settled: DnsmasqBackend, server: FakeServer, clock: Clock
+    settled: DnsmasqBackend, server: FakeSignalledServer, clock: Clock
 ) -> None:
     first, second, *_ = sorted(MANY)
     server.parse_seconds = 1.0
@@ -299,14 +254,14 @@ def test_beside_a_removal_an_addition_does_not_wait_for_the_pause(
     assert result_of(settled.read()) == server.serves == MANY - {first, second} | {PLAIN}
 
 
-def test_more_than_a_hundred_are_a_sighup(settled: DnsmasqBackend, server: FakeServer) -> None:
+def test_more_than_a_hundred_are_a_sighup(settled: DnsmasqBackend, server: FakeSignalledServer) -> None:
     result_of(settled.apply((), numbered(121)))
     assert (server.shown, len(server.reload_times)) == (0, 1)
     assert server.serves == numbered(121)
 
 
 def test_a_directory_that_nobody_looks_into_costs_one_attempt(
-    settled: DnsmasqBackend, server: FakeServer, clock: Clock, path: Path
+    settled: DnsmasqBackend, server: FakeSignalledServer, clock: Clock, path: Path
 ) -> None:
     server.blind = True
     with capturedLogs() as logs:
@@ -320,7 +275,7 @@ def test_a_directory_that_nobody_looks_into_costs_one_attempt(
 
 
 def test_a_directory_that_dnsmasq_is_not_told_of_is_not_used_and_said(
-    backend: DnsmasqBackend, server: FakeServer, clock: Clock
+    backend: DnsmasqBackend, server: FakeSignalledServer, clock: Clock
 ) -> None:
     assert server.configuration is not None
     lines = server.configuration.read_text().splitlines(keepends=True)
@@ -345,7 +300,7 @@ def test_a_crash_after_any_step_of_an_addition_is_put_right(
     step: str,
     dnsmasq_ends_too: bool,
     settled: DnsmasqBackend,
-    server: FakeServer,
+    server: FakeSignalledServer,
     clock: Clock,
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -380,7 +335,7 @@ def test_a_crash_after_any_step_of_an_addition_is_put_right(
 
 
 def test_an_addition_that_was_shown_and_could_not_be_written_is_taken_back(
-    settled: DnsmasqBackend, server: FakeServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    settled: DnsmasqBackend, server: FakeSignalledServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -394,7 +349,7 @@ def test_an_addition_that_was_shown_and_could_not_be_written_is_taken_back(
 
 
 def test_an_address_that_the_servers_own_configuration_gives_away_is_rejected_in_its_words(
-    settled: DnsmasqBackend, server: FakeServer, clock: Clock, path: Path
+    settled: DnsmasqBackend, server: FakeSignalledServer, clock: Clock, path: Path
 ) -> None:
     result_of(settled.apply((), {PLAIN}))
     assert server.configuration is not None
@@ -411,7 +366,7 @@ def test_an_address_that_the_servers_own_configuration_gives_away_is_rejected_in
 
 
 def test_settings_in_the_way_are_said_once_each(
-    backend: DnsmasqBackend, server: FakeServer, clock: Clock, path: Path
+    backend: DnsmasqBackend, server: FakeSignalledServer, clock: Clock, path: Path
 ) -> None:
     assert server.configuration is not None
     text = server.configuration.read_text()
@@ -442,8 +397,14 @@ def test_an_unreadable_lease_file_is_said_and_holds_up_nothing(
     assert sentence == f"{event['reason']}." == f"cannot read dnsmasq's leases, {path.parent}/leases: Is a directory."
 
 
+def test_a_directory_that_cannot_be_written_is_said(settled: DnsmasqBackend, path: Path, clock: Clock) -> None:
+    path.with_name("maps.new").rmdir()
+    (sentence,) = finish(clock, Deferred.fromCoroutine(settled.check()))
+    assert sentence.startswith(f"The directory {path.parent}/maps.new does not exist: create it")
+
+
 def test_a_check_after_all_is_in_effect_sends_no_sighup(
-    settled: DnsmasqBackend, path: Path, server: FakeServer, clock: Clock
+    settled: DnsmasqBackend, path: Path, server: FakeSignalledServer, clock: Clock
 ) -> None:
     assert finish(clock, Deferred.fromCoroutine(settled.check())) == []
     assert server.reload_times == []
@@ -451,79 +412,12 @@ def test_a_check_after_all_is_in_effect_sends_no_sighup(
     assert len(server.reload_times) == 1
 
 
-def test_checking_changes_nothing(settled: DnsmasqBackend, path: Path, server: FakeServer, clock: Clock) -> None:
+def test_checking_changes_nothing(
+    settled: DnsmasqBackend, path: Path, server: FakeSignalledServer, clock: Clock
+) -> None:
     before = path.stat()
     assert finish(clock, Deferred.fromCoroutine(settled.check())) == []
     assert path.stat() == before
     path.unlink()
     assert finish(clock, Deferred.fromCoroutine(settled.check())) == []
     assert not path.exists() and server.serves == MANY
-
-
-@pytest.fixture
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(["sleep", "600"])
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def find(pid_file: Path) -> RunningServer:
-    return ServerWithPidFile(pid_file, "dnsmasq", MemoryReactorClock()).find()
-
-
-def test_no_pid_file(tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match=r"dnsmasq is not running: there is no .*/dnsmasq\.pid"):
-        find(tmp_path / "dnsmasq.pid")
-
-
-@pytest.mark.parametrize("content", ["", "none", "-1", "0", "99999999999999999999", "12 13"])
-def test_a_pid_file_that_holds_no_process_id(tmp_path: Path, content: str) -> None:
-    pid_file = tmp_path / "dnsmasq.pid"
-    pid_file.write_text(content)
-    with pytest.raises(BackendError, match="holds no process id"):
-        find(pid_file)
-
-
-def test_a_process_that_is_something_else_is_never_signalled(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
-    pid_file = tmp_path / "dnsmasq.pid"
-    pid_file.write_text(f"{sleeper.pid}\n")
-    with pytest.raises(BackendError, match=f"process {sleeper.pid}, which .* names, is 'sleep' and not dnsmasq"):
-        find(pid_file)
-    (tmp_path / "maps").write_text("")
-    server = ServerWithPidFile(pid_file, "dnsmasq", MemoryReactorClock())
-    with pytest.raises(BackendError, match="'sleep' and not dnsmasq"):
-        result_of(server.reload(RunningServer(sleeper.pid, 1), tmp_path / "maps", 1.0))
-    assert sleeper.poll() is None
-
-
-def test_a_process_that_ended_and_one_that_nobody_has_buried(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
-    pid_file = tmp_path / "dnsmasq.pid"
-    pid_file.write_text(f"{sleeper.pid}\n")
-    sleeper.kill()
-    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
-    with pytest.raises(BackendError, match=f"names process {sleeper.pid}, which does not exist"):
-        find(pid_file)
-    sleeper.wait()
-    with pytest.raises(BackendError, match=f"names process {sleeper.pid}, which does not exist"):
-        find(pid_file)
-
-
-def test_a_server_that_does_not_read_is_reported(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
-    """`sleep` dies of SIGHUP without reading anything."""
-    pid_file, path = tmp_path / "pid", tmp_path / "maps"
-    pid_file.write_text(f"{sleeper.pid}\n")
-    path.write_text("")
-    reactor = MemoryReactorClock()
-    server = ServerWithPidFile(pid_file, "sleep", reactor)
-    errors: list[object] = []
-    waiting = Deferred.fromCoroutine(server.reload(server.find(), path, 3.0))
-    waiting.addErrback(lambda failure: errors.append(str(failure.value)))
-    assert errors == []
-    reactor.advance(3.1)
-    assert errors == [
-        f"sleep (process {sleeper.pid}) did not read {path} within 3 s of SIGHUP: "
-        "is it the file that its configuration names, and may its user read it?"
-    ]

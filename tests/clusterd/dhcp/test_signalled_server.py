@@ -1,0 +1,83 @@
+"""Which process is signalled, and what is said when it does not do as it is told."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactorClock
+
+from clusterd.dhcp.backend import BackendError
+from clusterd.dhcp.signalled_server import RunningServer, ServerWithPidFile
+from tests.finished import result_of
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def find(pid_file: Path) -> RunningServer:
+    return ServerWithPidFile(pid_file, "dnsmasq", MemoryReactorClock()).find()
+
+
+def test_no_pid_file(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"dnsmasq is not running: there is no .*/dnsmasq\.pid"):
+        find(tmp_path / "dnsmasq.pid")
+
+
+@pytest.mark.parametrize("content", ["", "none", "-1", "0", "99999999999999999999", "12 13"])
+def test_a_pid_file_that_holds_no_process_id(tmp_path: Path, content: str) -> None:
+    pid_file = tmp_path / "dnsmasq.pid"
+    pid_file.write_text(content)
+    with pytest.raises(BackendError, match="holds no process id"):
+        find(pid_file)
+
+
+def test_a_process_that_is_something_else_is_never_signalled(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    pid_file = tmp_path / "dnsmasq.pid"
+    pid_file.write_text(f"{sleeper.pid}\n")
+    with pytest.raises(BackendError, match=f"process {sleeper.pid}, which .* names, is 'sleep' and not dnsmasq"):
+        find(pid_file)
+    (tmp_path / "maps").write_text("")
+    server = ServerWithPidFile(pid_file, "dnsmasq", MemoryReactorClock())
+    with pytest.raises(BackendError, match="'sleep' and not dnsmasq"):
+        result_of(server.reload(RunningServer(sleeper.pid, 1), tmp_path / "maps", 1.0))
+    assert sleeper.poll() is None
+
+
+def test_a_process_that_ended_and_one_that_nobody_has_buried(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    pid_file = tmp_path / "dnsmasq.pid"
+    pid_file.write_text(f"{sleeper.pid}\n")
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(BackendError, match=f"names process {sleeper.pid}, which does not exist"):
+        find(pid_file)
+    sleeper.wait()
+    with pytest.raises(BackendError, match=f"names process {sleeper.pid}, which does not exist"):
+        find(pid_file)
+
+
+def test_a_server_that_does_not_read_is_reported(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    """`sleep` dies of SIGHUP without reading anything."""
+    pid_file, path = tmp_path / "pid", tmp_path / "maps"
+    pid_file.write_text(f"{sleeper.pid}\n")
+    path.write_text("")
+    reactor = MemoryReactorClock()
+    server = ServerWithPidFile(pid_file, "sleep", reactor)
+    errors: list[object] = []
+    waiting = Deferred.fromCoroutine(server.reload(server.find(), path, 3.0))
+    waiting.addErrback(lambda failure: errors.append(str(failure.value)))
+    assert errors == []
+    reactor.advance(3.1)
+    assert errors == [
+        f"sleep (process {sleeper.pid}) did not read {path} within 3 s of SIGHUP: "
+        "is it the file that its configuration names, and may its user read it?"
+    ]

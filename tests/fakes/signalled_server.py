@@ -1,0 +1,56 @@
+"""A dnsmasq in memory, as its backend sees it: it reads files when told."""
+
+from pathlib import Path
+
+from twisted.internet.task import Clock, deferLater
+
+from clusterd.dhcp.backend import BackendError
+from clusterd.dhcp.dnsmasq_lines import parse
+from clusterd.dhcp.signalled_server import RunningServer
+from clusterd.protocol.values import HostMap
+
+
+class FakeSignalledServer:
+    """A server that reads when told, in no time or in `parse_seconds` of the clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.running: RunningServer | None = RunningServer(100, 1)
+        self.parse_seconds = 0.0
+        self.deaf = False
+        self.reload_times: list[float] = []
+        self.serves: frozenset[HostMap] = frozenset()
+        self.configuration: Path | None = None
+        self.unreadable: str | None = None
+        self.shown = 0
+        self.blind = False
+        self._clock = clock
+
+    def find(self) -> RunningServer:
+        if self.running is None:
+            raise BackendError("it is not running")
+        return self.running
+
+    async def reload(self, server: RunningServer, path: Path, timeout: float) -> float:
+        self.reload_times.append(self._clock.seconds())
+        if self.deaf:
+            raise BackendError("it did not read")
+        if self.parse_seconds:
+            await deferLater(self._clock, self.parse_seconds)
+        directory = path.with_name(f"{path.name}.new")
+        shown = sorted(directory.glob("[!.]*"))
+        self.serves = frozenset().union(*(parse(file.read_text()).host_maps for file in (path, *shown)))
+        return self.parse_seconds
+
+    async def show(self, server: RunningServer, hidden: Path, path: Path, timeout: float) -> None:
+        hidden.replace(path)
+        self.shown += 1
+        if self.blind:
+            raise BackendError("it did not look")
+        taken = {host_map.address for host_map in self.serves if host_map.family == 4}
+        self.serves |= {host_map for host_map in parse(path.read_text()).host_maps if host_map.address not in taken}
+
+    def command_line(self, server: RunningServer) -> tuple[str, ...]:
+        return ("dnsmasq", f"--conf-file={self.configuration}")
+
+    def why_unreadable(self, server: RunningServer, path: Path) -> str | None:
+        return self.unreadable
