@@ -7,20 +7,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg2
-
 from regiond.domain.ids import Prefix, format_id
 from regiond.postgres.binaries import installed
 from tests.bench.load import Load, arguments_of
-from tests.end_to_end.daemons import Api, Daemon
+from tests.bench.region import POSTGRES_SETTINGS, MeasuredRegion, cursor_on, postgres, tell
 
-POSTGRES_SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB"}
 HOT = "10.0.0.0/8"
 FULL_100K = "11.0.0.0/8"
 FULL_1M = "12.0.0.0/8"
@@ -42,7 +38,10 @@ class Measured:
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """All scenarios; see `regiond` in the README for what each key means."""
+    """All scenarios. Rates are divided by `unit_tps`, durable inserts a second of one client; `http1_p50_units` is the
+    median of one claim at a time in units of that insert's time, `flat_…` and `two_regionds` compare with the hot
+    subnet on one regiond.
+    """
     directory = Path(tempfile.mkdtemp(prefix="hostmap-bench-"))
     directory.chmod(0o711)
     try:
@@ -50,25 +49,6 @@ def run(*, quick: bool) -> dict[str, Any]:
             return _Claims(directory, dsn, quick).run()
     finally:
         shutil.rmtree(directory)
-
-
-@contextmanager
-def postgres(directory: Path) -> Iterator[str]:
-    settings = [f"{name}={value}" for name, value in POSTGRES_SETTINGS.items()]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.database", str(directory / "database"), *settings],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.stdin.close()
-        process.wait(60)
-        process.stdout.close()
 
 
 class _Claims:
@@ -83,7 +63,7 @@ class _Claims:
         self.claimed: list[list[str]] = []
         self.released: set[str] = set()
         self.stalls: list[float] = []
-        self.daemons: list[Daemon] = []
+        self.daemons: list[MeasuredRegion] = []
         self.ports: list[int] = []
 
     def run(self) -> dict[str, Any]:
@@ -117,43 +97,23 @@ class _Claims:
         two = self.regiond()
         figures["two_regionds_ratio"] = self.compared([HOT], [HOT], regionds=2)
         for daemon in (one, two):
-            daemon.stop()
-            self.stalls.append(json.loads(self.stall_file(daemon).read_text())["max_reactor_stall_ms"])
+            self.stalls.append(daemon.stopped())
         figures["max_reactor_stall_ms"] = round(max(self.stalls), 1)
         figures.update(self.verify())
         return figures
 
     # ---- the parts ----
 
-    def regiond(self) -> Daemon:
-        number = len(self.daemons)
-        state = self.directory / f"region-{number}"
-        config = self.directory / f"region-{number}.toml"
-        config.write_text(
-            f'state_directory = "{state}"\n[database]\ndsn = "{self.dsn}"\n'
-            f'[http]\nlisten = ["tcp:127.0.0.1:0"]\n[clusters]\nlisten = []\n'
-        )
-        daemon = Daemon(
-            "regiond",
-            config,
-            self.directory / f"region-{number}.log",
-            program=[sys.executable, "-m", "tests.bench.measured_twistd"],
-            environment={"REACTOR_STALL_FILE": str(self.directory / f"region-{number}.stall")},
-        )
+    def regiond(self) -> MeasuredRegion:
+        daemon = MeasuredRegion(self.directory, f"region-{len(self.daemons)}", self.dsn)
         self.daemons.append(daemon)
-        daemon.start("regiond.started")
-        listening = daemon.wait_for("regiond.started")["http"][0]
-        self.ports.append(int(listening.rpartition(":")[2]))
+        daemon.up()
+        self.ports.append(daemon.port)
         return daemon
 
-    def stall_file(self, daemon: Daemon) -> Path:
-        return Path(daemon.environment["REACTOR_STALL_FILE"])
-
-    def prepare(self, daemon: Daemon) -> None:
-        api = Api(self.directory / "region-0" / "api.sock")
-        account = api.post("users", {"name": "bench", "role": "admin"})
-        self.token = api.post("tokens", {"account": account["name"], "name": "bench"})["token"]
-        with self.connection() as cursor:
+    def prepare(self, daemon: MeasuredRegion) -> None:
+        self.token = daemon.new_token()
+        with cursor_on(self.dsn) as cursor:
             for number, cidr in enumerate([HOT, FULL_100K, FULL_1M, *SPREAD]):
                 cursor.execute(
                     """INSERT INTO subnet (id, vrf, cidr, first_usable, last_usable)
@@ -164,7 +124,7 @@ class _Claims:
 
     def unit(self) -> float:
         """pgbench: a durable insert of one row with one client."""
-        with self.connection() as cursor:
+        with cursor_on(self.dsn) as cursor:
             cursor.execute("CREATE TABLE unit (id bigserial PRIMARY KEY, client text NOT NULL)")
         script = self.directory / "unit.sql"
         script.write_text("INSERT INTO unit (client) VALUES ('00:16:3e:00:00:01');\n")
@@ -214,7 +174,7 @@ class _Claims:
 
     def flat(self, cidr: str, taken: int) -> float:
         """The rate on a subnet with so many taken addresses, against that on the hot one."""
-        with self.connection() as cursor:
+        with cursor_on(self.dsn) as cursor:
             cursor.execute("SELECT id FROM subnet WHERE cidr = %s", (cidr,))
             (subnet,) = cursor.fetchone()
             cursor.execute(
@@ -239,7 +199,7 @@ class _Claims:
 
     def verify(self) -> dict[str, int]:
         """Every acknowledged claim is there, once, and the index of free space tiles every subnet."""
-        with self.connection() as cursor:
+        with cursor_on(self.dsn) as cursor:
             cursor.execute("SELECT id, host(address) FROM reservation WHERE status = 'active'")
             there = {format_id(Prefix.RESERVATION, number): address for number, address in cursor.fetchall()}
             cursor.execute("SELECT count(*) - count(DISTINCT (subnet, address)) FROM reservation")
@@ -273,19 +233,6 @@ class _Claims:
         rows = [row for _, answered in result["answers"] for row in answered]
         return Measured(len(result["latencies"]) / result["elapsed"], result["latencies"], rows)
 
-    @contextmanager
-    def connection(self) -> Iterator[Any]:
-        connection = psycopg2.connect(self.dsn)
-        try:
-            with connection, connection.cursor() as cursor:
-                yield cursor
-        finally:
-            connection.close()
-
 
 def ratio(value: float) -> float:
     return round(value, 2)
-
-
-def tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

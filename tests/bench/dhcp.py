@@ -27,8 +27,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from clusterd.protocol.values import HostMap, Identifier
-from tests.bench.claims import postgres, tell
 from tests.bench.dhcp_servers import SUBJECTS, Subject
+from tests.bench.region import postgres, tell
 from tests.lab import namespaces
 from tests.lab.namespaces import Network, Wire, within
 from tests.lab.raw_v4 import RawClient4
