@@ -36,8 +36,7 @@ MAX_HOST_MAPS = 100_000
 MAX_SAID_LEASES = 100
 NOBODYS_ADDRESS = "192.0.0.8"  # RFC 7600: the dummy address, which no host has
 
-_STATE_NAMES = ("unknown", "free", "active", "expired", "released", "abandoned", "reset", "backup")
-_ACTIVE = 2
+_ACTIVE = 2  # the binding state of a lease that somebody has
 _SERVER_TROUBLE = frozenset({0x01, 0x06, 0x13, 0x1A, 0x22})
 """Results that are not about the one host map: no memory, no permission, no space, I/O error, unexpected error."""
 
@@ -214,9 +213,8 @@ class OmapiHosts:
         lease = await self._find(b"lease", {b"ip-address": pack_address(host_map.address)})
         if lease is None:
             return None
-        state = lease.number(b"state")
         mac = lease.values.get(b"hardware-address", b"")
-        holder = f", {_STATE_NAMES[state]} for {format_mac(mac)}" if state == _ACTIVE and len(mac) == 6 else ""
+        holder = f", leased to {format_mac(mac)}" if lease.number(b"state") == _ACTIVE and len(mac) == 6 else ""
         return (
             f"{host_map.address} lies in a pool of dhcpd{holder}, so that dhcpd would give it to two clients: "
             "take it out of the pool's range"

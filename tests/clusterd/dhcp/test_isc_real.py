@@ -175,7 +175,7 @@ async def test_an_address_of_a_pool_is_refused_and_said(
     assert rejections == {
         in_pool: f"{free} lies in a pool of dhcpd, so that dhcpd would give it to two clients: "
         "take it out of the pool's range",
-        in_use: f"{leased.address} lies in a pool of dhcpd, active for 00:16:3e:aa:00:77, so that dhcpd would give it "
+        in_use: f"{leased.address} lies in a pool of dhcpd, leased to 00:16:3e:aa:00:77, so that dhcpd would give it "
         "to two clients: take it out of the pool's range",
     }
     assert await backend.read() == {V4}
