@@ -47,6 +47,7 @@ _bytes = st.sampled_from([0, 0, 1, 3, 20, 100, 10_000])
 # The arguments of each event; how often a name is in the lists below is how often it comes.
 EVENTS: dict[str, tuple[st.SearchStrategy[int], ...]] = {
     "claim": (_network, _mac, st.integers(0, 4)),  # identifier; 0: any address, else a certain one
+    "claim-for-two": (_network, _mac),  # the identifier and the next one have one address
     "reserve": (_network,),
     "release": (_nth, st.sampled_from([0, 0, 0, 0, 1])),  # the nth from last; by force
     "run": (st.sampled_from([1, 2, 3, 5, 8, 13, 30, 60, 200]), _schedule),

@@ -109,18 +109,18 @@ class Teller:
 
     def claim(self, network: int, mac: int, address: int) -> None:
         prefix = NETWORKS[network].removesuffix("0/29")
+        self._claim_device(network, (identifier(mac),), f"{prefix}{address + 2}" if address else None)
+
+    def claim_for_two(self, network: int, mac: int) -> None:
+        self._claim_device(network, (identifier(mac), identifier(mac + 1)), None)
+
+    def _claim_device(self, network: int, identifiers: tuple[Identifier, ...], address: str | None) -> None:
         number = self.world.new_id()
+        device = NewDevice(number, None, None)
         self._submit_claim(
             network,
             lambda subnet: Claim(
-                number,
-                Kind.DEVICE,
-                subnet,
-                ACCOUNT,
-                "tester",
-                address=f"{prefix}{address + 2}" if address else None,
-                identifiers=(identifier(mac),),
-                device=NewDevice(number, None, None),
+                number, Kind.DEVICE, subnet, ACCOUNT, "tester", address, identifiers=identifiers, device=device
             ),
         )
 

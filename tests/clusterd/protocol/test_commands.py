@@ -1,7 +1,9 @@
 """One walk over every command: AMP ignores a misspelt attribute, and nobody would notice for years."""
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from hashlib import shake_256
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,9 @@ from clusterd.protocol.arguments import (
     HOST_MAPS,
     IDENTIFIERS,
     INTERFACES,
+    MAX_GENERATION,
+    MAX_PAGE_ROWS,
+    MAX_REASON_LENGTH,
     MAX_VALUE_BYTES,
     REJECTED_MAPS,
     SERVER_ENTRIES,
@@ -24,6 +29,21 @@ from clusterd.protocol.arguments import (
     Rows,
     Text,
 )
+from clusterd.protocol.values import (
+    MAX_ENTRY_IDENTIFIERS,
+    MAX_IDENTIFIER_BYTES,
+    MAX_NIC_NAME_LENGTH,
+    HeldSubnet,
+    HostMap,
+    Identifier,
+    IdentifierKind,
+    InterfaceReport,
+    RejectedMap,
+    ServerEntry,
+    ServerPool,
+)
+from clusterd.region_responders import RegionResponders
+from regiond.cluster_rpc import ClusterResponders
 from tests.clusterd import strategies as values
 
 EVERY_COMMAND = sorted(
@@ -49,6 +69,56 @@ ROW_VALUES: dict[int, st.SearchStrategy[Any]] = {
 }
 
 
+# What has ever been answered under a code. Codes are added here and never taken away.
+CODES_OF_OLD = {
+    b"DIGEST_MISMATCH",
+    b"ENROLMENT_REFUSED",
+    b"GENERATION_MISMATCH",
+    b"HISTORY_MISMATCH",
+    b"INCOMPATIBLE_VERSION",
+    b"NOT_REGISTERED",
+    b"NOT_STORED",
+    b"REGISTRATION_REFUSED",
+    b"SERVER_REFUSED",
+    b"SNAPSHOT_OLDER",
+    b"UNKNOWN_TRANSFER",
+}
+
+
+def _noise(number: int, size: int) -> bytes:
+    """Bytes that no compression makes shorter."""
+    return shake_256(b"%d" % number).digest(size)
+
+
+def _longest_identifier(number: int) -> Identifier:
+    return Identifier(IdentifierKind.CLIENT_ID, _noise(number, MAX_IDENTIFIER_BYTES))
+
+
+def _longest_words(number: int) -> str:
+    return _noise(number, MAX_REASON_LENGTH // 2).hex()
+
+
+LONGEST_ROWS: dict[int, Callable[[int], Any]] = {
+    id(HOST_MAPS): lambda n: HostMap(
+        _longest_identifier(n), f"10.0.{n >> 8}.{n & 255}", ".".join([_noise(n, 31).hex()] * 4)
+    ),
+    id(IDENTIFIERS): _longest_identifier,
+    id(INTERFACES): lambda n: InterfaceReport(
+        _noise(n, MAX_NIC_NAME_LENGTH // 2).hex(), "2001:db8::/32", (f"2001:db8::{n:x}",) * MAX_PAGE_ROWS
+    ),
+    id(REJECTED_MAPS): lambda n: RejectedMap(_longest_identifier(n), _longest_words(n)),
+    id(HELD_SUBNETS): lambda n: HeldSubnet(_noise(n, 32).hex(), MAX_GENERATION, MAX_GENERATION, (1 << 64) - 1),
+    id(SERVER_POOLS): lambda n: ServerPool("2001:db8::1", f"2001:db8::{n + 1:x}", _longest_words(n)),
+    id(SERVER_ENTRIES): lambda n: ServerEntry(
+        f"10.0.{n >> 8}.{n & 255}",
+        tuple(_longest_identifier(n * 1000 + one) for one in range(MAX_ENTRY_IDENTIFIERS)),
+        None,
+        _longest_words(n),
+    ),
+    id(TEXTS): _longest_words,
+}
+
+
 def test_the_walk_sees_every_command() -> None:
     assert set(EVERY_COMMAND) == {
         *commands.ANSWERED_BY_REGIOND,
@@ -59,10 +129,22 @@ def test_the_walk_sees_every_command() -> None:
     assert len(set(names)) == len(names)
 
 
+def unknown_attributes(command: type[amp.Command]) -> set[str]:
+    return {name for name in vars(command) if not name.startswith("__")} - KNOWN_ATTRIBUTES - ADDED_BY_AMP
+
+
 @pytest.mark.parametrize("command", EVERY_COMMAND)
 def test_only_attributes_that_amp_knows(command: type[amp.Command]) -> None:
-    own = {name for name in vars(command) if not name.startswith("__")}
-    assert own <= KNOWN_ATTRIBUTES | ADDED_BY_AMP
+    assert unknown_attributes(command) == set()
+
+
+def test_a_misspelt_attribute_is_seen() -> None:
+    class Misspelt(commands.Command):
+        """AMP would answer it with nothing, without a word."""
+
+        reponse: ClassVar = [(b"accepted_generation", Number())]
+
+    assert unknown_attributes(Misspelt) == {"reponse"}
 
 
 @pytest.mark.parametrize("command", EVERY_COMMAND)
@@ -89,6 +171,52 @@ def test_every_argument_is_bounded(command: type[amp.Command]) -> None:
             assert 4 * argument.max_length <= MAX_VALUE_BYTES  # UTF-8 has at most four bytes a character
         if isinstance(argument, Rows):
             assert id(argument) in ROW_VALUES and argument.max_rows <= 1000
+
+
+def test_codes_of_errors_never_change() -> None:
+    codes = {code: error.__name__ for command in EVERY_COMMAND for error, code in command.errors.items()}
+    assert len(set(codes.values())) == len(codes), "one error, one code, whatever the command"
+    missing = CODES_OF_OLD - codes.keys()
+    assert not missing, f"peers that run already answer {missing}"
+
+
+@pytest.mark.parametrize("command", EVERY_COMMAND)
+def test_the_largest_value_of_every_argument_fits(command: type[amp.Command]) -> None:
+    for name, argument in [*command.arguments, *command.response]:
+        if isinstance(argument, Rows):
+            longest = LONGEST_ROWS[id(argument)]
+            pages = list(argument.pages_of([longest(number) for number in range(argument.max_rows)]))
+            encoded = [argument.toString(page) for page in pages]
+        elif isinstance(argument, Text):
+            encoded = [argument.toString("\N{MUSICAL SYMBOL G CLEF}" * argument.max_length)]
+        elif isinstance(argument, Number):
+            encoded = [argument.toString(argument.maximum)]
+        else:
+            encoded = [argument.toString((1 << 64) - 1)]
+        assert max(map(len, encoded)) <= MAX_VALUE_BYTES, name
+
+
+@pytest.mark.parametrize(
+    ("responders", "answered"),
+    [(ClusterResponders, commands.ANSWERED_BY_REGIOND), (RegionResponders, commands.ANSWERED_BY_CLUSTERD)],
+)
+def test_every_command_has_a_responder_that_takes_its_arguments(
+    responders: type[amp.CommandLocator], answered: tuple[type[amp.Command], ...]
+) -> None:
+    dispatched = {name: command for owner in responders.__mro__ for name, command in _dispatched(owner)}
+    assert {command.commandName for command in answered} == set(dispatched)
+    for command in answered:
+        parameters = dict(inspect.signature(dispatched[command.commandName]).parameters)
+        parameters.pop("self")
+        assert set(parameters) == {name.decode() for name, _ in command.arguments}
+        for name, argument in command.arguments:
+            has_default = parameters[name.decode()].default is not inspect.Parameter.empty
+            assert has_default == bool(argument.optional), f"{command.__name__}.{name.decode()}"
+
+
+def _dispatched(owner: type) -> list[tuple[bytes, Any]]:
+    table = vars(owner).get("_commandDispatch", {})
+    return [(name, responder) for name, (_, responder) in table.items()]
 
 
 def values_of(argument: amp.Argument) -> st.SearchStrategy[Any]:
