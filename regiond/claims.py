@@ -10,6 +10,7 @@ from datetime import datetime
 from clusterd.protocol.values import Identifier, IdentifierKind
 from regiond import inputs
 from regiond.catalogue import Catalogue
+from regiond.conditions import path_of, require_admin, required, while_it_changes
 from regiond.domain import errors
 from regiond.domain.ids import NewId, Prefix, format_id
 from regiond.domain.mutations import Claim, DropDevice, DropNode, Mutation, NewDevice, Outcome, Release, Step
@@ -57,14 +58,14 @@ class Claims:
         comment: str | None,
     ) -> tuple[DeviceView, bool]:
         """The device with its reservation, atomically; False when it was there already, exactly so."""
-        _require_admin(context)
+        require_admin(context)
         identifiers = tuple(inputs.mac(f"/macs/{index}", mac) for index, mac in enumerate(macs))
         if duid is not None:
             identifiers += (inputs.identifier("/duid", IdentifierKind.DUID, duid),)
         if not identifiers:
             raise errors.InvalidRequest("/macs", "a device needs at least one MAC address or a DUID")
         subnet = await self._catalogue.resolve(interface)
-        owner_id, owner_name = await self._owner(context, owner)
+        owner_id, owner_name = await self.owner(context, owner)
         name = inputs.hostname(hostname)
         claim = Claim(
             self._new_id(),
@@ -105,22 +106,24 @@ class Claims:
 
     async def delete_device(self, context: RequestContext, device_id: str, *, force: bool) -> Sequence[ReservationView]:
         """Releases everything the device has; what is still releasing is returned."""
-        _require_admin(context)
+        require_admin(context)
 
         async def delete() -> Outcome:
             device = await self.device(context, device_id)
-            releases = [_release(view.reservation, force) for view in device.reservations]
-            return await self._submit(context, *releases, DropDevice(device.id))
+            held = [view.reservation for view in device.reservations]
+            releases = [_release(one, force) for one in held]
+            condition = required(context, Prefix.DEVICE, device.id, held)
+            return await self._submit(context, *condition, *releases, DropDevice(device.id))
 
-        return await self._still_there(await self._once(context, delete))
+        return await self._still_there(await self._once(context, lambda: while_it_changes(delete)))
 
     # ---- nodes and their extra addresses ----
 
     async def create_node(
         self, context: RequestContext, *, hostname: str, macs: tuple[str, ...], owner: str | None, comment: str | None
     ) -> NodeView:
-        _require_admin(context)
-        owner_id, _ = await self._owner(context, owner)
+        require_admin(context)
+        owner_id, _ = await self.owner(context, owner)
         name = inputs.hostname(hostname)
         assert name is not None
         parsed = [inputs.mac(f"/macs/{index}", mac).text for index, mac in enumerate(macs)]
@@ -147,12 +150,13 @@ class Claims:
 
     async def delete_node(self, context: RequestContext, node_id: str, *, force: bool) -> Sequence[ReservationView]:
         """Releases the node's extra addresses with it; what is still releasing is returned."""
-        _require_admin(context)
+        require_admin(context)
 
         async def delete() -> Outcome:
             node = await self.node(context, node_id)
             releases = [_release(view.reservation, force) for view in await self._addresses_of(node)]
-            return await self._submit(context, *releases, DropNode(node.id))
+            condition = required(context, Prefix.NODE, node.id, [])
+            return await self._submit(context, *condition, *releases, DropNode(node.id))
 
         async def delete_as_it_is() -> Outcome:
             for _ in range(DELETE_ATTEMPTS - 1):
@@ -211,9 +215,10 @@ class Claims:
     ) -> Sequence[ReservationView]:
         async def release() -> Outcome:
             if force:
-                _require_admin(context)
-            view = await self.node_address(context, node_id, reservation_id)
-            return await self._submit(context, _release(view.reservation, force))
+                require_admin(context)
+            held = (await self.node_address(context, node_id, reservation_id)).reservation
+            condition = required(context, Prefix.RESERVATION, held.id, [held])
+            return await self._submit(context, *condition, _release(held, force))
 
         return await self._still_there(await self._once(context, release))
 
@@ -242,9 +247,9 @@ class Claims:
         if wanted is not None and count > 1:
             raise errors.InvalidRequest("/count", "one address is asked for: count has to be 1")
         if user is not None and user != context.caller.name:
-            _require_admin(context)
+            require_admin(context)
         subnet = await self._catalogue.resolve(f"ip:{wanted}" if interface is None else interface)
-        owner_id, owner_name = await self._owner(context, user)
+        owner_id, owner_name = await self.owner(context, user)
         group = self._new_id() if count > 1 else None
         claim = Claim(
             self._new_id(),
@@ -285,13 +290,14 @@ class Claims:
     ) -> Sequence[ReservationView]:
         async def release() -> Outcome:
             if force:
-                _require_admin(context)
+                require_admin(context)
             held = (await self.reservation(context, reservation_id)).reservation
             # A releasing one may have lost its device or node already: an admin can still force it here.
             if held.kind is not Kind.USER and not (force and held.status is Status.RELEASING):
-                where = _path_of(held)
+                where = path_of(held)
                 raise errors.HeldByOwner(f"this reservation is deleted at {where}", location=where)
-            return await self._submit(context, _release(held, force))
+            condition = required(context, Prefix.RESERVATION, held.id, [held])
+            return await self._submit(context, *condition, _release(held, force))
 
         return await self._still_there(await self._once(context, release))
 
@@ -335,7 +341,8 @@ class Claims:
     async def _addresses_of(self, node: NodeView) -> Sequence[ReservationView]:
         return await self._reads.reservations(reservation_filter({}, nodes=[node.id]), limit=10_000)
 
-    async def _owner(self, context: RequestContext, name: str | None) -> tuple[int, str]:
+    async def owner(self, context: RequestContext, name: str | None) -> tuple[int, str]:
+        """An account's id and name; without a name the caller's own. Raises NotFound."""
         if name is None or name == context.caller.name:
             return context.caller.account, context.caller.name
         account = await self._reads.account_id(name)
@@ -344,24 +351,12 @@ class Claims:
         return account, name
 
 
-def _require_admin(context: RequestContext) -> None:
-    if not context.caller.is_admin:
-        raise errors.NotPermitted("this needs the role admin")
-
-
 def _only_own(context: RequestContext) -> int | None:
     return None if context.caller.is_admin else context.caller.account
 
 
 def _release(held: Reservation, force: bool) -> Release:
     return Release(held.id, held.subnet, held.address, force)
-
-
-def _path_of(held: Reservation) -> str:
-    if held.node is not None:
-        reservation = format_id(Prefix.RESERVATION, held.id)
-        return f"/api/v1/nodes/{format_id(Prefix.NODE, held.node)}/addresses/{reservation}"
-    return f"/api/v1/devices/{format_id(Prefix.DEVICE, held.device or 0)}"
 
 
 def _node_identifier(

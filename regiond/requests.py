@@ -24,7 +24,8 @@ class Caller:
 class RequestContext:
     """`fingerprint` stands for method, path and body; `wait_seconds` is how long the answer may wait for *applied*.
 
-    None waits the default: 2 s where every serving cluster is connected, else not at all.
+    None waits the default: 2 s where every serving cluster is connected, else not at all. `if_match` has the versions
+    in which a thing may be changed or deleted, None: in any.
     """
 
     caller: Caller
@@ -32,6 +33,7 @@ class RequestContext:
     fingerprint: str = ""
     idempotency_key: str | None = None
     wait_seconds: float | None = None
+    if_match: frozenset[str] | None = None
 
     @property
     def idempotency(self) -> Idempotency | None:
@@ -42,4 +44,4 @@ class RequestContext:
     @property
     def change(self) -> Change:
         """For what does not go through the writer."""
-        return Change(self.caller.actor, self.request_id, self.idempotency)
+        return Change(self.caller.actor, self.request_id, self.idempotency, self.if_match)

@@ -27,6 +27,7 @@ from regiond.catalogue import Catalogue
 from regiond.claims import Claims
 from regiond.cluster_rpc import ClusterLinkFactory, Connections, identify_by_certificate, identify_plain
 from regiond.config import RegionSettings
+from regiond.edits import Edits
 from regiond.enrolment import Enrolment, Eviction, RegionCertificates
 from regiond.enrolment_door import EnrolmentDoor, EnrolmentFactory
 from regiond.first_contact import FirstContacts
@@ -140,9 +141,11 @@ class Region:
         self.enrolment = Enrolment(
             certificates, certificate_store, self.inventory, self.clusters, self.writer, self._certificates_changed
         )
+        edits = Edits(self.writer, self.reads, self.claims, self.progress)
         contacts = FirstContactStore(pool, random_id)
         use_cases = UseCases(
             self.claims,
+            edits,
             self.inventory,
             self.enrolment,
             self.subnets,

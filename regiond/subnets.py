@@ -58,10 +58,9 @@ class Subnets:
         if release_hold_seconds is not None and not 0 <= release_hold_seconds <= MAX_RELEASE_HOLD_SECONDS:
             raise errors.InvalidRequest("/release_hold_seconds", f"0 to {MAX_RELEASE_HOLD_SECONDS}")
         number = await self._inventory.subnet_id(subnet)
-        if release_hold_seconds is not None:
-            await self._subnets.set_release_hold(context.change, number, release_hold_seconds)
-        if claimable_anyway is not None:
-            await self._subnets.set_claimable_anyway(context.change, number, claimable_anyway)
+        wanted = {"release_hold_seconds": release_hold_seconds, "claimable_anyway": claimable_anyway}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        await self._subnets.change(context.change, number, given)
         return await self._inventory.subnet(format_id(Prefix.SUBNET, number))
 
     # ---- ranges ----

@@ -66,8 +66,13 @@ def interface_changes() -> set[str]:
 
 
 def audited_actions() -> set[str]:
-    """The actions that the planner audits: the strings in plan.py that look like one."""
-    constants = (node.value for node in ast.walk(tree("regiond/domain/plan.py")) if isinstance(node, ast.Constant))
+    """The actions that the planner audits: the strings in plan.py and editing.py that look like one."""
+    constants = (
+        node.value
+        for path in ("regiond/domain/plan.py", "regiond/domain/editing.py")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Constant)
+    )
     return {text for text in constants if isinstance(text, str) and re.fullmatch(r"[a-z]+\.[a-z-]+", text)}
 
 

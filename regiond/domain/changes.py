@@ -4,14 +4,17 @@ from dataclasses import dataclass, field, fields
 
 from clusterd.protocol.values import Identifier
 from regiond.domain.errors import DomainError
-from regiond.domain.facts import Answered, MapFacts
+from regiond.domain.facts import Answered, DeviceFacts, MapFacts, NodeFacts
 from regiond.domain.mutations import Acknowledge, Audit, NewDevice, Outcome
 from regiond.domain.reservations import Delivery, Reservation
 
 
 @dataclass(slots=True)
 class Changes:
-    """The rows to write, by table. `maps` carry the identifier they are keyed by."""
+    """The rows to write, by table. `maps` carry the identifier they are keyed by.
+
+    What is released is among `reservations_changed`, what is edited (also) among `reservations_edited`.
+    """
 
     reservations_gone: list[Reservation] = field(default_factory=list)
     reservations_new: list[Reservation] = field(default_factory=list)
@@ -25,6 +28,9 @@ class Changes:
     confirmed: list[tuple[int, int]] = field(default_factory=list)
     devices_new: list[tuple[NewDevice, int]] = field(default_factory=list)
     devices_gone: list[int] = field(default_factory=list)
+    devices_edited: list[DeviceFacts] = field(default_factory=list)
+    nodes_edited: list[NodeFacts] = field(default_factory=list)
+    reservations_edited: list[Reservation] = field(default_factory=list)
     nodes_gone: list[int] = field(default_factory=list)
     audit: list[Audit] = field(default_factory=list)
     answers: list[tuple[int, str, Answered]] = field(default_factory=list)

@@ -149,6 +149,30 @@ class HeldByOwner(DomainError):
     slug = "delete-under-owner"
 
 
+class ChangedUnderOwner(DomainError):
+    """The reservation belongs to a device and is changed there."""
+
+    slug = "change-under-owner"
+
+
+class BeingReleased(DomainError):
+    """A releasing reservation cannot be changed any more."""
+
+    slug = "being-released"
+
+
+class StaleVersion(DomainError):
+    """The thing is not (any more) in a version that the request was made for. `etag` is that of now."""
+
+    slug = "stale-version"
+
+
+class ChangedMeanwhile(DomainError):
+    """What a mutation was built on is not so any more: its maker has to look again. Never an answer."""
+
+    slug = "changed-meanwhile"
+
+
 class NameTaken(DomainError):
     slug = "name-taken"
 

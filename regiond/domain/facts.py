@@ -74,6 +74,31 @@ class QuotaFacts:
     used_on: Mapping[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """A device that is to be changed, locked. `held` are the ids of its active reservations."""
+
+    id: int
+    hostname: str | None
+    owner: int
+    owner_name: str
+    comment: str | None
+    held: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """A node that is to be changed, locked. `held` are the ids of its extra addresses that are active."""
+
+    id: int
+    hostname: str
+    owner: int
+    owner_name: str
+    comment: str | None
+    macs: tuple[str, ...]
+    held: frozenset[int]
+
+
 @dataclass(slots=True)
 class Facts:
     """All of it. `reservations` is by (subnet, address); `now` is the database's clock.
@@ -89,3 +114,5 @@ class Facts:
     deliveries: dict[int, list[Delivery]] = field(default_factory=dict)
     answered: dict[tuple[int, str], Answered] = field(default_factory=dict)
     quotas: dict[int, QuotaFacts] = field(default_factory=dict)
+    devices: dict[int, DeviceFacts] = field(default_factory=dict)
+    nodes: dict[int, NodeFacts] = field(default_factory=dict)

@@ -8,9 +8,10 @@ its arguments.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 
 from clusterd.protocol.values import Identifier, RejectedMap
+from regiond.domain.ids import Prefix
 from regiond.domain.reservations import Delivery, Kind, Reservation
 
 
@@ -104,6 +105,88 @@ class Reclaim:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a reservation is: what of it never changes."""
+
+    reservation: int
+    subnet: int
+    address: str
+
+
+class ReservationEdit(TypedDict, total=False):
+    """What of a reservation is set anew."""
+
+    hostname: str | None
+    comment: str | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class EditReservation:
+    """Set what can be written of an active reservation; its host maps follow."""
+
+    at: Place
+    values: ReservationEdit
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return (self.at,)
+
+
+class DeviceEdit(TypedDict, total=False):
+    """What of a device is set anew. `owner` is an account's id and name; `macs` replace all it had."""
+
+    hostname: str | None
+    comment: str | None
+    owner: tuple[int, str]
+    macs: tuple[Identifier, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EditDevice:
+    """Set what can be written of a device. It keeps its addresses, whatever its MAC addresses are from now on.
+
+    `places` are its active reservations as the maker of this step read them: ChangedMeanwhile when they are others.
+    """
+
+    device: int
+    places: tuple[Place, ...]
+    values: DeviceEdit
+
+
+class NodeEdit(TypedDict, total=False):
+    """What of a node is set anew. `macs` are its own; `replaced` names new MAC addresses by the old ones."""
+
+    hostname: str
+    comment: str | None
+    owner: tuple[int, str]
+    macs: tuple[str, ...]
+    replaced: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class EditNode:
+    """As EditDevice, for a node and its extra addresses. A replaced MAC address is replaced in those as well."""
+
+    node: int
+    places: tuple[Place, ...]
+    values: NodeEdit
+
+
+@dataclass(frozen=True, slots=True)
+class Require:
+    """Refuse the whole mutation unless a thing is in one of these versions (regiond/domain/versions.py).
+
+    `id` is of a reservation, device or node, `places` are its (active) reservations.
+    """
+
+    prefix: Prefix
+    id: int
+    places: tuple[Place, ...]
+    versions: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class DropDevice:
     device: int
 
@@ -137,7 +220,8 @@ class Forgotten:
     subnet: int
 
 
-Step = Claim | Release | Reclaim | DropDevice | DropNode | Acknowledge | Forgotten
+Edit = EditReservation | EditDevice | EditNode
+Step = Claim | Release | Reclaim | Edit | Require | DropDevice | DropNode | Acknowledge | Forgotten
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +235,14 @@ class Mutation:
 
     @property
     def weight(self) -> int:
-        """How much planning it takes: its steps, a claim of several addresses counting for each."""
-        return sum(step.count if isinstance(step, Claim) else 1 for step in self.steps)
+        """How much planning it takes: its steps, an address of several counting for each."""
+        return sum(_weight(step) for step in self.steps)
+
+
+def _weight(step: Step) -> int:
+    if isinstance(step, Claim):
+        return step.count
+    return 1 + len(step.places) if isinstance(step, EditDevice | EditNode) else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from clusterd.protocol.digest import digest_of_map
 from clusterd.protocol.values import HostMap, Identifier
 from regiond.domain import errors
 from regiond.domain.changes import Changes
-from regiond.domain.facts import Facts, MapFacts, SubnetFacts
+from regiond.domain.facts import DeviceFacts, Facts, MapFacts, NodeFacts, SubnetFacts
 from regiond.domain.free_space import FreeSpace
+from regiond.domain.ids import Prefix, format_id
+from regiond.domain.mutations import Audit, Mutation
 from regiond.domain.quotas import Quotas
 from regiond.domain.reservations import Delivery, Kind, Reservation
 
@@ -34,6 +36,8 @@ class Overlay:
             (subnet, delivery.cluster): delivery for subnet, rows in facts.deliveries.items() for delivery in rows
         }
         self.answered = dict(facts.answered)
+        self.devices: dict[int, DeviceFacts | None] = dict(facts.devices)
+        self.nodes: dict[int, NodeFacts | None] = dict(facts.nodes)
         self.quotas = Quotas(facts.quotas)
         self.appended = Changes()
         self.acknowledged: dict[int, bool] = {}
@@ -108,6 +112,17 @@ class Overlay:
         self.put(self.maps, (subnet, identifier), row)
         self.identifiers[row.reservation].add(identifier)
 
+    def audit(
+        self,
+        mutation: Mutation,
+        action: str,
+        object_id: str,
+        before: dict[str, Any] | None,
+        after: dict[str, Any] | None,
+    ) -> None:
+        row = Audit(mutation.actor, action, object_id, before, after, mutation.request_id)
+        self.append(self.appended.audit, row)
+
     # ---- what to write ----
 
     def confirmed_by_all(self, subnet: int) -> int:
@@ -126,8 +141,16 @@ class Overlay:
                 changes.reservations_gone.append(before)
             if after is not None and (before is None or after.id != before.id):
                 changes.reservations_new.append(after)
-            elif after is not None:
+            elif after is not None and before is not None:
                 changes.reservations_changed.append(after)
+                if _written(after) != _written(before):
+                    changes.reservations_edited.append(after)
+        changes.devices_edited.extend(
+            device for id_, device in self.devices.items() if device is not None and device != self.facts.devices[id_]
+        )
+        changes.nodes_edited.extend(
+            node for id_, node in self.nodes.items() if node is not None and node != self.facts.nodes[id_]
+        )
         digests: dict[int, int] = {}
         for (subnet, identifier), row in self.maps.items():
             before_map = self.facts.maps.get((subnet, identifier))
@@ -150,3 +173,26 @@ class Overlay:
                     changes.deliveries.append((subnet, now))
         changes.confirmed.extend((subnet, self.confirmed_by_all(subnet)) for subnet in self.acknowledged)
         return changes
+
+
+def _written(held: Reservation) -> tuple[object, ...]:
+    """What an edit sets."""
+    return (held.owner, held.macs, held.hostname, held.comment, held.expires_at, held.map_generation)
+
+
+def summary(reservation: Reservation) -> dict[str, Any]:
+    """What the audit keeps of a reservation."""
+    fields = {
+        "kind": reservation.kind.value,
+        "address": reservation.address,
+        "subnet": reservation.cidr,
+        "vrf": reservation.vrf,
+        "owner": reservation.owner_name,
+        "macs": list(reservation.macs) or None,
+        "client_id": reservation.client_id,
+        "duid": reservation.duid,
+        "hostname": reservation.hostname,
+        "device": None if reservation.device is None else format_id(Prefix.DEVICE, reservation.device),
+        "node": None if reservation.node is None else format_id(Prefix.NODE, reservation.node),
+    }
+    return {key: value for key, value in fields.items() if value is not None}

@@ -13,7 +13,6 @@ and the release hold has passed: a server that forgot an address does not stop t
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -21,14 +20,17 @@ from clusterd.protocol.addresses import address_to_int
 from clusterd.protocol.values import Identifier, IdentifierKind
 from regiond.domain import errors
 from regiond.domain.changes import Plan
+from regiond.domain.editing import Editing
 from regiond.domain.facts import Answered, Facts, MapFacts, Obstacle, SubnetFacts
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import (
     Acknowledge,
-    Audit,
     Claim,
     DropDevice,
     DropNode,
+    EditDevice,
+    EditNode,
+    EditReservation,
     Forgotten,
     Idempotency,
     Mutation,
@@ -36,9 +38,10 @@ from regiond.domain.mutations import (
     Outcome,
     Reclaim,
     Release,
+    Require,
     Step,
 )
-from regiond.domain.overlay import HOLDING_ROLES, Overlay
+from regiond.domain.overlay import HOLDING_ROLES, summary
 from regiond.domain.reservations import Kind, Reservation, Status
 
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
@@ -52,7 +55,7 @@ def plan(facts: Facts, mutations: Sequence[Mutation]) -> Plan:
     return Plan(outcomes, changes, frozenset(subnet for subnet, _, _ in changes.subnets))
 
 
-class _Planner(Overlay):
+class _Planner(Editing):
     """The decisions, member by member, each on what the ones before it left."""
 
     # ---- one member, all or nothing ----
@@ -87,7 +90,7 @@ class _Planner(Overlay):
         return replace(outcome, deliveries={subnet: tuple(self.deliveries_of(subnet)) for subnet in subnets})
 
     def _step(self, mutation: Mutation, step: Step) -> tuple[bool, Sequence[Reservation]]:
-        """Whether anything was done, and the reservations of a claim or release."""
+        """Whether anything was done, and the reservations of a claim, release or edit."""
         match step:
             case Claim(others=()):
                 made, reservation = self._claim(mutation, step)
@@ -101,14 +104,21 @@ class _Planner(Overlay):
                 return self._reclaim(mutation, step), ()
             case Acknowledge():
                 self._acknowledge(step)
+            case EditReservation() | EditDevice() | EditNode():
+                return self.edit(mutation, step)
+            case Require():
+                self.require(step)
+                return False, ()
             case Forgotten(cluster, subnet):
                 self._forgotten(cluster, subnet)
             case DropDevice(device):
                 self.append(self.appended.devices_gone, device)
-                self._audit(mutation, "device.delete", format_id(Prefix.DEVICE, device), None, None)
+                self.put(self.devices, device, None)
+                self.audit(mutation, "device.delete", format_id(Prefix.DEVICE, device), None, None)
             case DropNode(node):
                 self.append(self.appended.nodes_gone, node)
-                self._audit(mutation, "node.delete", format_id(Prefix.NODE, node), None, None)
+                self.put(self.nodes, node, None)
+                self.audit(mutation, "node.delete", format_id(Prefix.NODE, node), None, None)
         return True, ()
 
     # ---- claims ----
@@ -144,7 +154,7 @@ class _Planner(Overlay):
         if isinstance(claim.device, NewDevice):
             self.append(self.appended.devices_new, (claim.device, claim.owner))
         action = "reservation.adopt" if claim.adopts else "reservation.claim"
-        self._audit(mutation, action, format_id(Prefix.RESERVATION, reservation.id), None, _summary(reservation))
+        self.audit(mutation, action, format_id(Prefix.RESERVATION, reservation.id), None, summary(reservation))
         return True, reservation
 
     def _claim_several(self, mutation: Mutation, claim: Claim) -> Sequence[Reservation]:
@@ -156,10 +166,10 @@ class _Planner(Overlay):
             self.put(self.reservations, (subnet.id, address), reservation)
             self.count(reservation, 1)
             claimed.append(reservation)
-        after = _summary(claimed[0]) | {"addresses": [one.address for one in claimed]}
+        after = summary(claimed[0]) | {"addresses": [one.address for one in claimed]}
         del after["address"]
         object_id = format_id(Prefix.GROUP, claim.group or claim.reservation)
-        self._audit(mutation, "reservation.claim", object_id, None, after)
+        self.audit(mutation, "reservation.claim", object_id, None, after)
         return claimed
 
     def _choose(self, subnet: SubnetFacts, claim: Claim, taken_back: Reservation | None) -> int:
@@ -265,7 +275,7 @@ class _Planner(Overlay):
         for identifier in sorted(own):
             tombstone = replace(self.maps[subnet.id, identifier], removed=True, request_id=mutation.request_id)
             self.put_map(subnet.id, identifier, tombstone)
-        self._audit(mutation, action, format_id(Prefix.RESERVATION, held.id), _summary(held), None)
+        self.audit(mutation, action, format_id(Prefix.RESERVATION, held.id), summary(held), None)
         resting = replace(held, status=Status.RELEASING)
         if held.status is Status.ACTIVE and own:
             resting = replace(resting, release_generation=subnet.generation + 1)
@@ -288,7 +298,7 @@ class _Planner(Overlay):
         if subnet is None or held is None or held.id != step.reservation or not _is_due(held, self.facts):
             return False
         self._free(subnet, address)
-        self._audit(mutation, "reservation.free", format_id(Prefix.RESERVATION, held.id), _summary(held), None)
+        self.audit(mutation, "reservation.free", format_id(Prefix.RESERVATION, held.id), summary(held), None)
         return True
 
     def _free(self, subnet: SubnetFacts, address: int) -> None:
@@ -337,17 +347,6 @@ class _Planner(Overlay):
         self.put(self.appended.rejected, (subnet, cluster), Acknowledge(cluster, subnet, rejected=()))
         self.put(self.acknowledged, subnet, True)
 
-    def _audit(
-        self,
-        mutation: Mutation,
-        action: str,
-        object_id: str,
-        before: dict[str, Any] | None,
-        after: dict[str, Any] | None,
-    ) -> None:
-        row = Audit(mutation.actor, action, object_id, before, after, mutation.request_id)
-        self.append(self.appended.audit, row)
-
 
 def replayed(key: Idempotency, known: Answered) -> Outcome:
     """The stored answer to a repeated key. Raises IdempotencyKeyReused if it was given to another request."""
@@ -382,21 +381,3 @@ def _obstacle_error(text: str, obstacle: Obstacle, show: Callable[[int], str]) -
         )
     error = errors.AddressInDynamicRange if obstacle.kind == "dynamic" else errors.AddressInReservedRange
     return error(f"{text} lies in the {obstacle.kind} range {show(obstacle.low)} to {show(obstacle.high)}")
-
-
-def _summary(reservation: Reservation) -> dict[str, Any]:
-    """What the audit keeps of a reservation."""
-    fields = {
-        "kind": reservation.kind.value,
-        "address": reservation.address,
-        "subnet": reservation.cidr,
-        "vrf": reservation.vrf,
-        "owner": reservation.owner_name,
-        "macs": list(reservation.macs) or None,
-        "client_id": reservation.client_id,
-        "duid": reservation.duid,
-        "hostname": reservation.hostname,
-        "device": None if reservation.device is None else format_id(Prefix.DEVICE, reservation.device),
-        "node": None if reservation.node is None else format_id(Prefix.NODE, reservation.node),
-    }
-    return {key: value for key, value in fields.items() if value is not None}

@@ -15,7 +15,14 @@ from regiond.domain.ids import parse_id
 from regiond.http import representations
 from regiond.http.bodies import Forcing, Page, Query, Waiting
 from regiond.http.problems import MEDIA_TYPE, Problem, invalid, of_database, of_domain_error
-from regiond.http.reading import acceptable_request_id, read_body, read_idempotency_key, read_query, split_query
+from regiond.http.reading import (
+    acceptable_request_id,
+    read_body,
+    read_idempotency_key,
+    read_if_match,
+    read_query,
+    split_query,
+)
 from regiond.http.routes import ROUTES
 from regiond.http.routing import Access, Answer, Call, Found, Route, Router
 from regiond.http.use_cases import UseCases
@@ -159,7 +166,8 @@ class Application:
         if key is not None:
             told = b"\0".join([incoming.method.encode(), exchange.path.encode(), incoming.body])
             fingerprint = sha256(told).hexdigest()
-        return RequestContext(exchange.caller or _NOBODY, exchange.request_id, fingerprint, key, wait)
+        if_match = read_if_match(incoming.headers.get("if-match"))
+        return RequestContext(exchange.caller or _NOBODY, exchange.request_id, fingerprint, key, wait, if_match)
 
     def _internal_error(self, exchange: _Exchange) -> Outgoing:
         reference = secrets.token_hex(6)
@@ -213,7 +221,7 @@ def _check_after(route: Route, query: Query) -> None:
 def _body(route: Route, incoming: Incoming) -> Any:
     if incoming.too_large:
         raise Problem("body-too-large", f"a body has at most {MAX_BODY_BYTES} bytes", max_bytes=MAX_BODY_BYTES)
-    if "if-match" in incoming.headers and incoming.method not in _SAFE_METHODS:
+    if "if-match" in incoming.headers and not route.conditional and incoming.method not in _SAFE_METHODS:
         # ignoring it would do what the caller explicitly does not want
         raise invalid("If-Match", "conditional requests are not supported here")
     if route.body is not None:

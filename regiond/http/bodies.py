@@ -147,6 +147,60 @@ class Change(Body):
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
 
+class ReservationChange(Change):
+    """What can be written of a reservation; null takes a value away."""
+
+    hostname: Hostname | None = None
+    comment: Text | None = None
+    expires_in: ExpiresIn | None = None
+
+    nullable: ClassVar[frozenset[str]] = frozenset({"hostname", "comment", "expires_in"})
+
+
+class DeviceChange(Change):
+    """A device keeps its address: `macs` are its MAC addresses from now on, all of them."""
+
+    hostname: Hostname | None = None
+    comment: Text | None = None
+    owner: AccountName | None = None
+    macs: list[Mac] | None = Field(default=None, max_length=MAX_MACS)
+
+    nullable: ClassVar[frozenset[str]] = frozenset({"hostname", "comment"})
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        _need_distinct(self.macs or [])
+        return self
+
+
+class ReplacedMac(Body):
+    """A NIC that was replaced by another."""
+
+    old: Mac
+    new: Mac
+
+
+class NodeChange(Change):
+    """`macs` are the node's own from now on. With `replaced_macs` the node and its extra addresses get the new ones."""
+
+    hostname: Hostname | None = None
+    comment: Text | None = None
+    owner: AccountName | None = None
+    macs: list[Mac] | None = Field(default=None, max_length=MAX_MACS)
+    replaced_macs: list[ReplacedMac] | None = Field(default=None, min_length=1, max_length=MAX_MACS)
+
+    nullable: ClassVar[frozenset[str]] = frozenset({"comment"})
+
+    @model_validator(mode="after")
+    def _which_macs(self) -> Self:
+        replaced = self.replaced_macs or []
+        if self.macs is not None and replaced:
+            raise ValueError("give either macs or replaced_macs")
+        for macs in (self.macs or [], [each.old for each in replaced], [each.new for each in replaced]):
+            _need_distinct(macs)
+        return self
+
+
 class AccountChange(Change):
     """A limit counts live user reservations; null is no limit."""
 

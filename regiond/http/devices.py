@@ -3,8 +3,8 @@
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.views import DeviceView
 from regiond.http import representations
-from regiond.http.bodies import Forcing, NewDevice, NoQuery, Page, Waiting
-from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page, released
+from regiond.http.bodies import DeviceChange, Forcing, NewDevice, NoQuery, Page, Waiting
+from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page, released, shown
 from regiond.http.use_cases import UseCases
 
 PATH = f"{BASE}/devices"
@@ -35,7 +35,12 @@ async def read_list(use: UseCases, call: Call[None, Page]) -> Answer:
 
 
 async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return Answer(200, representations.device(await use.claims.device(call.context, call.path["device"])))
+    return shown(representations.device(await use.claims.device(call.context, call.path["device"])))
+
+
+async def change(use: UseCases, call: Call[DeviceChange, Waiting]) -> Answer:
+    view = await use.edits.change_device(call.context, call.path["device"], changes=call.body.given)
+    return shown(representations.device(view))
 
 
 async def delete(use: UseCases, call: Call[None, Forcing]) -> Answer:
@@ -48,6 +53,9 @@ ROUTES = [
     Route("GET", PATH, read_list, Access.USER, "List devices", query=Page, list_of=Prefix.DEVICE),
     Route("GET", f"{PATH}/{{device}}", read, Access.USER, "Read a device"),
     Route(
+        "PATCH", f"{PATH}/{{device}}", change, Access.ADMIN, "Change a device", DeviceChange, Waiting, conditional=True
+    ),
+    Route(
         "DELETE",
         f"{PATH}/{{device}}",
         delete,
@@ -55,5 +63,6 @@ ROUTES = [
         "Delete a device and release everything it has",
         query=Forcing,
         statuses=(204, 202),
+        conditional=True,
     ),
 ]

@@ -3,8 +3,8 @@
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.views import NodeView, ReservationView
 from regiond.http import representations
-from regiond.http.bodies import Forcing, NewNode, NewNodeAddress, NoQuery, Page, Waiting
-from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page, page_of_all, released
+from regiond.http.bodies import Forcing, NewNode, NewNodeAddress, NodeChange, NoQuery, Page, Waiting
+from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page, page_of_all, released, shown
 from regiond.http.use_cases import UseCases
 
 PATH = f"{BASE}/nodes"
@@ -35,7 +35,15 @@ async def read_list(use: UseCases, call: Call[None, Page]) -> Answer:
 
 
 async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return Answer(200, representations.node(await use.claims.node(call.context, call.path["node"])))
+    return shown(representations.node(await use.claims.node(call.context, call.path["node"])))
+
+
+async def change(use: UseCases, call: Call[NodeChange, Waiting]) -> Answer:
+    changes = call.body.given
+    if call.body.replaced_macs is not None:
+        changes["replaced_macs"] = {each.old: each.new for each in call.body.replaced_macs}
+    view = await use.edits.change_node(call.context, call.path["node"], changes=changes)
+    return shown(representations.node(view))
 
 
 async def delete(use: UseCases, call: Call[None, Forcing]) -> Answer:
@@ -66,9 +74,7 @@ async def list_addresses(use: UseCases, call: Call[None, Page]) -> Answer:
 
 async def read_address(use: UseCases, call: Call[None, NoQuery]) -> Answer:
     view = await use.claims.node_address(call.context, call.path["node"], call.path["reservation"])
-    return Answer(
-        200, representations.reservation(view), [("ETag", representations.reservation_etag(view.reservation))]
-    )
+    return shown(representations.reservation(view))
 
 
 async def release_address(use: UseCases, call: Call[None, Forcing]) -> Answer:
@@ -82,6 +88,7 @@ ROUTES = [
     Route("POST", PATH, create, Access.ADMIN, "Make a node", NewNode, statuses=(201,)),
     Route("GET", PATH, read_list, Access.USER, "List nodes", query=Page, list_of=Prefix.NODE),
     Route("GET", NODE, read, Access.USER, "Read a node"),
+    Route("PATCH", NODE, change, Access.ADMIN, "Change a node", NodeChange, Waiting, conditional=True),
     Route(
         "DELETE",
         NODE,
@@ -90,6 +97,7 @@ ROUTES = [
         "Delete a node and release its extra addresses",
         query=Forcing,
         statuses=(204, 202),
+        conditional=True,
     ),
     Route(
         "POST",
@@ -119,5 +127,6 @@ ROUTES = [
         "Release an extra address",
         query=Forcing,
         statuses=(204, 202),
+        conditional=True,
     ),
 ]

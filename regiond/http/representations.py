@@ -1,12 +1,10 @@
 """Domain values as the JSON that people and programs see."""
 
-import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic_core import to_json
-
+from regiond.domain import versions
 from regiond.domain.accounts import AccountView, TokenView
 from regiond.domain.first_contact import (
     Adoption,
@@ -65,14 +63,8 @@ def record(held: Reservation) -> Json:
         "created": moment(held.created),
         "expires_at": moment(held.expires_at),
         "free_at": moment(held.free_at),
-        "etag": reservation_etag(held),
+        "etag": versions.of_reservation(held),
     }
-
-
-def reservation_etag(held: Reservation) -> str:
-    """Over what a client can write, so a host map's progress does not change it. As it stands in the header."""
-    written = [held.id, held.status, held.hostname, held.purpose, held.comment, moment(held.expires_at)]
-    return f'"{hashlib.sha256(to_json(written)).hexdigest()[:16]}"'
 
 
 def holder(held: Reservation, caller: Caller) -> Json:
@@ -83,13 +75,16 @@ def holder(held: Reservation, caller: Caller) -> Json:
 
 
 def device(view: DeviceView) -> Json:
+    held = [one.reservation for one in view.reservations]
     return {
         "id": format_id(Prefix.DEVICE, view.id),
         "hostname": view.hostname,
+        "macs": versions.macs_of(held),
         "owner": view.owner_name,
         "comment": view.comment,
         "created": moment(view.created),
-        "reservations": [reservation(held) for held in view.reservations],
+        "etag": versions.of_device(view.id, view.hostname, view.owner_name, view.comment, held),
+        "reservations": [reservation(one) for one in view.reservations],
     }
 
 
@@ -101,6 +96,7 @@ def node(view: NodeView) -> Json:
         "owner": view.owner_name,
         "comment": view.comment,
         "created": moment(view.created),
+        "etag": versions.of_node(view.id, view.hostname, view.owner_name, view.comment, view.macs),
     }
 
 
@@ -168,6 +164,7 @@ def subnet(view: SubnetView) -> Json:
         "claimable": view.claimable_anyway or not view.awaits,
         "claimable_anyway": view.claimable_anyway,
         "awaits": list(view.awaits),
+        "etag": versions.of_subnet(view.id, view.release_hold_seconds, view.claimable_anyway),
     }
 
 
@@ -195,6 +192,7 @@ def address_range(held: AddressRange) -> Json:
         "comment": held.values.comment,
         "reported_by": held.reported_by,
         "created": moment(held.created),
+        "etag": versions.of_range(held),
     }
 
 
@@ -285,6 +283,7 @@ def account(view: AccountView) -> Json:
         "max_reservations": view.max_reservations,
         "max_reservations_per_subnet": view.max_reservations_per_subnet,
         "created": moment(view.created),
+        "etag": versions.of_account(view.id, view.disabled, view.max_reservations, view.max_reservations_per_subnet),
     }
 
 
@@ -297,6 +296,7 @@ def token(view: TokenView) -> Json:
         "read_only": view.read_only,
         "created": moment(view.created),
         "expires_at": moment(view.expires_at),
+        "etag": versions.of_token(view.id),
     }
 
 

@@ -3,10 +3,11 @@
 from datetime import timedelta
 
 from regiond.domain.ids import Prefix, format_id
+from regiond.domain.mutations import ReservationEdit
 from regiond.domain.views import ReservationView
 from regiond.http import representations
-from regiond.http.bodies import Forcing, NewReservation, NoQuery, ReservationPage, Waiting
-from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page, released
+from regiond.http.bodies import Forcing, NewReservation, NoQuery, ReservationChange, ReservationPage, Waiting
+from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page, released, shown
 from regiond.http.use_cases import UseCases
 
 PATH = f"{BASE}/reservations"
@@ -52,9 +53,21 @@ async def read_list(use: UseCases, call: Call[None, ReservationPage]) -> Answer:
 
 async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:
     view = await use.claims.reservation(call.context, call.path["reservation"])
-    return Answer(
-        200, representations.reservation(view), [("ETag", representations.reservation_etag(view.reservation))]
-    )
+    return shown(representations.reservation(view))
+
+
+async def change(use: UseCases, call: Call[ReservationChange, Waiting]) -> Answer:
+    given = call.body.given
+    changes: ReservationEdit = {}
+    if "hostname" in given:
+        changes["hostname"] = given["hostname"]
+    if "comment" in given:
+        changes["comment"] = given["comment"]
+    if "expires_in" in given:
+        seconds = given["expires_in"]
+        changes["expires_at"] = None if seconds is None else call.now + timedelta(seconds=seconds)
+    view = await use.edits.change_reservation(call.context, call.path["reservation"], changes=changes)
+    return shown(representations.reservation(view))
 
 
 async def release(use: UseCases, call: Call[None, Forcing]) -> Answer:
@@ -67,6 +80,9 @@ ROUTES = [
     Route("GET", PATH, read_list, Access.USER, "List reservations", query=ReservationPage, list_of=Prefix.RESERVATION),
     Route("GET", RESERVATION, read, Access.USER, "Read a reservation"),
     Route(
+        "PATCH", RESERVATION, change, Access.USER, "Change a reservation", ReservationChange, Waiting, conditional=True
+    ),
+    Route(
         "DELETE",
         RESERVATION,
         release,
@@ -74,5 +90,6 @@ ROUTES = [
         "Release a user reservation",
         query=Forcing,
         statuses=(204, 202),
+        conditional=True,
     ),
 ]

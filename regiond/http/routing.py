@@ -64,7 +64,7 @@ HandlerOf = Callable[[UseCases, Call[Any, Any]], Awaitable[Answer]]
 class Route:
     """`path` is a template such as `/api/v1/devices/{device}`; `statuses` are those of success.
 
-    `list_of` says what a list's pages are cut by: the ids of its entries.
+    `list_of` says what a list's pages are cut by: the ids of its entries. `conditional`: it honours If-Match.
     """
 
     method: str
@@ -76,6 +76,7 @@ class Route:
     query: type[Query] = NoQuery
     statuses: tuple[int, ...] = (200,)
     list_of: Prefix | None = None
+    conditional: bool = False
 
     def url(self, parameters: Mapping[str, str]) -> str:
         """The path with its parameters filled in."""
@@ -165,7 +166,17 @@ def _decoded(segment: str) -> str | None:
 
 def created(content: Any, location: str | None, new: bool = True) -> Answer:
     """201 with where it is; 200 for what was there already, exactly so."""
-    return Answer(201 if new else 200, content, () if location is None else [("Location", location)])
+    headers = [] if location is None else [("Location", location)]
+    return Answer(201 if new else 200, content, headers + _tag(content))
+
+
+def shown(content: Any) -> Answer:
+    """One thing, with its version."""
+    return Answer(200, content, _tag(content))
+
+
+def _tag(content: Any) -> list[tuple[str, str]]:
+    return [("ETag", content["etag"])] if "etag" in content else []
 
 
 def released(still_releasing: Sequence[Any], content: Callable[[], Any]) -> Answer:

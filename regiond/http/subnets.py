@@ -4,7 +4,7 @@ from regiond.domain.ids import Prefix, format_id
 from regiond.domain.ranges import AddressRange
 from regiond.http import representations
 from regiond.http.bodies import Available, ForcingRange, NewRange, NoQuery, Page, RangeChange, SubnetChange
-from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page_of_all
+from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page_of_all, shown
 from regiond.http.use_cases import UseCases
 
 PATH = f"{BASE}/subnets"
@@ -23,12 +23,12 @@ async def read_list(use: UseCases, call: Call[None, Page]) -> Answer:
 
 
 async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return Answer(200, representations.subnet(await use.inventory.subnet(call.path["subnet"])))
+    return shown(representations.subnet(await use.inventory.subnet(call.path["subnet"])))
 
 
 async def change(use: UseCases, call: Call[SubnetChange, NoQuery]) -> Answer:
     view = await use.subnets.change_subnet(call.context, call.path["subnet"], **call.body.given)
-    return Answer(200, representations.subnet(view))
+    return shown(representations.subnet(view))
 
 
 async def read_utilisation(use: UseCases, call: Call[None, NoQuery]) -> Answer:
@@ -59,14 +59,14 @@ async def add_range(use: UseCases, call: Call[NewRange, ForcingRange]) -> Answer
 
 
 async def read_range(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return Answer(200, representations.address_range(await use.subnets.range(call.path["subnet"], call.path["range"])))
+    return shown(representations.address_range(await use.subnets.range(call.path["subnet"], call.path["range"])))
 
 
 async def change_range(use: UseCases, call: Call[RangeChange, ForcingRange]) -> Answer:
     changed = await use.subnets.change_range(
         call.context, call.path["subnet"], call.path["range"], changes=call.body.given, force=call.query.force
     )
-    return Answer(200, representations.address_range(changed))
+    return shown(representations.address_range(changed))
 
 
 async def remove_range(use: UseCases, call: Call[None, NoQuery]) -> Answer:
@@ -86,14 +86,22 @@ async def repair(use: UseCases, call: Call[None, NoQuery]) -> Answer:
 ROUTES = [
     Route("GET", PATH, read_list, Access.USER, "List subnets", query=Page, list_of=Prefix.SUBNET),
     Route("GET", SUBNET, read, Access.USER, "Read a subnet, by id or selector"),
-    Route("PATCH", SUBNET, change, Access.ADMIN, "Set how long a subnet's released addresses rest", SubnetChange),
+    Route(
+        "PATCH",
+        SUBNET,
+        change,
+        Access.ADMIN,
+        "Set how long a subnet's released addresses rest",
+        SubnetChange,
+        conditional=True,
+    ),
     Route("GET", f"{SUBNET}/utilisation", read_utilisation, Access.USER, "How a subnet's addresses are used"),
     Route("GET", f"{SUBNET}/available", read_available, Access.USER, "The lowest free addresses", query=Available),
     Route("GET", RANGES, list_ranges, Access.USER, "List ranges", query=Page, list_of=Prefix.ADDRESS_RANGE),
     Route("POST", RANGES, add_range, Access.ADMIN, "Add a range", NewRange, ForcingRange, (201,)),
     Route("GET", RANGE, read_range, Access.USER, "Read a range"),
-    Route("PATCH", RANGE, change_range, Access.ADMIN, "Change a range", RangeChange, ForcingRange),
-    Route("DELETE", RANGE, remove_range, Access.ADMIN, "Remove a range", statuses=(204,)),
+    Route("PATCH", RANGE, change_range, Access.ADMIN, "Change a range", RangeChange, ForcingRange, conditional=True),
+    Route("DELETE", RANGE, remove_range, Access.ADMIN, "Remove a range", statuses=(204,), conditional=True),
     Route("GET", f"{SUBNET}/check", check, Access.ADMIN, "Check what is stored of a subnet"),
     Route("POST", f"{SUBNET}/repair", repair, Access.ADMIN, "Rebuild a subnet's index of free addresses"),
 ]

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
 from regiond.domain.first_contact import AdoptionResult, ContactView, ForeignEntry
 from regiond.domain.identity import EnrolmentOffer
+from regiond.domain.mutations import ReservationEdit
 from regiond.domain.ranges import AddressRange
 from regiond.domain.views import (
     AuditEntry,
@@ -107,6 +108,20 @@ class ClaimUseCases(Protocol):
     async def release_reservation(
         self, context: RequestContext, reservation_id: str, *, force: bool
     ) -> Sequence[ReservationView]: ...
+
+
+class EditUseCases(Protocol):
+    """Reservations, devices and nodes are changed."""
+
+    async def change_reservation(
+        self, context: RequestContext, reservation_id: str, *, changes: ReservationEdit
+    ) -> ReservationView: ...
+
+    async def change_device(
+        self, context: RequestContext, device_id: str, *, changes: Mapping[str, Any]
+    ) -> DeviceView: ...
+
+    async def change_node(self, context: RequestContext, node_id: str, *, changes: Mapping[str, Any]) -> NodeView: ...
 
 
 class InventoryUseCases(Protocol):
@@ -228,6 +243,7 @@ class Health(Protocol):
 @dataclass(frozen=True, slots=True)
 class UseCases:
     claims: ClaimUseCases
+    edits: EditUseCases
     inventory: InventoryUseCases
     enrolment: EnrolmentUseCases
     subnets: SubnetUseCases

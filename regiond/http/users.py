@@ -6,7 +6,7 @@ from regiond.domain.accounts import AccountView, TokenView
 from regiond.domain.ids import Prefix, format_id
 from regiond.http import representations
 from regiond.http.bodies import AccountChange, NewAccount, NewTokenBody, NoQuery, Page, TokenPage
-from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page
+from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page, shown
 from regiond.http.use_cases import UseCases
 
 USERS = f"{BASE}/users"
@@ -34,12 +34,12 @@ async def list_users(use: UseCases, call: Call[None, Page]) -> Answer:
 
 
 async def read_user(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return Answer(200, representations.account(await use.accounts.account(call.context, call.path["user"])))
+    return shown(representations.account(await use.accounts.account(call.context, call.path["user"])))
 
 
 async def change_user(use: UseCases, call: Call[AccountChange, NoQuery]) -> Answer:
     view = await use.accounts.change_account(call.context, call.path["user"], changes=call.body.given)
-    return Answer(200, representations.account(view))
+    return shown(representations.account(view))
 
 
 async def create_token(use: UseCases, call: Call[NewTokenBody, NoQuery]) -> Answer:
@@ -63,7 +63,7 @@ async def list_tokens(use: UseCases, call: Call[None, TokenPage]) -> Answer:
 
 
 async def read_token(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return Answer(200, representations.token(await use.accounts.token(call.context, call.path["token"])))
+    return shown(representations.token(await use.accounts.token(call.context, call.path["token"])))
 
 
 async def revoke_token(use: UseCases, call: Call[None, NoQuery]) -> Answer:
@@ -75,9 +75,11 @@ ROUTES = [
     Route("POST", USERS, create_user, Access.ADMIN, "Make an account", NewAccount, statuses=(201,)),
     Route("GET", USERS, list_users, Access.ADMIN, "List accounts", query=Page, list_of=Prefix.ACCOUNT),
     Route("GET", USER, read_user, Access.USER, "Read an account, by id or name"),
-    Route("PATCH", USER, change_user, Access.ADMIN, "Disable, enable or limit an account", AccountChange),
+    Route(
+        "PATCH", USER, change_user, Access.ADMIN, "Disable, enable or limit an account", AccountChange, conditional=True
+    ),
     Route("POST", TOKENS, create_token, Access.USER, "Make a token", NewTokenBody, statuses=(201,)),
     Route("GET", TOKENS, list_tokens, Access.USER, "List tokens", query=TokenPage, list_of=Prefix.TOKEN),
     Route("GET", TOKEN, read_token, Access.USER, "Read a token, without its secret"),
-    Route("DELETE", TOKEN, revoke_token, Access.USER, "Revoke a token", statuses=(204,)),
+    Route("DELETE", TOKEN, revoke_token, Access.USER, "Revoke a token", statuses=(204,), conditional=True),
 ]

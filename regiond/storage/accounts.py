@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from regiond.domain import errors
+from regiond.domain import errors, versions
 from regiond.domain.accounts import AccountView, Role, StoredSecret, TokenView
 from regiond.domain.ids import Prefix, format_id
 from regiond.storage.changes import Change, once, write_audit
@@ -137,6 +137,8 @@ class AccountStore:
                 (account,),
             )
             before = dict(zip(_CHANGEABLE, rows[0], strict=True)) if rows else {}
+            if rows:
+                versions.require(change.if_match, versions.of_account(account, *rows[0]))
             new = {column: value for column, value in wanted.items() if rows and before[column] != value}
             if not new:
                 return
@@ -203,6 +205,7 @@ class AccountStore:
             )
             if not gone:
                 raise errors.NotFound(f"there is no token {format_id(Prefix.TOKEN, token)}")
+            versions.require(change.if_match, versions.of_token(token))
             before = {"account": gone[0][1], "name": gone[0][0]}
             await write_audit(session, change, "token.revoke", format_id(Prefix.TOKEN, token), before, None)
             return token

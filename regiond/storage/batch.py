@@ -11,13 +11,37 @@ from pydantic_core import to_json
 from clusterd.protocol.addresses import address_to_int, int_to_address
 from clusterd.protocol.values import Identifier, IdentifierKind
 from regiond.domain.changes import Changes
-from regiond.domain.facts import Answered, Facts, MapFacts, Obstacle, QuotaFacts, SubnetFacts
-from regiond.domain.mutations import Acknowledge, Claim, Forgotten, Mutation, Reclaim, Release
+from regiond.domain.facts import (
+    Answered,
+    DeviceFacts,
+    Facts,
+    MapFacts,
+    NodeFacts,
+    Obstacle,
+    QuotaFacts,
+    SubnetFacts,
+)
+from regiond.domain.ids import Prefix
+from regiond.domain.mutations import (
+    Acknowledge,
+    Claim,
+    EditDevice,
+    EditNode,
+    EditReservation,
+    Forgotten,
+    Mutation,
+    Place,
+    Reclaim,
+    Release,
+    Require,
+    Step,
+)
 from regiond.domain.networks import network
 from regiond.domain.reservations import Delivery, Kind, Reservation, Status
 
 _SIGN_BIT = 1 << 63
 _TWO_64 = 1 << 64
+_ON_PLACES = EditReservation | EditDevice | EditNode | Require
 _DELIVERY_FIELDS = [field.name for field in fields(Delivery)]
 
 
@@ -40,7 +64,29 @@ def subnets_of(mutations: Iterable[Mutation]) -> list[int]:
             for step in mutation.steps
             if isinstance(step, Claim | Release | Reclaim | Acknowledge | Forgotten)
         }
+        | {place.subnet for mutation in mutations for step in mutation.steps for place in _places(step)}
     )
+
+
+def _places(step: Step) -> Sequence[Place]:
+    return step.places if isinstance(step, _ON_PLACES) else ()
+
+
+def owner_facts_request(mutations: Iterable[Mutation]) -> str | None:
+    """The argument of `owner_facts`: the devices and nodes that are to be changed or looked at. None without any."""
+    devices: set[int] = set()
+    nodes: set[int] = set()
+    for mutation in mutations:
+        for step in mutation.steps:
+            if isinstance(step, EditDevice):
+                devices.add(step.device)
+            elif isinstance(step, EditNode):
+                nodes.add(step.node)
+            elif isinstance(step, Require) and step.prefix is not Prefix.RESERVATION:
+                (devices if step.prefix is Prefix.DEVICE else nodes).add(step.id)
+    if not devices and not nodes:
+        return None
+    return to_json({"devices": sorted(devices), "nodes": sorted(nodes)}).decode()
 
 
 def facts_request(mutations: Sequence[Mutation]) -> str:
@@ -60,18 +106,14 @@ def facts_request(mutations: Sequence[Mutation]) -> str:
                 if step.kind is Kind.USER:
                     quotas.add((step.owner, step.subnet))
                 for i in step.identifiers:
-                    identifiers[step.subnet, i] = {
-                        "subnet": step.subnet,
-                        "kind": i.kind,
-                        "identifier": i.value.hex(),
-                    }
+                    identifiers[step.subnet, i] = _identifier(step.subnet, i)
             if isinstance(step, Claim | Release | Reclaim) and step.address is not None:
-                family, number = address_to_int(step.address)
-                addresses[step.subnet, step.address] = {
-                    "subnet": step.subnet,
-                    "before": int_to_address(family, max(number - 1, 0)),
-                    "address": step.address,
-                }
+                addresses[step.subnet, step.address] = _address(step.subnet, step.address)
+            elif isinstance(step, _ON_PLACES):
+                for place in step.places:
+                    addresses[place.subnet, place.address] = _address(place.subnet, place.address)
+                    for i in _new_identifiers(step):
+                        identifiers[place.subnet, i] = _identifier(place.subnet, i)
     request = to_json(
         {
             "subnets": [{"id": subnet, "want": want} for subnet, want in wants.items()],
@@ -82,6 +124,24 @@ def facts_request(mutations: Sequence[Mutation]) -> str:
         }
     )
     return request.decode()
+
+
+def _address(subnet: int, address: str) -> dict[str, Any]:
+    family, number = address_to_int(address)
+    return {"subnet": subnet, "before": int_to_address(family, max(number - 1, 0)), "address": address}
+
+
+def _identifier(subnet: int, identifier: Identifier) -> dict[str, Any]:
+    return {"subnet": subnet, "kind": identifier.kind, "identifier": identifier.value.hex()}
+
+
+def _new_identifiers(step: Step) -> Iterable[Identifier]:
+    """The MAC addresses that an edit may give host maps to."""
+    if isinstance(step, EditDevice):
+        return step.values.get("macs", ())
+    if isinstance(step, EditNode):
+        return [Identifier.mac(mac) for mac in step.values.get("replaced", {}).values()]
+    return ()
 
 
 def read_facts(rows: Sequence[tuple[Any, ...]]) -> Facts:
@@ -114,6 +174,14 @@ def read_facts(rows: Sequence[tuple[Any, ...]]) -> Facts:
         elif tag == "quota":
             used_on = {int(subnet): used for subnet, used in fact["used_on"].items()}
             facts.quotas[fact["account"]] = QuotaFacts(fact["limit"], fact["limit_per_subnet"], fact["used"], used_on)
+        elif tag == "device":
+            facts.devices[fact["id"]] = DeviceFacts(
+                **{**_known(DeviceFacts, fact), "held": frozenset(fact["held"])},
+            )
+        elif tag == "node":
+            facts.nodes[fact["id"]] = NodeFacts(
+                **{**_known(NodeFacts, fact), "macs": tuple(fact["macs"]), "held": frozenset(fact["held"])},
+            )
     for subnet, fact in subnets.items():
         facts.subnets[subnet] = SubnetFacts(
             id=subnet,
@@ -164,6 +232,10 @@ def read_delivery(fact: dict[str, Any]) -> Delivery:
     """From JSON with the fields of `Delivery`, and perhaps others: see Note [Rolling upgrade]."""
     known = {name: fact[name] for name in _DELIVERY_FIELDS}
     return Delivery(**{**known, "since": _time(fact["since"])})
+
+
+def _known(kind: type[DeviceFacts] | type[NodeFacts], fact: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: fact[field.name] for field in fields(kind)}
 
 
 def changes_document(batch_id: str, changes: Changes, subnets: Mapping[int, SubnetFacts]) -> str:
@@ -250,6 +322,21 @@ def changes_document(batch_id: str, changes: Changes, subnets: Mapping[int, Subn
     }
     filled: dict[str, Any] = {table: rows for table, rows in document.items() if rows}
     return to_json({"batch": batch_id, **filled}).decode()
+
+
+def edits_document(changes: Changes) -> str | None:
+    """The argument of `batch_edit`; None when nothing is edited."""
+    document = {
+        "reservations": [_reservation_row(r) for r in changes.reservations_edited],
+        "devices": [
+            {"id": d.id, "hostname": d.hostname, "owner": d.owner, "comment": d.comment} for d in changes.devices_edited
+        ],
+        "nodes": [
+            {"id": n.id, "hostname": n.hostname, "owner": n.owner, "comment": n.comment, "macs": n.macs}
+            for n in changes.nodes_edited
+        ],
+    }
+    return to_json(document).decode() if any(document.values()) else None
 
 
 def _counts(changes: Changes) -> list[dict[str, int]]:

@@ -24,6 +24,7 @@ class Change:
     actor: Actor
     request_id: str
     idempotency: Idempotency | None = None
+    if_match: frozenset[str] | None = None  # the versions in which the thing may be changed; None: in any
 
 
 async def once(

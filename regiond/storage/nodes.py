@@ -40,8 +40,17 @@ class NodeStore:
         try:
             return await once(self._pool, change, create, "SELECT id FROM node WHERE id = %s", (node,))
         except psycopg2.Error as error:
-            if error.pgcode != errorcodes.UNIQUE_VIOLATION:
+            if (taken := name_taken(error)) is None:
                 raise
-            if error.diag.constraint_name == "node_mac_pkey":
-                raise errors.IdentifierTaken("one of these MAC addresses is another node's") from error
-            raise errors.NameTaken(f"there is a node {hostname} already") from error
+            raise taken from error
+
+
+def name_taken(error: Exception) -> errors.DomainError | None:
+    """What a violated unique constraint of the nodes' tables means; None for every other error."""
+    if not isinstance(error, psycopg2.Error) or error.pgcode != errorcodes.UNIQUE_VIOLATION:
+        return None
+    if error.diag.constraint_name == "node_mac_pkey":
+        return errors.IdentifierTaken("one of these MAC addresses is another node's")
+    if error.diag.constraint_name == "node_hostname_key":
+        return errors.NameTaken("another node has this host name already")
+    return None

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from clusterd.protocol.addresses import address_to_int
-from regiond.domain import errors
+from regiond.domain import errors, versions
 from regiond.domain.ids import NewId, Prefix, format_id
 from regiond.domain.networks import Network, network
 from regiond.domain.ranges import AddressRange, RangeKind, RangeValues, check_range, newly_dynamic
@@ -93,7 +93,9 @@ class RangeStore:
             rows = await session.run(f"{_RANGE_ID} AND subnet = %s", (range_id, subnet))
             if not rows:
                 raise await _not_ours_to_change(session, subnet, range_id)
-            before = _range(rows[0]).values
+            held = _range(rows[0])
+            versions.require(change.if_match, versions.of_range(held))
+            before = held.values
             values = edit(before)
             if values == before:
                 return
@@ -121,7 +123,9 @@ class RangeStore:
             )
             if not rows:
                 raise await _not_ours_to_change(session, subnet, range_id)
-            removed = _range(rows[0]).values
+            held = _range(rows[0])
+            versions.require(change.if_match, versions.of_range(held))
+            removed = held.values
             await rebuild_free_ranges(session, subnet, removed.low, removed.high)
             await _audit(session, change, "range.remove", subnet, range_id, removed, None, 0)
             return range_id

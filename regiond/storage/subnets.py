@@ -1,9 +1,11 @@
 """What can be asked and set of one subnet: how full it is, what is free, how long its addresses rest."""
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from clusterd.protocol.addresses import address_to_int
-from regiond.domain import errors
+from regiond.domain import errors, versions
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.networks import network
 from regiond.domain.views import Utilisation
@@ -80,40 +82,38 @@ class SubnetStore:
             found.extend(net.text(address) for address in range(low, min(high, low + limit - len(found) - 1) + 1))
         return found
 
-    async def set_release_hold(self, change: Change, subnet: int, seconds: int) -> None:
-        """How long an address rests after its removal was confirmed; also for those that are resting now."""
+    async def change(self, change: Change, subnet: int, wanted: Mapping[str, Any]) -> None:
+        """Set some of `release_hold_seconds` and `claimable_anyway`, together.
+
+        The former is how long an address rests after its removal was confirmed, also for those that are resting now;
+        the latter, whether addresses are claimed before every serving cluster has told what its DHCP server has of
+        its own. Raises StaleVersion.
+        """
 
         async def update(session: Session) -> None:
             await lock_subnet(session, subnet)
-            rows = await session.run("SELECT release_hold_seconds FROM subnet WHERE id = %s", (subnet,))
-            if not rows:
-                raise _gone(subnet)
-            if rows[0][0] == seconds:
-                return
-            await session.run("UPDATE subnet SET release_hold_seconds = %s WHERE id = %s", (seconds, subnet))
-            await session.run(
-                """UPDATE reservation SET free_at = confirmed_at + make_interval(secs => %s)
-                   WHERE subnet = %s AND status = 'releasing' AND confirmed_at IS NOT NULL""",
-                (seconds, subnet),
+            rows = await session.run(
+                "SELECT release_hold_seconds, claimable_anyway FROM subnet WHERE id = %s", (subnet,)
             )
-            before, after = ({"release_hold_seconds": value} for value in (rows[0][0], seconds))
-            await write_audit(session, change, "subnet.change", format_id(Prefix.SUBNET, subnet), before, after)
-
-        await self._pool.transaction(update, retry=True)
-
-    async def set_claimable_anyway(self, change: Change, subnet: int, claimable: bool) -> None:
-        """Whether addresses are claimed before every serving cluster has told what its DHCP server has of its own."""
-
-        async def update(session: Session) -> None:
-            await lock_subnet(session, subnet)
-            rows = await session.run("SELECT claimable_anyway FROM subnet WHERE id = %s", (subnet,))
             if not rows:
                 raise _gone(subnet)
-            if rows[0][0] == claimable:
+            versions.require(change.if_match, versions.of_subnet(subnet, *rows[0]))
+            before = dict(zip(("release_hold_seconds", "claimable_anyway"), rows[0], strict=True))
+            new = {name: value for name, value in wanted.items() if before[name] != value}
+            if not new:
                 return
-            await session.run("UPDATE subnet SET claimable_anyway = %s WHERE id = %s", (claimable, subnet))
-            before, after = ({"claimable_anyway": value} for value in (rows[0][0], claimable))
-            await write_audit(session, change, "subnet.change", format_id(Prefix.SUBNET, subnet), before, after)
+            await session.run(
+                "UPDATE subnet SET release_hold_seconds = %s, claimable_anyway = %s WHERE id = %s",
+                (*(before | new).values(), subnet),
+            )
+            if (seconds := new.get("release_hold_seconds")) is not None:
+                await session.run(
+                    """UPDATE reservation SET free_at = confirmed_at + make_interval(secs => %s)
+                       WHERE subnet = %s AND status = 'releasing' AND confirmed_at IS NOT NULL""",
+                    (seconds, subnet),
+                )
+            former = {name: before[name] for name in new}
+            await write_audit(session, change, "subnet.change", format_id(Prefix.SUBNET, subnet), former, new)
 
         await self._pool.transaction(update, retry=True)
 

@@ -28,8 +28,16 @@ from regiond.domain import errors
 from regiond.domain.changes import Changes, Plan
 from regiond.domain.mutations import Mutation, Outcome
 from regiond.domain.plan import plan
-from regiond.storage.batch import changes_document, facts_request, read_facts, subnets_of
+from regiond.storage.batch import (
+    changes_document,
+    edits_document,
+    facts_request,
+    owner_facts_request,
+    read_facts,
+    subnets_of,
+)
 from regiond.storage.errors import DatabaseUnavailable
+from regiond.storage.nodes import name_taken
 from regiond.storage.pool import SETTLE, Pool, Session
 
 MAX_BATCH_WEIGHT = 512  # steps, or addresses of a claim: planning more would stall the reactor for over 20 ms
@@ -43,7 +51,9 @@ BATCH_SECONDS = 10.0
 _BEGIN = (
     "BEGIN; SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key; SELECT tag, fact FROM batch_facts(%s)"
 )
+_BEGIN_WITH_OWNERS = f"{_BEGIN} UNION ALL SELECT tag, fact FROM owner_facts(%s)"  # noqa: S608 (constants only)
 _COMMIT = "SELECT batch_write(%s); COMMIT"
+_COMMIT_WITH_EDITS = "SELECT batch_write(%s); SELECT batch_edit(%s); COMMIT"
 _COMMIT_FOUND = f"{SETTLE}; COMMIT"
 _WAS_COMMITTED = (
     "BEGIN; SELECT pg_advisory_xact_lock(%s); SELECT count(*) FROM batch WHERE id = %s::uuid"  # own lock first
@@ -157,6 +167,8 @@ class Writer:
         code = error.pgcode if isinstance(error, psycopg2.Error) else None
         if code == errorcodes.FOREIGN_KEY_VIOLATION:
             return errors.NotFound("an account, subnet or node that this request names is gone, or just changed")
+        if (taken := name_taken(error)) is not None:
+            return taken
         if code == errorcodes.UNIQUE_VIOLATION:
             try:
                 await self._rebuild_free_ranges(subnets_of([mutation]))
@@ -210,13 +222,21 @@ class Writer:
         self, session: Session, batch_id: str, mutations: Sequence[Mutation], planned: list[Plan]
     ) -> Plan:
         locks = [self._own_lock, *subnets_of(mutations)]
-        rows = await session.run(_BEGIN, (locks, facts_request(mutations)))
+        owners = owner_facts_request(mutations)
+        if owners is None:
+            rows = await session.run(_BEGIN, (locks, facts_request(mutations)))
+        else:
+            rows = await session.run(_BEGIN_WITH_OWNERS, (locks, facts_request(mutations), owners))
         facts = read_facts(rows)
         decided = plan(facts, mutations)
         if decided.changes.anything:
             document = changes_document(batch_id, decided.changes, facts.subnets)
             planned.append(decided)
-            await session.run(_COMMIT, (document,))
+            edits = edits_document(decided.changes)
+            if edits is None:
+                await session.run(_COMMIT, (document,))
+            else:
+                await session.run(_COMMIT_WITH_EDITS, (document, edits))
         elif any(isinstance(outcome, Outcome) for outcome in decided.outcomes):
             # what is answered was committed before, perhaps by somebody who was not told
             await session.run(_COMMIT_FOUND)

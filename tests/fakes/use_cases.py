@@ -38,12 +38,14 @@ from regiond.domain.views import (
     SubnetView,
     Utilisation,
 )
+from regiond.edits import Edits
 from regiond.enrolment import Enrolment
 from regiond.http.use_cases import (
     AccountUseCases,
     AdoptionUseCases,
     AuditUseCases,
     ClaimUseCases,
+    EditUseCases,
     EnrolmentUseCases,
     InventoryUseCases,
     SubnetUseCases,
@@ -226,6 +228,10 @@ class FakeRegion:
                 "release_reservation": [],
             },
         )
+        self.edits = Scripted(
+            Edits,
+            {"change_reservation": RESERVATION_VIEW, "change_device": DEVICE_VIEW, "change_node": NODE_VIEW},
+        )
         self.inventory = Scripted(
             Inventory,
             {
@@ -285,6 +291,7 @@ class FakeRegion:
     def use_cases(self) -> UseCases:
         return UseCases(
             cast(ClaimUseCases, self.claims),
+            cast(EditUseCases, self.edits),
             cast(InventoryUseCases, self.inventory),
             cast(EnrolmentUseCases, self.enrolment),
             cast(SubnetUseCases, self.subnets),

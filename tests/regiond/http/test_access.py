@@ -19,10 +19,12 @@ TABLE: dict[tuple[str, str], tuple[object, tuple[int, int, int, int, int, int]]]
     ("POST", "/api/v1/devices"): (DEVICE, (401, 401, 403, 201, 403, 403)),
     ("GET", "/api/v1/devices"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/devices/{device}"): (None, (401, 401, 200, 200, 200, 200)),
+    ("PATCH", "/api/v1/devices/{device}"): ({"macs": [MAC]}, (401, 401, 403, 200, 403, 403)),
     ("DELETE", "/api/v1/devices/{device}"): (None, (401, 401, 403, 204, 403, 403)),
     ("POST", "/api/v1/nodes"): ({"hostname": "n1"}, (401, 401, 403, 201, 403, 403)),
     ("GET", "/api/v1/nodes"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/nodes/{node}"): (None, (401, 401, 200, 200, 200, 200)),
+    ("PATCH", "/api/v1/nodes/{node}"): ({"macs": [MAC]}, (401, 401, 403, 200, 403, 403)),
     ("DELETE", "/api/v1/nodes/{node}"): (None, (401, 401, 403, 204, 403, 403)),
     ("POST", "/api/v1/nodes/{node}/addresses"): (DEVICE, (401, 401, 201, 201, 403, 403)),
     ("GET", "/api/v1/nodes/{node}/addresses"): (None, (401, 401, 200, 200, 200, 200)),
@@ -31,6 +33,7 @@ TABLE: dict[tuple[str, str], tuple[object, tuple[int, int, int, int, int, int]]]
     ("POST", "/api/v1/reservations"): ({"interface": "rack-a:eth1"}, (401, 401, 201, 201, 403, 403)),
     ("GET", "/api/v1/reservations"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/reservations/{reservation}"): (None, (401, 401, 200, 200, 200, 200)),
+    ("PATCH", "/api/v1/reservations/{reservation}"): ({"comment": "x"}, (401, 401, 200, 200, 403, 403)),
     ("DELETE", "/api/v1/reservations/{reservation}"): (None, (401, 401, 204, 204, 403, 403)),
     ("GET", "/api/v1/clusters"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/clusters/{cluster}"): (None, (401, 401, 200, 200, 200, 200)),
@@ -95,7 +98,7 @@ async def test_who_gets_in(method: str, path: str) -> None:
                 assert reply.json["type"] == "unauthenticated"
         assert tuple(statuses) == expected
         region = server.region
-        scripted = [region.claims, region.inventory, region.enrolment, region.subnets]
+        scripted = [region.claims, region.edits, region.inventory, region.enrolment, region.subnets]
         scripted += [region.adoptions, region.accounts, region.audit]
         acted = [call for part in scripted for call in part.calls]
         allowed = [status for status in statuses if status < 300]

@@ -9,7 +9,7 @@ import pytest_twisted
 
 from regiond.domain.accounts import NewToken
 from regiond.domain.ids import Prefix, format_id
-from regiond.http.representations import reservation_etag
+from regiond.domain.versions import of_reservation
 from tests.fakes.use_cases import (
     CLUSTER_VIEW,
     DEVICE_VIEW,
@@ -60,9 +60,9 @@ async def test_a_reservation_as_documented() -> None:
 
 
 def test_an_etag_is_over_what_a_client_can_write() -> None:
-    assert reservation_etag(RESERVATION) == reservation_etag(replace(RESERVATION, map_generation=99))
+    assert of_reservation(RESERVATION) == of_reservation(replace(RESERVATION, map_generation=99))
     for written in ({"comment": "x"}, {"hostname": "x"}, {"expires_at": NOW}, {"id": 8}):
-        assert reservation_etag(RESERVATION) != reservation_etag(replace(RESERVATION, **written))
+        assert of_reservation(RESERVATION) != of_reservation(replace(RESERVATION, **written))
 
 
 @pytest_twisted.ensureDeferred
@@ -260,7 +260,7 @@ async def test_head_and_options() -> None:
         assert head.headers["content-length"] == str(len(got.body))
         assert (await server.request("HEAD", "/api/v1/devices", token="admin-reads")).status == 200
         options = await server.request("OPTIONS", "/api/v1/devices/dv-0000000006", token=None)
-        assert (options.status, options.headers["allow"]) == (204, "DELETE, GET, HEAD, OPTIONS")
+        assert (options.status, options.headers["allow"]) == (204, "DELETE, GET, HEAD, OPTIONS, PATCH")
 
 
 @pytest_twisted.ensureDeferred

@@ -7,6 +7,7 @@ import pytest
 import pytest_twisted
 
 from regiond.domain import errors
+from regiond.domain.versions import of_range
 from regiond.domain.views import Finding
 from tests.fakes.use_cases import AUDIT_ENTRY, CHECK_REPORT, RANGE, RESERVATION, UTILISATION
 from tests.regiond.http.serving import serving
@@ -24,6 +25,7 @@ SHOWN = {
     "comment": "leases",
     "reported_by": None,
     "created": "2026-01-31T12:00:00.123Z",
+    "etag": of_range(RANGE),
 }
 
 
@@ -233,6 +235,7 @@ async def test_limits_of_an_account() -> None:
             "max_reservations": None,
             "max_reservations_per_subnet": None,
             "created": "2026-01-31T12:00:00.123Z",
+            "etag": reply.headers["etag"],
         }
         [(_, call)] = server.region.accounts.calls
         assert call["changes"] == body
