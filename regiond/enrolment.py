@@ -61,7 +61,7 @@ class Topology(Protocol):
 
     async def drain(self, cluster: int) -> None: ...
 
-    async def forget(self, change: Change, cluster: int) -> None: ...
+    async def forget(self, change: Change, cluster: int, held: Sequence[str]) -> None: ...
 
 
 class Links(Protocol):
@@ -234,7 +234,7 @@ class Enrolment:
         if steps:
             await self._topology.drain(view.id)
             await self._writer.submit(Mutation(context.caller.actor, tuple(steps), request_id=context.request_id))
-        await self._topology.forget(context.change, view.id)
+        await self._topology.forget(context.change, view.id, [cidr for _, cidr in held])
         self._log.warn(
             "cluster {cluster} was forgotten by {actor}",
             event="cluster.forgotten",

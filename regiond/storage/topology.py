@@ -93,16 +93,19 @@ class ClusterStore:
 
         await self._pool.transaction(run, retry=True, deadline=LONG_DEADLINE_SECONDS)
 
-    async def forget(self, change: Change, cluster: int) -> None:
+    async def forget(self, change: Change, cluster: int, held: Sequence[str]) -> None:
         """Take a cluster out of everything that is shown or delivered to. Its row stays under another name: that it
-        served subnets once is of interest where an address rests. Raises ClusterHoldsHostMaps.
+        served subnets once is of interest where an address rests. `held` (CIDRs) is what it might still have
+        served, for the audit. Raises ClusterHoldsHostMaps.
         """
 
         async def run(session: Session) -> None:
             await session.run(_TOPOLOGY_LOCK)
             rows = await session.run("SELECT name FROM cluster WHERE id = %s FOR UPDATE", (cluster,))
-            held = await session.run("SELECT FROM delivery WHERE cluster = %s AND role <> 'former' LIMIT 1", (cluster,))
-            if held:
+            still = await session.run(
+                "SELECT FROM delivery WHERE cluster = %s AND role <> 'former' LIMIT 1", (cluster,)
+            )
+            if still:
                 raise ClusterHoldsHostMaps("the cluster began to serve a subnet meanwhile: try again", subnets=[])
             owned = await session.run(
                 "SELECT DISTINCT subnet FROM infrastructure_address WHERE cluster = %s ORDER BY subnet", (cluster,)
@@ -117,7 +120,7 @@ class ClusterStore:
             )
             for subnet in subnets:
                 await rebuild_free_ranges(session, subnet)
-            before = {"name": rows[0][0]}
+            before = {"name": rows[0][0], "held": list(held), "dhcp_is_off": bool(held)}
             await write_audit(session, change, "cluster.forget", format_id(Prefix.CLUSTER, cluster), before, None)
 
         await self._pool.transaction(run, retry=True, deadline=LONG_DEADLINE_SECONDS)

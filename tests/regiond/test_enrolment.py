@@ -42,6 +42,7 @@ from regiond.enrolment_door import MAX_REFUSALS
 from regiond.requests import Caller, RequestContext
 from regiond.service import Region, RegionDaemon
 from tests.certificates import now
+from tests.fakes.cluster import FakeCluster
 from tests.waiting import until
 
 reactor: Any = global_reactor
@@ -92,7 +93,7 @@ class World:
         await daemon._starting
         assert daemon._region is not None, self.log[-5:]
         local = await daemon._region.accounts.local_caller()
-        self.regionds.append(Regiond(daemon, RequestContext(local, "request-1")))
+        self.regionds.append(Regiond(daemon, RequestContext(local, "request-1", wait_seconds=0)))
         return self.regionds[-1]
 
     async def enrol(self, offer: EnrolmentOffer, host: str = "host-a") -> IdentityFile:
@@ -453,14 +454,29 @@ async def test_a_forgotten_cluster_is_gone_and_stays_out(world: World) -> None:
     enrolment, inventory = regiond.region.enrolment, regiond.region.inventory
     file = await world.enrol(await regiond.offer())
     link, _ = await world.register(file)
+    link.answer_with(FakeCluster("rack-7"))  # which accepts host maps and never says that they are applied
     reports = (InterfaceReport("eth0", "192.0.2.0/24", ("192.0.2.1",)),)
     await link.call(commands.ReportTopology, sequence=1, page=0, pages=1, interfaces=reports)
+    claims, pool = regiond.region.claims, regiond.region.reads._pool
+    nothing: dict[str, Any] = dict.fromkeys(("duid", "address", "hostname", "owner", "comment"))
+    device, _ = await claims.create_device(
+        regiond.admin, interface="192.0.2.0/24", macs=("02:00:00:00:00:01",), **nothing
+    )
+    await claims.delete_device(regiond.admin, format_id(Prefix.DEVICE, device.id), force=False)
+    waiting = await pool.query("SELECT status, confirmed_at FROM reservation")
+    assert [tuple(row) for row in waiting] == [("releasing", None)], "the cluster has not confirmed"
     with pytest.raises(ClusterHoldsHostMaps) as caught:
         await enrolment.forget(regiond.admin, "rack-7", dhcp_is_off=False)
     assert caught.value.members["subnets"] == ["192.0.2.0/24"]
     assert link.connected_now
     await enrolment.forget(regiond.admin, "rack-7", dhcp_is_off=True)
     await until(lambda: not link.connected_now, 5)
+    rests = await pool.query(
+        "SELECT status, confirmed_at <= now(), free_at > now() + interval '9 minutes' FROM reservation"
+    )
+    assert [tuple(row) for row in rests] == [("releasing", True, True)], "it still rests for the release hold"
+    audited = await pool.query("SELECT before FROM audit WHERE action = 'cluster.forget'")
+    assert audited[0][0] == {"name": "rack-7", "held": ["192.0.2.0/24"], "dhcp_is_off": True}
     assert list(await inventory.clusters()) == []
     assert list(await inventory.interfaces(None)) == []
     (subnet,) = await inventory.subnets()
