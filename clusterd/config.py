@@ -8,7 +8,7 @@ endpoints = ["tcp:region.example.org:5250"]   # tried in turn; default: what the
                                            # or, of a host that has not, "unix:/var/lib/hostmap/region/clusters.sock"
 
 [dhcp]
-backend = "file"                           # or "dnsmasq"
+backend = "file"                           # or "dnsmasq", "isc", "kea"
 hosts_file = "/var/lib/hostmap/cluster/dhcp-hosts"
 hosts_directory = "/var/lib/hostmap/cluster/dhcp-hosts.new"   # where dnsmasq learns of additions
 pid_file = "/run/dnsmasq/dnsmasq.pid"      # dnsmasq's, to tell it of changes
