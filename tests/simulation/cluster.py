@@ -68,6 +68,7 @@ class Cluster:
         kernel = _Kernel()
         reporter = TopologyReporter(self.clock, kernel.watch, self._look, connection.report_topology)
         self._kernel = kernel
+        self.accepted = accepted
         self._former.append((convergence, accepted, connection, reporter))
         convergence.start()
         reporter.start()

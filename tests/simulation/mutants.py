@@ -128,7 +128,7 @@ MUTANTS = (
     Mutant(
         "a removal that the server refused holds applied back",
         "clusterd/convergence.py",
-        "            and self._why_held_back(record.cidr) is None\n",
+        "            and self._refused.why_held_back(record.cidr) is None\n",
         "",
     ),
     Mutant(
@@ -146,8 +146,8 @@ MUTANTS = (
     Mutant(
         "the whole sets are compared at start",
         "clusterd/convergence.py",
-        "        self._compare = True\n        self._rejected: Rejected = {}",
-        "        self._compare = False\n        self._rejected: Rejected = {}",
+        "        self._compare = True\n        self._forgetting: dict",
+        "        self._compare = False\n        self._forgetting: dict",
     ),
     Mutant(
         "the whole sets are compared after an error",

@@ -62,6 +62,8 @@ EVENTS: dict[str, tuple[st.SearchStrategy[int], ...]] = {
     "restart-cluster": (_cluster,),
     "kill-region": (),
     "start-region": (),
+    "late-snapshot": (_cluster, _network, st.integers(1, 4)),  # of so many generations ago
+    "late-difference": (_cluster, _network, st.integers(1, 4)),
     "database": (_flag,),
     "slow-server": (_cluster, _flag),
     "slow-thread": (_cluster, _flag),

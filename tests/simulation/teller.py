@@ -3,10 +3,14 @@
 import gc
 from collections.abc import Callable, Sequence
 
+from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 
+from clusterd.protocol.digest import digest_of
+from clusterd.protocol.errors import ProtocolError
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
+from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import Actor, Claim, Mutation, NewDevice, Outcome, Release
 from regiond.domain.reservations import Kind, Reservation
 from tests.clusterd.log_events import logged
@@ -199,6 +203,35 @@ class Teller:
     def start_region(self) -> None:
         if not self.world.region.process.alive and not self.world.database.down:
             self.world.region.start()
+
+    def late_snapshot(self, cluster: int, network: int, ago: int) -> None:
+        """What a regiond that was stopped for a while still sends: the cluster has to refuse it."""
+        self._late(cluster, network, ago, whole=True)
+
+    def late_difference(self, cluster: int, network: int, ago: int) -> None:
+        self._late(cluster, network, ago, whole=False)
+
+    def _late(self, cluster: int, network: int, ago: int, *, whole: bool) -> None:
+        one, subnet = self._cluster(cluster), self.world.subnet_with(NETWORKS[network])
+        once = None if subnet is None else self.watch.desired_once(subnet, ago)
+        row = self.world.tables.deliveries.get((subnet, self.world.cluster_id(one)))
+        if subnet is None or once is None or not one.process.alive or row is None or row["role"] != "serving":
+            return
+        generation, wanted, before = once
+        said = (self.world.region.identity.history, format_id(Prefix.SUBNET, subnet), NETWORKS[network])
+        accepted, digest = one.accepted, digest_of(wanted)
+
+        async def send() -> None:
+            if whole:
+                await accepted.begin_transfer(*said, None, generation, digest, len(wanted))
+                await accepted.transfer_page(said[1], generation, sorted(wanted), ())
+                await accepted.commit_transfer(said[1], generation)
+            else:
+                gone = {m.identifier for m in before} - {m.identifier for m in wanted}
+                come = sorted(wanted - before)
+                await accepted.apply_host_maps(*said, generation - 1, generation, digest, come, sorted(gone), ())
+
+        Deferred.fromCoroutine(send()).addErrback(lambda failure: failure.trap(ProtocolError) and None)
 
     def database(self, up: int) -> None:
         self.world.database.down = not up

@@ -53,6 +53,12 @@ class Watch:
         self._excused.add(cluster.name)
         self._accepted = {key: record for key, record in self._accepted.items() if key[0] != cluster.name}
 
+    def desired_once(self, subnet: int, ago: int) -> tuple[int, frozenset[HostMap], frozenset[HostMap]] | None:
+        """A generation so many ago, what was desired then, and before; None for none."""
+        sets = self._sets.get(subnet, [])
+        generation = len(sets) - 1 - ago
+        return (generation, sets[generation], sets[generation - 1]) if generation > 0 else None
+
     # ---- after a step ----
 
     def look(self) -> None:
