@@ -4,6 +4,7 @@ A command is a JSON object, `{"command": …, "arguments": …}`, its reply one 
 command of this server, 3 nothing found), mostly `text` and sometimes `arguments` (Kea's manual, "Management API").
 """
 
+import errno
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -155,14 +156,10 @@ def _reply(raw: bytes) -> Reply:
 
 
 def _why_not_connected(error: ConnectError) -> str:
-    words = {
-        "ConnectionRefusedError": "nobody listens there: the server is not running",
-        "NoServerError": "there is no such socket: the server is not running, or its control socket is another",
-    }
-    if error.osError == 2:
+    if error.osError == errno.ENOENT:
         return "there is no such socket: the server is not running, or has its control socket elsewhere"
-    if error.osError == 111:
+    if error.osError == errno.ECONNREFUSED:
         return "nobody listens there: the server is not running"
-    if error.osError == 13:
+    if error.osError == errno.EACCES:
         return "permission denied: clusterd's user has to be in the group that owns the socket"
-    return words.get(type(error).__name__, str(error))
+    return str(error)

@@ -80,11 +80,11 @@ class IncludeFilesStore:
             self._log.warn(
                 "{path} is not what Kea runs with; it is put right", event="kea.include-edited", path=str(path)
             )
-        if wrong:
+        strangers = {row.subnet_id for row in rows if not row.ours}
+        if any(s.id in strangers and self.path_of(s.cidr) in edited for s in configuration.subnets):
+            await self._install(wrong, right)  # the server has loaded what was edited
+        elif wrong:
             await self._write(wrong)
-            strangers = {row.subnet_id for row in rows if not row.ours}
-            if any(s.id in strangers and self.path_of(s.cidr) in edited for s in configuration.subnets):
-                await self._load(right)
         await self._keep_good(right)
         return frozenset(host_map for held_there in held.values() for host_map in held_there)
 
@@ -126,8 +126,9 @@ class IncludeFilesStore:
 
     async def retire(self, configuration: Configuration) -> None:
         """Another way is used now: see to it that the files serve nothing any more."""
-        await self._write({self.path_of(s.cidr): EMPTY for s in configuration.subnets if self.path_of(s.cidr).exists()})
-        await self._load({})
+        _, held = await self._server.run_in_thread(lambda: _running(configuration))
+        before = {path: text for path, text in self._texts(configuration, held).items() if path.exists()}
+        await self._install(dict.fromkeys(before, EMPTY), before)
 
     # ---- changing ----
 
@@ -238,6 +239,14 @@ class IncludeFilesStore:
         if name not in config.document:
             raise BackendError(f"{self._config_file} is not the configuration of {self._server.name}: no {name} in it")
         return ConfigFile({name: config.document[name]}, config.included)
+
+    async def _install(self, texts: Texts, fall_back: Texts) -> None:
+        """Write files and have them loaded, unless the server's own test is against it."""
+        words = await self._test(texts)
+        if words is not None:
+            raise BackendError(f"{self._server.name} refuses {self._config_file} as it stands: {words}")
+        await self._write(texts)
+        await self._load(fall_back)
 
     async def _load(self, fall_back: Texts) -> None:
         """Have the server load its file. When it refuses, take everything back and raise its words."""

@@ -184,7 +184,7 @@ class ReservationCommandsStore:
             **self._target,
         }
         reply = await self._server.control.ask("reservation-del", arguments)
-        # Before Kea 2.5.? "not found" was a refusal like others: whether it is gone, asking tells.
+        # Earlier versions answer "not found" as a refusal like others: whether it is gone, asking tells.
         if reply.result in (DONE, NOTHING_FOUND):
             return None
         host_map = row.host_map()

@@ -158,7 +158,7 @@ async def test_a_removal_that_is_refused_is_told(site: Site) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_not_found_may_also_be_a_refusal(site: Site) -> None:
-    """Versions before 2.7 answer so to the deletion of what is gone."""
+    """Earlier versions answer so to the deletion of what is gone."""
     await site.backend.apply((), {PLAIN})
     remove = site.four.answers["reservation-del"]
 
