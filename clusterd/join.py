@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     given = parser.parse_args(arguments)
     try:
-        settings = _settings(given.config)
+        settings = usual_settings(given.config)
     except ConfigError as error:
         sys.exit(str(error))
     if sys.stdin.isatty():
@@ -109,7 +109,8 @@ def main(arguments: Sequence[str]) -> None:
     react(lambda reactor: Deferred.fromCoroutine(join(reactor)))
 
 
-def _settings(path: Path | None) -> ClusterSettings:
+def usual_settings(path: Path | None) -> ClusterSettings:
+    """Those of the file, or of the usual place if there is one, or the defaults. Raises ConfigError."""
     if path is None and USUAL_CONFIG.exists():
         path = USUAL_CONFIG
     return validate({}, ClusterSettings, "the defaults") if path is None else load(path, ClusterSettings)

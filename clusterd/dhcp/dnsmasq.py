@@ -30,7 +30,7 @@ from twisted.logger import Logger
 
 from clusterd.dhcp.backend import BackendError, Rejection
 from clusterd.dhcp.dnsmasq_leases import stale_leases
-from clusterd.dhcp.dnsmasq_lines import OWNER_MARK
+from clusterd.dhcp.dnsmasq_lines import OWNER_MARK, parse_line
 from clusterd.dhcp.dnsmasq_own_settings import Configuration, read_configuration, settings_obstacles
 from clusterd.dhcp.dnsmasq_release import LeaseEnding
 from clusterd.dhcp.file import FileBackend
@@ -309,14 +309,23 @@ class DnsmasqBackend:
 
 
 def _refused(configuration: Configuration, host_maps: Collection[HostMap]) -> dict[HostMap, str]:
-    """The host maps whose address dnsmasq's own configuration gives to somebody, in the words that it logs."""
+    """The host maps whose address dnsmasq's own configuration gives to somebody else, in the words that it logs.
+
+    One of which its configuration says the same (an adopted entry) stays in our file, where dnsmasq skips it as a
+    duplicate: the client has its address by that entry, and keeps it when the entry is deleted.
+    """
     taken = configuration.static_addresses
     return {
         host_map: f"duplicate dhcp-host IP address {host_map.address}: {taken[host_map.address].source} has "
         f"dhcp-host={taken[host_map.address].value}"
         for host_map in host_maps
-        if host_map.address in taken
+        if host_map.address in taken and not _says(taken[host_map.address].value, host_map)
     }
+
+
+def _says(line: str, host_map: HostMap) -> bool:
+    """Whether a `dhcp-host` line gives this address to this client, whatever name it has there."""
+    return any((same.identifier, same.address) == (host_map.identifier, host_map.address) for same in parse_line(line))
 
 
 def _rejections(refused: dict[HostMap, str]) -> tuple[Rejection, ...]:

@@ -178,7 +178,7 @@ _DELETE: Final = {
     ),
     "isc": (
         "delete it and restart dhcpd when it suits: until then dhcpd refuses our host map, for it keeps one host per "
-        "client, and the client has its address by the old entry"
+        "client, and the client has its address by the old entry; restart clusterd then, which offers it at once"
     ),
     "kea": (
         "delete it and reload Kea (config-reload) when it suits: until then both say the same, and Kea takes "

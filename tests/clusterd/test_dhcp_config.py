@@ -1,0 +1,138 @@
+"""`python3 -m clusterd dhcp-config`: what is printed is taken by the real server's own checker, and says it all."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clusterd import dhcp_config
+from clusterd.dhcp.dhcpd_contact import DhcpdReader
+from clusterd.dhcp.dnsmasq_contact import DnsmasqReader
+from clusterd.dhcp.first_contact import ServerReader
+from clusterd.dhcp.host_system import run_at_once
+from clusterd.dhcp.kea_contact import KeaReader
+from clusterd.protocol.values import InterfaceReport
+from tests.clusterd.dhcp.checkers import check
+from tests.clusterd.dhcp.samples import pools
+from tests.finished import result_of
+
+SUBNETS = (
+    *("--subnet", "192.0.2.0/24,router=192.0.2.1,dns=192.0.2.53,dns=192.0.2.54,pool=192.0.2.100-192.0.2.150"),
+    *("--subnet", "198.51.100.0/25,pool=198.51.100.10-198.51.100.19,pool=198.51.100.30-198.51.100.39"),
+    *("--subnet", "203.0.113.0/24"),
+    *("--subnet", "2001:db8:1::/64,dns=2001:db8:1::53,pool=2001:db8:1::100-2001:db8:1::1ff"),
+    *("--subnet", "2001:db8:2::/64"),
+    *("--dns", "192.0.2.99", "--dns", "2001:db8::99"),
+)
+POOLS: dict[int, set[tuple[str, str]]] = {
+    4: {
+        ("192.0.2.100", "192.0.2.150"),
+        ("198.51.100.10", "198.51.100.19"),
+        ("198.51.100.30", "198.51.100.39"),
+    },
+    6: {("2001:db8:1::100", "2001:db8:1::1ff")},
+}
+
+
+async def look() -> tuple[InterfaceReport, ...]:
+    return ()
+
+
+def settings_file(directory: Path, dhcp: str) -> list[str]:
+    path = directory / "clusterd.toml"
+    path.write_text(f'name = "rack-a"\nstate_directory = "{directory}/state"\n[dhcp]\n{dhcp}\n')
+    return ["--config", str(path)]
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    dhcp_config.main(arguments)
+    return capsys.readouterr().out
+
+
+def found(reader: ServerReader) -> set[tuple[str, str]]:
+    picture = result_of(reader.read())
+    assert (picture.entries, picture.remarks) == (frozenset(), ())
+    return pools(picture)
+
+
+def test_dnsmasq(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = settings_file(tmp_path, 'backend = "dnsmasq"\npid_file = "/run/site.pid"')
+    text = printed(capsys, "dnsmasq", *config, *SUBNETS, "--host-maps", "2000")
+    path = tmp_path / "dnsmasq.conf"
+    path.write_text(text)
+    check("dnsmasq", path)
+    lines = text.splitlines()
+    assert f"dhcp-hostsfile={tmp_path}/state/dhcp-hosts" in lines
+    assert f"dhcp-hostsdir={tmp_path}/state/dhcp-hosts.new" in lines
+    assert "pid-file=/run/site.pid" in lines
+    assert f"dhcp-lease-max={2400 + 51 + 20 + 256}" in lines
+    assert "dhcp-range=set:net2,203.0.113.0,static,255.255.255.0,600" in lines
+    assert "dhcp-option=tag:net0,option:dns-server,192.0.2.53,192.0.2.54,192.0.2.99" in lines
+    assert found(DnsmasqReader(tmp_path / "pid", path, (), look, run_at_once)) == POOLS[4] | POOLS[6]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_isc(family: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key, include = tmp_path / "key", tmp_path / "host-maps.conf"
+    key.write_text('key hostmap { algorithm hmac-sha256; secret "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTEyMzQ="; };\n')
+    include.write_text("")
+    dhcp = f'backend = "isc"\nomapi_key_file = "{key}"\n[dhcp.ipv6]\ninclude_file = "{include}"'
+    text = printed(capsys, "isc", *settings_file(tmp_path, dhcp), *SUBNETS, "--family", str(family))
+    path = tmp_path / "dhcpd.conf"
+    path.write_text(text)
+    check("isc", path, family=family)
+    assert ("omapi-key hostmap;" in text, f'include "{include}";' in text) == (family == 4, family == 6)
+    assert "c2VjcmV0" not in text
+    assert found(DhcpdReader([path], [], [], lambda name: False, run_at_once)) == POOLS[family]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("way", ["hosts-database", "include-files"])
+def test_kea(family: int, way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dhcp = f'backend = "kea"\nway = "{way}"\ninclude_directory = "{tmp_path}"'
+    text = printed(capsys, "kea", *settings_file(tmp_path, dhcp), *SUBNETS, "--family", str(family))
+    path = tmp_path / "kea.conf"
+    path.write_text(text)
+    networks = ["2001:db8:1::/64", "2001:db8:2::/64"]
+    if family == 4:
+        networks = ["192.0.2.0/24", "198.51.100.0/25", "203.0.113.0/24"]
+    for cidr in networks:
+        (tmp_path / f"dhcp{family}-{cidr.replace('/', '-')}.json").write_text("[]")
+    check("kea", path, family=family)
+    assert ('"hosts-database"' in text, "<?include" in text) == (way == "hosts-database", way == "include-files")
+    assert "libdhcp_lease_cmds.so" in text
+    assert found(KeaReader([path], lambda _: False, run_at_once)) == POOLS[family]
+
+
+@pytest.mark.parametrize(
+    "subnet", ["192.0.2.1/24", "192.0.2.0/24,router=x", "192.0.2.0/24,pool=192.0.2.9-192.0.2.1", "192.0.2.0/24,x=y"]
+)
+def test_mistakes_in_a_subnet_are_told(subnet: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        dhcp_config.main(["dnsmasq", "--subnet", subnet])
+    assert ended.value.code == 2
+    assert "argument --subnet" in capsys.readouterr().err
+
+
+def test_a_token_is_not_sent_over_the_network_in_the_clear(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hm_secret\n")
+    (tmp_path / "token").chmod(0o600)
+    with pytest.raises(SystemExit, match="expected https://"):
+        dhcp_config.main(["dnsmasq", "--region", "http://192.0.2.1:5240", "--token-file", str(tmp_path / "token")])
+    with pytest.raises(SystemExit, match="cannot be asked"):
+        dhcp_config.main(["dnsmasq", "--region", f"unix:{tmp_path}/nobody.sock"])
+
+
+def test_as_a_program_with_this_host_s_networks(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "clusterd", "dhcp-config", "dnsmasq", *settings_file(tmp_path, 'backend = "dnsmasq"')],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "dhcp-hostsfile=" in done.stdout
+    path = tmp_path / "dnsmasq.conf"
+    path.write_text(done.stdout)
+    check("dnsmasq", path)
