@@ -11,6 +11,7 @@ from twisted.logger import globalLogBeginner
 from tests.simulation.runs import STORIES_PER_SEED, run_seed
 from tests.simulation.stories import Story
 from tests.simulation.teller import tell
+from tests.simulation.told_first import TOLD_FIRST
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,6 +30,12 @@ def main(arguments: Sequence[str]) -> int:
     chosen = [seed for seed in (given.seed, given.from_seed) if seed is not None]
     seed = chosen[0] if chosen else SystemRandom().randrange(1_000_000)
     told = 0
+    for words, text in TOLD_FIRST.items() if given.seed is None else ():
+        try:
+            tell(Story.read(text))
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}\n\nnot so: {words}\npython -m tests.simulation --story '{text}'")
+            return 1
     print(f"seed {seed}", flush=True)
     while told == 0 or (given.seed is None and time.monotonic() < end):
         failure = run_seed(seed)

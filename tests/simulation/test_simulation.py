@@ -9,17 +9,7 @@ import pytest
 from tests.simulation.runs import run_seed
 from tests.simulation.stories import EVENTS, Story
 from tests.simulation.teller import tell
-
-# Told as short as they got when they were found.
-WENT_WRONG = {
-    "a host map that came during a comparison and went before its end stayed in the server": (
-        "hold 0; pair 0; claim 0 2 0; calm 0; slow-server 0 1; restart-cluster 0; pass 2 200 0; calm 0; claim 0 1 0;"
-        "calm 0; let-server 0 2; release 0 0; calm 0; slow-server 0 0; calm 0"
-    ),
-    "a cluster reported as applied what the region did not know it had accepted": (
-        "hold 0; pair 0; slow-thread 0 1; claim 0 0 0; claim 0 0 0; pass 20 5 0"
-    ),
-}
+from tests.simulation.told_first import TOLD_FIRST
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +19,9 @@ def collected() -> Iterator[None]:
     gc.collect()
 
 
-@pytest.mark.parametrize("words", WENT_WRONG)
-def test_what_once_went_wrong_goes_well(words: str) -> None:
-    tell(Story.read(WENT_WRONG[words]))
+@pytest.mark.parametrize("words", TOLD_FIRST)
+def test_what_is_told_first_ends_well(words: str) -> None:
+    tell(Story.read(TOLD_FIRST[words]))
 
 
 @pytest.mark.parametrize("seed", [1, 2, SystemRandom().randrange(1_000_000)], ids=["one", "another", "any"])
