@@ -8,13 +8,14 @@ from typing import TypeVar
 
 from twisted.logger import Logger
 
-from clusterd.acceptance import Accepted, Announced, Origin
+from clusterd.acceptance import Accepted, Announced, Origin, SubnetRecord
 from clusterd.convergence import Convergence
 from clusterd.dhcp.host_system import RunInThread
 from clusterd.host_map_schema import StoreFailed
 from clusterd.host_map_states import Report
 from clusterd.host_map_store import HostMapStore
-from clusterd.protocol.errors import HistoryMismatch, MalformedArgument, NotStored
+from clusterd.protocol.arguments import HOST_MAPS, MAX_PAGE_ROWS
+from clusterd.protocol.errors import HistoryMismatch, MalformedArgument, NotStored, UnknownSubnet
 from clusterd.protocol.values import HeldSubnet, HostMap, Identifier, parse_network
 
 T = TypeVar("T")
@@ -34,13 +35,13 @@ class AcceptedHostMaps:
         self._run_in_thread = run_in_thread
         self._session: Origin | None = None
 
-    async def held(self, cluster: str) -> tuple[str | None, tuple[HeldSubnet, ...]]:
-        """The history and the subnets to register with, for a cluster of this name. Raises NotStored."""
+    async def held(self, cluster: str) -> tuple[Origin | None, tuple[HeldSubnet, ...]]:
+        """The origin and the subnets to register with, for a cluster of this name. Raises NotStored."""
         stamp = await self._stored(self._store.stamp)
         if stamp is None or stamp.cluster != cluster:
             return None, ()
         records = await self._stored(self._store.subnets)
-        return stamp.history, tuple(
+        return stamp, tuple(
             HeldSubnet(record.subnet, record.accepted_generation, record.applied_generation, record.digest)
             for record in records
             if record.origin == stamp and not record.forgetting
@@ -109,6 +110,17 @@ class AcceptedHostMaps:
         network = None if cidr is None else _network(cidr)
         record = await self._stored(lambda: self._store.forget(subnet))
         await self._convergence.forget(subnet, network if record is None else record.cidr)
+
+    async def upload(self, subnet: str, after: Identifier | None) -> tuple[SubnetRecord, Sequence[HostMap], bool]:
+        """A page of what is accepted of a subnet, and whether there is more; raises what `UploadHostMaps` declares."""
+        session = self._session
+        record, host_maps = await self._stored(lambda: self._store.page(subnet, after, MAX_PAGE_ROWS + 1))
+        if session is None or record is None or record.forgetting:
+            raise UnknownSubnet(f"nothing of {subnet} is held here")
+        if (record.origin.region, record.origin.cluster) != (session.region, session.cluster):
+            raise UnknownSubnet(f"what is held of {subnet} is not from this region")
+        page = next(iter(HOST_MAPS.pages_of(host_maps[:MAX_PAGE_ROWS])))
+        return record, page, len(page) < len(host_maps)
 
     def _note(self, accepted: Accepted, request_ids: Callable[[Identifier], tuple[str, ...]]) -> int:
         self._convergence.note_accepted(accepted, request_ids)

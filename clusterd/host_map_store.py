@@ -81,6 +81,14 @@ class HostMapStore:
         with translated():
             return frozenset(self._tables.host_maps(self._tables.record(subnet)[0]))
 
+    def page(
+        self, subnet: str, after: Identifier | None, limit: int
+    ) -> tuple[SubnetRecord | None, tuple[HostMap, ...]]:
+        """What is held of a subnet, and the first `limit` of its host maps after that identifier, in a fixed order."""
+        with translated():
+            key, record = self._tables.record(subnet)
+            return record, tuple(self._tables.page(key, after, limit))
+
     def contents(self) -> tuple[tuple[SubnetRecord, tuple[HostMap, ...]], ...]:
         """Every subnet with its accepted set, all of one moment."""
         with translated():

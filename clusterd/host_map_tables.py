@@ -106,6 +106,16 @@ class Tables:
         )
         return map(_host_map, rows)
 
+    def page(self, key: int, after: Identifier | None, limit: int) -> list[HostMap]:
+        """The first of one subnet's host maps after that identifier, in the table's order."""
+        kind, value = (-1, b"") if after is None else _identifier_row(after)
+        rows = self._connection.execute(
+            "SELECT kind, identifier, address, hostname FROM host_map"
+            " WHERE subnet_key = ? AND (kind, identifier) > (?, ?) ORDER BY kind, identifier LIMIT ?",
+            (key, kind, value, limit),
+        )
+        return [_host_map(row) for row in rows]
+
     def write_changes(self, key: int, changes: Iterable[MapChange]) -> None:
         for change in changes:
             if change.after is None:

@@ -214,8 +214,8 @@ class RegionConnection(Service):
 
     async def _register(self, link: Link) -> None:
         introduction = self._introduction
-        history, held = await self._accepted.held(introduction.cluster)
-        # More subnets than fit are no loss: the region finds out where they are with its first change of each.
+        origin, held = await self._accepted.held(introduction.cluster)
+        # More subnets than fit are no loss: the region asks for what is held of the others where it has to know.
         listed = next(iter(HELD_SUBNETS.pages_of(held)))
         answer = await link.call(
             commands.Register,
@@ -225,7 +225,8 @@ class RegionConnection(Service):
             cluster=introduction.cluster,
             backend=introduction.backend,
             instance=introduction.instance or None,
-            history=history,
+            history=None if origin is None else origin.history,
+            region=None if origin is None else origin.region,
             held=listed,
             reports_dhcp_server=1,
         )

@@ -87,3 +87,16 @@ class RegionResponders(Responders):
         await self._opened()
         await self._accepted.forget_subnet(history, subnet, cidr)
         return {}
+
+    @commands.UploadHostMaps.responder
+    async def upload_host_maps(self, subnet: str, after: Sequence[Identifier]) -> dict[str, Any]:
+        await self._opened()
+        record, page, more = await self._accepted.upload(subnet, after[0] if after else None)
+        return {
+            "cidr": record.cidr,
+            "history": record.origin.history,
+            "accepted_generation": record.accepted_generation,
+            "applied_generation": record.applied_generation,
+            "host_maps": page,
+            "more": int(more),
+        }

@@ -293,7 +293,7 @@ class Claims:
                 require_admin(context)
             held = (await self.reservation(context, reservation_id)).reservation
             # A releasing one may have lost its device or node already: an admin can still force it here.
-            if held.kind is not Kind.USER and not (force and held.status is Status.RELEASING):
+            if held.kind not in (Kind.USER, Kind.RECOVERED) and not (force and held.status is Status.RELEASING):
                 where = path_of(held)
                 raise errors.HeldByOwner(f"this reservation is deleted at {where}", location=where)
             condition = required(context, Prefix.RESERVATION, held.id, [held])

@@ -66,12 +66,17 @@ Renew = Callable[[Registered, str, str], Awaitable[tuple[str, str]]]
 
 @dataclass(slots=True)
 class Connection:
-    """A registered cluster's live link. `epoch` counts the cluster's connections."""
+    """A registered cluster's live link.
+
+    `epoch` counts the cluster's connections; `history` is the region's, as the cluster was told; see `Registered`.
+    """
 
     cluster: int
     name: str
     epoch: int
     link: Link
+    history: str
+    unheard: bool
     serial: str | None = None  # of the certificate, on a TLS link
 
 
@@ -88,12 +93,20 @@ class Connections:
         return list(self.by_cluster)
 
 
+@dataclass(frozen=True, slots=True)
+class StoreOrigin:
+    """Whose host maps a cluster has when it registers: the region's id and history, None where it has none."""
+
+    region: str | None
+    history: str | None
+
+
 class Listening(Protocol):
     """What has to happen when a cluster says something."""
 
     async def register(self, identity: Identity, said: Introduction) -> Registered: ...
 
-    async def registered(self, connection: Connection, history: str | None, held: Sequence[HeldSubnet]) -> None: ...
+    async def registered(self, connection: Connection, store: StoreOrigin, held: Sequence[HeldSubnet]) -> None: ...
 
     async def disconnected(self, connection: Connection) -> None: ...
 
@@ -165,6 +178,7 @@ class ClusterResponders(Responders):
         history: str | None = None,
         instance: str | None = None,
         reports_dhcp_server: int | None = None,
+        region: str | None = None,
     ) -> dict[str, Any]:
         if protocol_version != commands.PROTOCOL_VERSION:
             raise errors.IncompatibleVersion(
@@ -177,7 +191,9 @@ class ClusterResponders(Responders):
         registered = await self._admitted(identity, said)
         name = registered.name
         serial = identity.serial if isinstance(identity, ByCertificate) else None
-        connection = Connection(registered.cluster, name, registered.epoch, self._link, serial)
+        connection = Connection(
+            registered.cluster, name, registered.epoch, self._link, registered.history, registered.unheard, serial
+        )
         if not self._link.connected_now:
             # Gone while the database was asked; whoever registers next speaks for the cluster.
             raise errors.RegistrationRefused("the connection ended")
@@ -207,7 +223,7 @@ class ClusterResponders(Responders):
         self._connections.by_cluster[connection.cluster] = connection
         # Before any topology of this connection can bring a subnet that could be claimed from.
         await self._heard(self._contact.expect(connection, bool(reports_dhcp_server)))
-        await self._heard(self._listening.registered(connection, history, held))
+        await self._heard(self._listening.registered(connection, StoreOrigin(region, history), held))
         self._log.info(
             "cluster {cluster} registered from {peer}",
             event="cluster.registered",
@@ -221,7 +237,7 @@ class ClusterResponders(Responders):
         )
         return {
             "region": self._identity.region,
-            "history": self._identity.history,
+            "history": connection.history,
             "cluster": format_id(Prefix.CLUSTER, connection.cluster),
         }
 
@@ -244,7 +260,7 @@ class ClusterResponders(Responders):
         connection = self._registered()
         if self._renew is None or connection.serial is None:
             raise errors.EnrolmentRefused("a plain link has no certificate")
-        owner = Registered(connection.cluster, connection.epoch, connection.name)
+        owner = Registered(connection.cluster, connection.epoch, connection.name, history=connection.history)
         try:
             certificate, authority = await self._heard(self._renew(owner, connection.serial, request))
         except EnrolmentRefused as refused:
@@ -322,8 +338,8 @@ class ClusterResponders(Responders):
         drift_repaired: int | None = None,
     ) -> dict[str, Any]:
         connection = self._registered()
-        if history != self._identity.history:
-            raise errors.HistoryMismatch(self._identity.history)
+        if history != connection.history:
+            raise errors.HistoryMismatch(connection.history)
         number = parse_id(Prefix.SUBNET, subnet)
         if drift_repaired:
             self._log.warn(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, cast
 
 from twisted.application.service import IService, Service
@@ -32,6 +33,7 @@ from regiond.enrolment import Enrolment, Eviction, RegionCertificates
 from regiond.enrolment_door import EnrolmentDoor, EnrolmentFactory
 from regiond.first_contact import FirstContacts
 from regiond.health import Health
+from regiond.hearing import Hearing
 from regiond.host_map_dispatch import HostMapDispatch
 from regiond.http.application import Application
 from regiond.http.site import ApiSite
@@ -40,6 +42,7 @@ from regiond.inventory import Inventory
 from regiond.postgres.embedded import EmbeddedPostgres
 from regiond.postgres.errors import PostgresUnavailable
 from regiond.progress import Progress
+from regiond.recovery import Recoveries
 from regiond.storage.accounts import AccountStore
 from regiond.storage.audit import AuditReads
 from regiond.storage.certificates import CertificateStore
@@ -54,12 +57,14 @@ from regiond.storage.pool import ConnectionLost, Pool
 from regiond.storage.primary import NewestPrimary
 from regiond.storage.ranges import RangeStore
 from regiond.storage.reads import Reads, RegionIdentity
+from regiond.storage.recovery import RecoveryStore
 from regiond.storage.schema import migrate
 from regiond.storage.subnets import SubnetStore
 from regiond.storage.topology import ClusterStore
 from regiond.storage.writer import Writer
 from regiond.subnets import Subnets
 from regiond.sweeps import Sweeps
+from regiond.witness import Witness
 
 WRITER_CONNECTIONS = 2
 WRITER_DEADLINE_SECONDS = 10.0
@@ -111,6 +116,7 @@ class Region:
         writing: Pool,
         identity: RegionIdentity,
         certificates: RegionCertificates,
+        witness_file: Path,
         *,
         vet: Vet | None = None,
     ) -> None:
@@ -122,13 +128,17 @@ class Region:
         self.writer = Writer(reactor, writing, self._committed)
         self.clusters = ClusterStore(pool, random_id)
         announce = _Announcements(self.progress, self.catalogue, self.doorbell)
+        deliveries, recoveries = DeliveryReads(pool), RecoveryStore(pool, random_id)
+        hearing = Hearing(reactor, recoveries)
+        self.witness = Witness(witness_file, identity.region, recoveries, hearing.begin)
         self.dispatch = HostMapDispatch(
             reactor,
             self.connections,
             self.clusters,
-            DeliveryReads(pool),
+            deliveries,
             self.writer,
-            identity.history,
+            hearing,
+            identity.region,
             announce,
         )
         self.accounts = Accounts(reactor, AccountStore(pool))
@@ -152,6 +162,7 @@ class Region:
             Adoptions(contacts, self.inventory, self.reads, self.writer, random_id),
             self.accounts,
             AuditTrail(AuditReads(pool)),
+            Recoveries(recoveries, hearing),
             Health(pool),
         )
         self.application = Application(reactor, use_cases)
@@ -166,7 +177,15 @@ class Region:
         self.is_enrolling = certificate_store.is_enrolling
         self.door: EnrolmentDoor | None = None
         self.sweeps = Sweeps(
-            reactor, pool, self.writer, self.dispatch.sweep, self.clusters.drain_absent, self._heartbeat
+            reactor,
+            pool,
+            self.writer,
+            self.dispatch.sweep,
+            self.clusters.drain_absent,
+            self._heartbeat,
+            hearing.settle,
+            self.witness.beat,
+            deliveries.prune_tombstones,
         )
 
     def _committed(self, subnets: frozenset[int]) -> None:
@@ -277,8 +296,10 @@ class RegionDaemon(Service):
         await migrate(pool)
         identity = await Reads(pool).identity()
         certificates = await RegionCertificates.open(CertificateStore(pool, random_id), identity.region)
-        region = Region(self._reactor, dsn, pool, writing, identity, certificates, vet=vet)
+        witness_file = self._settings.state_directory / "database-witness.json"
+        region = Region(self._reactor, dsn, pool, writing, identity, certificates, witness_file, vet=vet)
         await region.accounts.local_caller()
+        await region.witness.beat()  # before anybody can claim in a database that went back
         self._region = region
         region.start()
         http, clusters = await self._open_doors(region)

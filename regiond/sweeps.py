@@ -17,6 +17,7 @@ from regiond.domain.mutations import Actor, Mutation, Reclaim, Release, Step
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.pool import ConnectionLost, Pool
 from regiond.storage.writer import Writer
+from regiond.witness import WITNESS_SECONDS
 
 SWEEP_SECONDS = 1.0
 HEARTBEAT_SECONDS = 15.0
@@ -47,6 +48,9 @@ class Sweeps:
         stragglers: Callable[[], Awaitable[None]],
         drain_absent: Callable[[], Awaitable[None]],
         heartbeat: Callable[[], Awaitable[None]],
+        settle: Callable[[], Awaitable[None]],
+        witness: Callable[[], Awaitable[None]],
+        prune: Callable[[], Awaitable[None]],
     ) -> None:
         self._clock = clock
         self._pool = pool
@@ -54,6 +58,9 @@ class Sweeps:
         self._stragglers = stragglers
         self._drain_absent = drain_absent
         self._heartbeat = heartbeat
+        self._settle = settle
+        self._witness = witness
+        self._prune = prune
         self._loops: list[LoopingCall] = []
         self._idle: list[Deferred[Any]] = []
 
@@ -64,7 +71,10 @@ class Sweeps:
             ("expired", SWEEP_SECONDS, self.release_expired),
             ("absent interfaces", DRAINING_SECONDS, self._drain_absent),
             ("heartbeat", HEARTBEAT_SECONDS, self._heartbeat),
+            ("recovery", SWEEP_SECONDS, self._settle),
+            ("witness", WITNESS_SECONDS, self._witness),
             ("cleaning", CLEANING_SECONDS, self.clean),
+            ("tombstones", CLEANING_SECONDS, self._prune),
         ):
             loop = LoopingCall(self._guarded, name, sweep)
             loop.clock = self._clock

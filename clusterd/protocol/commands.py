@@ -61,8 +61,9 @@ class Register(Command):
     """The first command of every connection: who I am and what I hold.
 
     `cluster` names the cluster on a plain link only; an authenticated link takes the name from its certificate.
-    `history` and `held` are what the cluster's store says; a cluster with nothing leaves `history` out. `instance` is
-    made anew by each start of clusterd: two that take turns are two hosts with one identity.
+    `history`, `held` and the region that both are of are what the cluster's store says; a cluster with nothing leaves
+    `history` and `region` out. `instance` is made anew by each start of clusterd: two that take turns are two hosts
+    with one identity.
     `reports_dhcp_server` says that `ReportDhcpServer` follows: until then the region claims no address of a subnet
     that this cluster serves. A cluster that does not know that command does not say so, and is not waited for.
     """
@@ -77,6 +78,7 @@ class Register(Command):
         (b"instance", Text(MAX_ID_LENGTH, optional=True)),
         (b"held", HELD_SUBNETS),
         (b"reports_dhcp_server", Number(1, optional=True)),
+        (b"region", Text(MAX_ID_LENGTH, optional=True)),
     ]
     response: ClassVar = [
         (b"region", Text(MAX_ID_LENGTH)),
@@ -285,6 +287,31 @@ class ForgetSubnet(Command):
     }
 
 
+class UploadHostMaps(Command):
+    """Hand up what this cluster has accepted of a subnet from this region, of whatever history, page by page.
+
+    Asked when the cluster knows of a past that the region's database does not. `after` is the last identifier of the
+    page before, nothing for the first page; `more` is 1 while there are more pages. Nothing changes here by it.
+    """
+
+    arguments: ClassVar = [
+        (b"subnet", Text(MAX_ID_LENGTH)),
+        (b"after", IDENTIFIERS),
+    ]
+    response: ClassVar = [
+        (b"cidr", Text(64)),
+        (b"history", Text(MAX_ID_LENGTH)),
+        (b"accepted_generation", Number()),
+        (b"applied_generation", Number()),
+        (b"host_maps", HOST_MAPS),
+        (b"more", Number(1)),
+    ]
+    errors: ClassVar[dict[type[Exception], bytes]] = {
+        errors.UnknownSubnet: b"UNKNOWN_SUBNET",
+        errors.NotStored: b"NOT_STORED",
+    }
+
+
 ANSWERED_BY_REGIOND = (Register, ReportTopology, ReportDhcpServer, ReportHostMapState, RenewCertificate, Ping)
 ANSWERED_TO_ANYBODY = (Enrol,)
-ANSWERED_BY_CLUSTERD = (ApplyHostMaps, BeginTransfer, TransferPage, CommitTransfer, ForgetSubnet, Ping)
+ANSWERED_BY_CLUSTERD = (ApplyHostMaps, BeginTransfer, TransferPage, CommitTransfer, ForgetSubnet, UploadHostMaps, Ping)

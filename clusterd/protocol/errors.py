@@ -59,6 +59,10 @@ class UnknownTransfer(ProtocolError):
     """A page or commit without its `BeginTransfer`, or after another one discarded it."""
 
 
+class UnknownSubnet(ProtocolError):
+    """The cluster has nothing of this subnet from this region."""
+
+
 class NotStored(ProtocolError):
     """The cluster could not put the change on its disk; nothing of it is in effect. The message says why."""
 

@@ -12,6 +12,7 @@ from regiond.ctl.client import DEFAULT_SOCKET, DEFAULT_TIMEOUT_SECONDS, Target, 
 from regiond.ctl.clusters import clusters
 from regiond.ctl.command import RegionGroup, Settings
 from regiond.ctl.ranges import ranges
+from regiond.ctl.recover import recover
 from regiond.ctl.reservations import reservations
 from regiond.ctl.subnets import subnets
 from regiond.ctl.tokens import tokens
@@ -87,6 +88,7 @@ cli.add_command(audit)
 cli.add_command(check)
 cli.add_command(clusters)
 cli.add_command(ranges)
+cli.add_command(recover)
 cli.add_command(reservations)
 cli.add_command(subnets)
 cli.add_command(tokens)

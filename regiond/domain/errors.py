@@ -173,6 +173,30 @@ class ChangedMeanwhile(DomainError):
     slug = "changed-meanwhile"
 
 
+class SubnetRecovering(DomainError):
+    """The region does not know yet which addresses its clusters serve. `clusters` are the names of the unheard ones."""
+
+    slug = "subnet-recovering"
+
+
+class NotRecovering(DomainError):
+    """There is no recovery to end."""
+
+    slug = "not-recovering"
+
+
+class AlreadyRecovering(DomainError):
+    """A recovery goes on already."""
+
+    slug = "already-recovering"
+
+
+class NotAllHeard(DomainError):
+    """The recovery waits for clusters, and it was not said that it is to end without them. `clusters`: their names."""
+
+    slug = "clusters-not-heard"
+
+
 class NameTaken(DomainError):
     slug = "name-taken"
 

@@ -16,6 +16,7 @@ class SubnetFacts:
     `was_served` tells whether any cluster ever held its host maps: nobody can still use a map that was never
     given out. `awaits` names the clusters that serve it and have not reported yet what their DHCP servers have of their
     own.
+    While `recovering`, nothing is claimed: see `regiond.domain.recovery`.
     """
 
     id: int
@@ -27,6 +28,7 @@ class SubnetFacts:
     was_served: bool
     free: tuple[tuple[int, int], ...]
     awaits: tuple[str, ...] = ()
+    recovering: bool = False
 
 
 @dataclass(frozen=True, slots=True)

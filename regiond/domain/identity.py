@@ -47,15 +47,18 @@ class Introduction:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A cluster after `Register`, and the number of this connection.
+    """A cluster after `Register`, the number of this connection, and the database's history at that moment.
 
-    `takes_turns`: another instance spoke for it since this one did the last time, so there are two.
+    `takes_turns`: another instance spoke for it since this one did the last time, so there are two. `unheard`: the
+    region recovers, and does not know yet what the cluster has.
     """
 
     cluster: int
     epoch: int
     name: str
     takes_turns: bool = False
+    history: str = field(kw_only=True)
+    unheard: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,6 +201,7 @@ class Acknowledge:
     """What a cluster says it has of a subnet. None leaves a column as it is.
 
     A recorded generation never goes back, except with `reset`: a cluster that registers says what it really has.
+    `epoch` is the number of the connection on which it was said: what an older one said than the latest counts no more.
     """
 
     cluster: int
@@ -210,6 +211,7 @@ class Acknowledge:
     error: str | None = None
     rejected: tuple[RejectedMap, ...] | None = None
     reset: bool = False
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +220,7 @@ class Forgotten:
 
     cluster: int
     subnet: int
+    epoch: int | None = None
 
 
 Edit = EditReservation | EditDevice | EditNode

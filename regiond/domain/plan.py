@@ -42,7 +42,7 @@ from regiond.domain.mutations import (
     Step,
 )
 from regiond.domain.overlay import HOLDING_ROLES, summary
-from regiond.domain.reservations import Kind, Reservation, Status
+from regiond.domain.reservations import Delivery, Kind, Reservation, Status
 
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
@@ -109,8 +109,8 @@ class _Planner(Editing):
             case Require():
                 self.require(step)
                 return False, ()
-            case Forgotten(cluster, subnet):
-                self._forgotten(cluster, subnet)
+            case Forgotten():
+                self._forgotten(step)
             case DropDevice(device):
                 self.append(self.appended.devices_gone, device)
                 self.put(self.devices, device, None)
@@ -123,9 +123,23 @@ class _Planner(Editing):
 
     # ---- claims ----
 
-    def _claim(self, mutation: Mutation, claim: Claim) -> tuple[bool, Reservation]:
+    def _claimable(self, claim: Claim) -> SubnetFacts:
+        """The claim's subnet, if addresses can be claimed there now."""
         subnet = self.subnet(claim.subnet)
+        if subnet.recovering:
+            unheard = [d for d in self.deliveries_of(subnet.id) if d.unheard and d.role in HOLDING_ROLES]
+            names = ", ".join(f"{d.cluster_name} ({'' if d.connected else 'not '}connected)" for d in unheard)
+            raise errors.SubnetRecovering(
+                f"the region's database went back in time: which addresses of {subnet.network.cidr} are in use is not "
+                f"known before its clusters were heard, {names or 'all were, it is a matter of seconds'}. "
+                "regionctl recover shows it",
+                clusters=[d.cluster_name for d in unheard],
+            )
         _check_families(subnet, claim.identifiers)
+        return subnet
+
+    def _claim(self, mutation: Mutation, claim: Claim) -> tuple[bool, Reservation]:
+        subnet = self._claimable(claim)
         taken_back: Reservation | None = None
         for identifier in claim.identifiers:
             row = self.maps.get((subnet.id, identifier))
@@ -158,7 +172,7 @@ class _Planner(Editing):
         return True, reservation
 
     def _claim_several(self, mutation: Mutation, claim: Claim) -> Sequence[Reservation]:
-        subnet = self.subnet(claim.subnet)
+        subnet = self._claimable(claim)
         claimed: list[Reservation] = []
         for number in (claim.reservation, *claim.others):
             address = self._choose(subnet, claim, None)
@@ -316,7 +330,7 @@ class _Planner(Editing):
 
     def _acknowledge(self, step: Acknowledge) -> None:
         before = self.deliveries.get((step.subnet, step.cluster))
-        if before is None or before.role not in HOLDING_ROLES:
+        if before is None or before.role not in HOLDING_ROLES or _is_superseded(step.epoch, before):
             return
         accepted, applied = before.accepted_generation, before.applied_generation
         if step.accepted_generation is not None:
@@ -336,9 +350,10 @@ class _Planner(Editing):
             self.put(self.appended.rejected, (step.subnet, step.cluster), step)
         self.put(self.acknowledged, step.subnet, True)
 
-    def _forgotten(self, cluster: int, subnet: int) -> None:
+    def _forgotten(self, step: Forgotten) -> None:
+        cluster, subnet = step.cluster, step.subnet
         before = self.deliveries.get((subnet, cluster))
-        if before is None or before.role not in HOLDING_ROLES:
+        if before is None or before.role not in HOLDING_ROLES or _is_superseded(step.epoch, before):
             return
         # Where it serves again meanwhile, it has to be given everything anew.
         role = "former" if before.role == "draining" else before.role
@@ -353,6 +368,11 @@ def replayed(key: Idempotency, known: Answered) -> Outcome:
     if known.fingerprint != key.fingerprint:
         raise errors.IdempotencyKeyReused("this Idempotency-Key was used for another request")
     return replace(_OUTCOME.validate_json(known.answer), replayed=True)
+
+
+def _is_superseded(epoch: int | None, delivery: Delivery) -> bool:
+    """Whether it was said on a connection that is not the cluster's latest: perhaps of another past."""
+    return epoch is not None and epoch < delivery.epoch
 
 
 def _check_families(subnet: SubnetFacts, identifiers: Sequence[Identifier]) -> None:

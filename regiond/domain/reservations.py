@@ -12,6 +12,7 @@ class Kind(StrEnum):
     DEVICE = "device"
     NODE = "node"
     USER = "user"
+    RECOVERED = "recovered"  # a cluster served it, and the region did not know: see regiond.domain.recovery
 
 
 class Status(StrEnum):
@@ -31,7 +32,11 @@ class MapState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What one cluster has of one subnet's host maps, and since when it is as it is."""
+    """What one cluster has of one subnet's host maps, and since when it is as it is.
+
+    `epoch` is the number of the cluster's latest connection; `unheard`: the region recovers, and does not know yet what
+    the cluster has.
+    """
 
     cluster: int
     cluster_name: str
@@ -41,6 +46,8 @@ class Delivery:
     applied_generation: int
     error: str | None
     since: datetime
+    epoch: int = 0
+    unheard: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,6 +221,18 @@ class SubnetChange(Change):
     claimable_anyway: bool | None = None
 
 
+class RecoveryBegin(Body):
+    """Why it is believed that the database went back; kept in the audit."""
+
+    reason: Text
+
+
+class RecoveryEnd(Body):
+    """`force`: also when clusters that may serve unknown addresses were not heard."""
+
+    force: bool = False
+
+
 class NewRange(Body):
     """Addresses that are never allocated; both ends are included."""
 

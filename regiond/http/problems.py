@@ -41,6 +41,9 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "delete-under-owner": (409, "The reservation is deleted elsewhere"),
     "change-under-owner": (409, "The reservation is changed elsewhere"),
     "being-released": (409, "The reservation is being released"),
+    "not-recovering": (409, "No recovery goes on"),
+    "already-recovering": (409, "A recovery goes on already"),
+    "clusters-not-heard": (409, "Clusters that may serve unknown addresses were not heard"),
     "name-taken": (409, "The name is taken"),
     "range-overlap": (409, "Another range has some of these addresses"),
     "range-over-reservations": (409, "The DHCP server would lease addresses that somebody has"),
@@ -54,6 +57,7 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "internal-error": (500, "A bug in the region"),
     "database-unavailable": (503, "The database does not answer"),
     "subnet-not-ready": (503, "It is not known yet what the subnet's DHCP server has of its own"),
+    "subnet-recovering": (503, "The subnet is being recovered"),
     "not-ready": (503, "The region cannot serve requests now"),
 }
 

@@ -17,6 +17,7 @@ from regiond.domain.first_contact import (
 from regiond.domain.identity import EnrolmentOffer
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.ranges import AddressRange
+from regiond.domain.recovery import RecoveryView
 from regiond.domain.reservations import ClusterProgress, Reservation, overall_state
 from regiond.domain.views import (
     AuditEntry,
@@ -297,6 +298,49 @@ def token(view: TokenView) -> Json:
         "created": moment(view.created),
         "expires_at": moment(view.expires_at),
         "etag": versions.of_token(view.id),
+    }
+
+
+def recovery(view: RecoveryView) -> Json:
+    """How far a recovery is; `since` is None when none goes on."""
+    return {
+        "history": view.history,
+        "since": moment(view.since),
+        "reason": view.reason,
+        "clusters": [
+            {
+                "id": format_id(Prefix.CLUSTER, each.id),
+                "name": each.name,
+                "connected": each.connected,
+                "heard": not each.unheard,
+                "last_heard": moment(each.last_heard),
+                "software_version": each.software_version,
+            }
+            for each in view.clusters
+        ],
+        "subnets": [
+            {
+                "id": format_id(Prefix.SUBNET, each.id),
+                "cidr": each.cidr,
+                "vrf": each.vrf,
+                "since": moment(each.since),
+                "waits_for": list(each.waits_for),
+            }
+            for each in view.subnets
+        ],
+        "counts": dict(view.counts),
+        "findings": [
+            {
+                "at": moment(each.at),
+                "kind": each.kind,
+                "subnet": _optional_id(Prefix.SUBNET, each.subnet),
+                "cidr": each.cidr,
+                "address": each.address,
+                "reservation": _optional_id(Prefix.RESERVATION, each.reservation),
+                "detail": each.detail,
+            }
+            for each in view.findings
+        ],
     }
 
 

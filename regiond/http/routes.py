@@ -1,6 +1,6 @@
 """Every route there is."""
 
-from regiond.http import adoption, audit, devices, health, networks, nodes, reservations, subnets, users
+from regiond.http import adoption, audit, devices, health, networks, nodes, recovery, reservations, subnets, users
 from regiond.http.routing import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -12,5 +12,6 @@ ROUTES: tuple[Route, ...] = (
     *adoption.ROUTES,
     *users.ROUTES,
     *audit.ROUTES,
+    *recovery.ROUTES,
     *health.ROUTES,
 )

@@ -10,6 +10,7 @@ from regiond.domain.first_contact import AdoptionResult, ContactView, ForeignEnt
 from regiond.domain.identity import EnrolmentOffer
 from regiond.domain.mutations import ReservationEdit
 from regiond.domain.ranges import AddressRange
+from regiond.domain.recovery import RecoveryView
 from regiond.domain.views import (
     AuditEntry,
     CheckReport,
@@ -232,6 +233,14 @@ class AccountUseCases(Protocol):
     async def revoke_token(self, context: RequestContext, token_id: str) -> None: ...
 
 
+class RecoveryUseCases(Protocol):
+    """After the database went back in time."""
+
+    async def recovery(self, context: RequestContext) -> RecoveryView: ...
+    async def begin(self, context: RequestContext, *, reason: str) -> RecoveryView: ...
+    async def end(self, context: RequestContext, *, force: bool) -> RecoveryView: ...
+
+
 class Health(Protocol):
     """Whether requests can be served now."""
 
@@ -250,4 +259,5 @@ class UseCases:
     adoptions: AdoptionUseCases
     accounts: AccountUseCases
     audit: AuditUseCases
+    recovery: RecoveryUseCases
     health: Health

@@ -193,6 +193,7 @@ def read_facts(rows: Sequence[tuple[Any, ...]]) -> Facts:
             was_served=fact["was_served"],
             free=tuple(free[subnet]),
             awaits=tuple(fact.get("awaits", ())),
+            recovering=fact.get("recovering", False),
         )
     return facts
 
@@ -230,7 +231,7 @@ def read_reservation(fact: dict[str, Any]) -> Reservation:
 
 def read_delivery(fact: dict[str, Any]) -> Delivery:
     """From JSON with the fields of `Delivery`, and perhaps others: see Note [Rolling upgrade]."""
-    known = {name: fact[name] for name in _DELIVERY_FIELDS}
+    known = {name: fact[name] for name in _DELIVERY_FIELDS if name in fact}
     return Delivery(**{**known, "since": _time(fact["since"])})
 
 

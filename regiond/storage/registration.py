@@ -47,13 +47,14 @@ async def register(session: Session, new_id: NewId, identity: Identity, said: In
         """UPDATE cluster SET hostname = %s, backend = %s, software_version = %s, epoch = epoch + 1,
                connected_since = now(), last_heard = now(), instance = %s, former_instances = %s,
                turns_seen = CASE WHEN %s THEN now() ELSE turns_seen END
-           WHERE id = %s RETURNING name, epoch""",
+           WHERE id = %s RETURNING name, epoch, (SELECT history::text FROM region), unheard""",
         (
             *(said.hostname, said.backend, said.software_version, said.instance),
             *(former_instances(former, current, said.instance), turns, cluster),
         ),
     )
-    return Registered(cluster, rows[0][1], rows[0][0], turns)
+    name, epoch, history, unheard = rows[0]
+    return Registered(cluster, epoch, name, turns, history=history, unheard=unheard)
 
 
 async def _by_certificate(session: Session, shown: ByCertificate) -> int:

@@ -237,7 +237,10 @@ async def _write(session: Session, cluster: int, vrf: int, planned: TopologyPlan
     await _lock(session, {*infrastructure, *serve} - set(planned.new_subnets))
     for subnet, net in planned.new_subnets.items():
         await session.run(
-            "INSERT INTO subnet (id, vrf, cidr, first_usable, last_usable) VALUES (%s, %s, %s, %s, %s)",
+            # while the region recovers, a cluster may have served what it reports for the first time
+            """INSERT INTO subnet (id, vrf, cidr, first_usable, last_usable, recovering_since, fork_generation, fork_at)
+               SELECT %s, %s, %s, %s, %s, CASE WHEN recovering_since IS NOT NULL THEN now() END, 0, now()
+               FROM region""",
             (subnet, vrf, net.cidr, net.text(net.first_usable), net.text(net.last_usable)),
         )
     for row in planned.interfaces:

@@ -59,7 +59,7 @@ class Reader:
 
     async def _follow(self, subnet: int) -> None:
         known = self.generations[subnet]
-        difference = await self._reads.difference(subnet, known, AT_MOST)
+        difference = await self._reads.difference(0, subnet, known, AT_MOST)
         assert difference is not None and not difference.too_long
         if difference.to_generation < known:
             self.violations.append(f"subnet {subnet} went from generation {known} back to {difference.to_generation}")

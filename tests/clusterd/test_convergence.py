@@ -603,7 +603,7 @@ def test_it_registers_with_what_it_holds(site: Site) -> None:
     assert result_of(site.accepted.held("rack-7")) == (None, ())
     site.change([host_map(1)])
     held = HeldSubnet("subnet-1", 1, 1, digest_of([host_map(1)]))
-    assert result_of(site.accepted.held("rack-7")) == ("history-1", (held,))
+    assert result_of(site.accepted.held("rack-7")) == (Origin("region-1", "rack-7", "history-1"), (held,))
     assert result_of(site.accepted.held("rack-8")) == (None, ())  # a copied disk
 
 

@@ -209,7 +209,9 @@ def test_after_a_lost_connection_it_registers_with_what_it_holds(cluster: Cluste
     cluster.region.states.clear()
     cluster.pass_time(5)
     held = (HeldSubnet("subnet-1", 1, 1, digest_of([host_map(1)])),)
-    assert cluster.region.registrations[-1] == Registration("rack-7", "history-1", held, "rack-7.example", "fake")
+    assert cluster.region.registrations[-1] == Registration(
+        "rack-7", "history-1", held, "rack-7.example", "fake", "region-1"
+    )
     assert cluster.registered == 2
     assert [state.subnet for state in cluster.region.states] == ["subnet-1"]
 

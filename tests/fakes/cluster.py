@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from clusterd.protocol import commands, errors
+from clusterd.protocol.arguments import MAX_PAGE_ROWS
 from clusterd.protocol.connection import Link, Responders
 from clusterd.protocol.digest import digest_of
 from clusterd.protocol.values import HeldSubnet, HostMap, Identifier
@@ -18,6 +19,7 @@ class Stored:
 
     generation: int = 0
     host_maps: dict[Identifier, HostMap] = field(default_factory=dict)
+    cidr: str = "10.0.0.0/16"
 
     @property
     def digest(self) -> int:
@@ -40,6 +42,8 @@ class FakeCluster(Responders):
         super().__init__()
         self.name = name
         self.history = history
+        self.stamp = history  # whose history the subnets are of; the region says another one with its answer
+        self.region: str | None = None
         self.subnets: dict[str, Stored] = {}
         self.calls: list[Call] = []
         self.refusals: list[Exception] = []
@@ -66,6 +70,9 @@ class FakeCluster(Responders):
     async def register(self) -> dict[str, Any]:
         assert self.link is not None
         history: dict[str, Any] = {} if self.history is None else {"history": self.history}
+        if self.region is not None:
+            history["region"] = self.region
+        self.stamp = self.history
         answer = await self.link.call(
             commands.Register,
             protocol_version=commands.PROTOCOL_VERSION,
@@ -141,6 +148,22 @@ class FakeCluster(Responders):
         assert self._transfer is not None
         from_generation, to, digest, upserts, removals = self._transfer
         return {"accepted_generation": self._accept(subnet, from_generation, to, digest, upserts, removals)}
+
+    @commands.UploadHostMaps.responder
+    async def upload_host_maps(self, subnet: str, after: Sequence[Identifier]) -> dict[str, Any]:
+        await self._seen("UploadHostMaps", subnet, {"after": after})
+        stored = self.subnets.get(subnet)
+        if stored is None:
+            raise errors.UnknownSubnet(f"nothing of {subnet} is held here")
+        rest = [stored.host_maps[i] for i in sorted(stored.host_maps) if not after or i > after[0]]
+        return {
+            "cidr": stored.cidr,
+            "history": self.stamp,
+            "accepted_generation": stored.generation,
+            "applied_generation": stored.generation,
+            "host_maps": rest[:MAX_PAGE_ROWS],
+            "more": int(len(rest) > MAX_PAGE_ROWS),
+        }
 
     @commands.ForgetSubnet.responder
     async def forget_subnet(self, history: str, subnet: str, cidr: str | None = None) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Registration:
     held: tuple[HeldSubnet, ...]
     hostname: str
     backend: str
+    region: str | None = None  # whose store it has
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +195,10 @@ class _RegionResponders(Responders):
         history: str | None = None,
         instance: str | None = None,
         reports_dhcp_server: int | None = None,
+        region: str | None = None,
     ) -> dict[str, Any]:
         await self._told.admit()
-        self._told.registrations.append(Registration(cluster, history, held, hostname, backend))
+        self._told.registrations.append(Registration(cluster, history, held, hostname, backend, region))
         return {"region": self._told.region, "history": self._told.history, "cluster": "cluster-1"}
 
     @commands.ReportTopology.responder

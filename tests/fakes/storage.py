@@ -3,17 +3,18 @@
 `tests/regiond/storage/test_stories_on_postgres.py` compares the reads with those of the real database.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from twisted.internet.defer import Deferred
 
+from clusterd.protocol.arguments import HOST_MAPS, IDENTIFIERS
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind, InterfaceReport
 from regiond.domain.errors import DomainError
 from regiond.domain.identity import Identity, Introduction, Registered
 from regiond.domain.mutations import Mutation, Outcome, Step
 from regiond.storage.batch import from_signed
-from regiond.storage.deliveries import DeliveryState, Difference
+from regiond.storage.deliveries import DeliveryState, Difference, Transfer
 from regiond.storage.errors import DatabaseUnavailable
 from tests.fakes import topology
 from tests.fakes.tables import Row, Tables
@@ -29,6 +30,8 @@ class FakeStorage:
     recorded: list[Step] = field(default_factory=list)
     topologies: list[tuple[int, tuple[InterfaceReport, ...]]] = field(default_factory=list)
     ended: list[tuple[int, int]] = field(default_factory=list)
+    history: str = "history-1"
+    unheard: set[int] = field(default_factory=set)
     announced: list[frozenset[int]] = field(default_factory=list)
     topology_changes: int = 0
     _held: list[Deferred[None]] | None = None
@@ -83,6 +86,7 @@ class FakeStorage:
     async def register(self, identity: Identity, said: Introduction) -> Registered:
         await self._turn()
         registered = topology.register(self.tables, identity.name, lambda: max(self.tables.clusters) + 1)
+        registered = replace(registered, history=self.history, unheard=registered.cluster in self.unheard)
         await self._answered()
         return registered
 
@@ -121,16 +125,57 @@ class FakeStorage:
             if state.role == "draining" or state.accepted_generation != state.generation
         ]
 
-    async def difference(self, subnet: int, accepted: int, at_most: int) -> Difference | None:
+    async def superseded(self, connections: Mapping[int, int]) -> list[int]:
         await self._turn()
-        rows = sorted(
-            (row for row in self._maps(subnet) if row["generation"] > accepted), key=lambda row: int(row["generation"])
-        )
-        return self._difference(subnet, accepted, rows, too_long=len(rows) > at_most)
+        return [cluster for cluster, epoch in connections.items() if self._epoch(cluster) > epoch]
 
-    async def snapshot(self, subnet: int) -> Difference | None:
+    async def difference(self, cluster: int, subnet: int, accepted: int, at_most: int) -> Difference | None:
         await self._turn()
-        return self._difference(subnet, 0, [row for row in self._maps(subnet) if not row["removed"]], too_long=False)
+        known = self.tables.subnets.get(subnet)
+        if known is None:
+            return None
+        rows = sorted(self._since(subnet, accepted), key=lambda row: int(row["generation"]))
+        too_long, beyond = len(rows) > at_most, accepted < known.get("horizon", 0)
+        put = [] if too_long or beyond else [row for row in rows if not row["removed"]]
+        removed = [] if too_long or beyond else [row for row in rows if row["removed"]]
+        return Difference(
+            cidr=known["cidr"],
+            from_generation=accepted,
+            to_generation=known["generation"],
+            digest=from_signed(known["digest"]),
+            upserts=[HostMap(_identifier(row), row["address"], row["hostname"]) for row in put],
+            removals=[_identifier(row) for row in removed],
+            request_ids=[row["request_id"] for row in (*put, *removed)],
+            too_long=too_long,
+            beyond_horizon=beyond,
+            epoch=self._epoch(cluster),
+        )
+
+    async def transfer(self, cluster: int, subnet: int, accepted: int | None) -> Transfer | None:
+        await self._turn()
+        known = self.tables.subnets.get(subnet)
+        if known is None:
+            return None
+        rows = self._since(subnet, accepted or 0)
+        put = [HostMap(_identifier(row), row["address"], row["hostname"]) for row in rows if not row["removed"]]
+        removed = [_identifier(row) for row in rows if row["removed"] and accepted is not None]
+        return Transfer(
+            cidr=known["cidr"],
+            from_generation=accepted,
+            to_generation=known["generation"],
+            digest=from_signed(known["digest"]),
+            upserts=len(put),
+            removals=len(removed),
+            upsert_pages=list(HOST_MAPS.packed(put)),
+            removal_pages=list(IDENTIFIERS.packed(removed)),
+            epoch=self._epoch(cluster),
+        )
+
+    def _epoch(self, cluster: int) -> int:
+        return self.tables.epochs.get(cluster, 0)
+
+    def _since(self, subnet: int, generation: int) -> list[Row]:
+        return [row for row in self._maps(subnet) if row["generation"] > generation]
 
     def _maps(self, subnet: int) -> list[Row]:
         return [row for row in self.tables.maps.values() if row["subnet"] == subnet]
@@ -145,23 +190,7 @@ class FakeStorage:
             row["accepted_generation"],
             subnet["generation"],
             from_signed(subnet["digest"]),
-        )
-
-    def _difference(self, subnet: int, accepted: int, rows: Sequence[Row], *, too_long: bool) -> Difference | None:
-        known = self.tables.subnets.get(subnet)
-        if known is None:
-            return None
-        put = [] if too_long else [row for row in rows if not row["removed"]]
-        removed = [] if too_long else [row for row in rows if row["removed"]]
-        return Difference(
-            cidr=known["cidr"],
-            from_generation=accepted,
-            to_generation=known["generation"],
-            digest=from_signed(known["digest"]),
-            upserts=[HostMap(_identifier(row), row["address"], row["hostname"]) for row in put],
-            removals=[_identifier(row) for row in removed],
-            request_ids=[row["request_id"] for row in (*put, *removed)],
-            too_long=too_long,
+            subnet.get("recovering", False),
         )
 
 

@@ -18,7 +18,7 @@ def register(tables: Tables, name: str, new_id: NewId) -> Registered:
     cluster = known[0] if known else new_id()
     tables.clusters[cluster] = name
     tables.epochs[cluster] = tables.epochs.get(cluster, 0) + 1
-    return Registered(cluster, tables.epochs[cluster], name)
+    return Registered(cluster, tables.epochs[cluster], name, history="history-1")
 
 
 def apply_topology(

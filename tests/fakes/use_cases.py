@@ -25,6 +25,7 @@ from regiond.domain.first_contact import (
 )
 from regiond.domain.identity import EnrolmentOffer, NewEnrolment
 from regiond.domain.ranges import AddressRange, RangeKind, RangeValues
+from regiond.domain.recovery import FindingView, RecoveringCluster, RecoveringSubnet, RecoveryView
 from regiond.domain.reservations import ClusterProgress, Kind, MapState, Reservation, Status
 from regiond.domain.views import (
     AuditEntry,
@@ -48,10 +49,12 @@ from regiond.http.use_cases import (
     EditUseCases,
     EnrolmentUseCases,
     InventoryUseCases,
+    RecoveryUseCases,
     SubnetUseCases,
     UseCases,
 )
 from regiond.inventory import Inventory
+from regiond.recovery import Recoveries
 from regiond.requests import Caller
 from regiond.subnets import Subnets
 
@@ -141,6 +144,15 @@ UTILISATION = Utilisation(
     in_ranges={"dynamic": 51, "reserved": 0},
     infrastructure=1,
     free=199,
+)
+RECOVERY_VIEW = RecoveryView(
+    history="5d2e",
+    since=NOW,
+    reason="a backup was restored",
+    clusters=(RecoveringCluster(3, "rack-a", True, True, NOW, "0.1.0"),),
+    subnets=(RecoveringSubnet(5, "192.0.2.0/24", "default", NOW, ("rack-a",)),),
+    counts={"recovered": 1},
+    findings=(FindingView(1, NOW, "recovered", 5, "192.0.2.0/24", "192.0.2.7", 7, "is reserved again"),),
 )
 RANGE = AddressRange(13, 5, RangeValues(RangeKind.DYNAMIC, "192.0.2.100", "192.0.2.150", "leases"), NOW)
 POOL = ServerPool("192.0.2.100", "192.0.2.150", "/etc/dnsmasq.conf:7")
@@ -266,6 +278,7 @@ class FakeRegion:
             Adoptions,
             {"contact": CONTACT_VIEW, "entries": [FOREIGN_ENTRY], "adopt": [ADOPTION_RESULT]},
         )
+        self.recovery = Scripted(Recoveries, {"recovery": RECOVERY_VIEW, "begin": RECOVERY_VIEW, "end": RECOVERY_VIEW})
         self.audit = Scripted(AuditTrail, {"entries": [AUDIT_ENTRY]})
         self.accounts = Scripted(
             Accounts,
@@ -298,5 +311,6 @@ class FakeRegion:
             cast(AdoptionUseCases, self.adoptions),
             cast(AccountUseCases, self.accounts),
             cast(AuditUseCases, self.audit),
+            cast(RecoveryUseCases, self.recovery),
             self.health,
         )

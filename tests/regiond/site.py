@@ -17,6 +17,7 @@ from regiond.host_map_dispatch import HostMapDispatch
 from regiond.storage.reads import RegionIdentity
 from tests.clusterd.links import Outcome, Wire, wire
 from tests.fakes.cluster import FakeCluster, Stored
+from tests.fakes.hearing import FakeHearing
 from tests.fakes.storage import FakeStorage
 from tests.fakes.tables import Tables
 from tests.fakes.tables_world import commit
@@ -62,8 +63,16 @@ class Site:
             self.tables.rebuild_free_ranges(subnet)
             self.tables.add_delivery(subnet, RACK, "serving")
         self.storage = FakeStorage(self.tables)
+        self.hearing = FakeHearing()
         self.dispatch = HostMapDispatch(
-            self.clock, self.connections, self.storage, self.storage, self.storage, HISTORY, self.storage
+            self.clock,
+            self.connections,
+            self.storage,
+            self.storage,
+            self.storage,
+            self.hearing,
+            "region-1",
+            self.storage,
         )
         self.contact = HeardContacts()
         self.factory = ClusterLinkFactory(

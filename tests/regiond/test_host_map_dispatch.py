@@ -10,7 +10,7 @@ from clusterd.protocol.values import Identifier, IdentifierKind
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import Acknowledge, Claim, NewDevice
 from regiond.domain.reservations import Kind
-from regiond.host_map_dispatch import FIRST_BACK_OFF_SECONDS, MAX_DIFFERENCE_ROWS
+from regiond.host_map_dispatch import FIRST_BACK_OFF_SECONDS
 from tests.clusterd.links import Outcome
 from tests.clusterd.log_events import logged
 from tests.fakes.cluster import FakeCluster, Stored
@@ -216,11 +216,19 @@ def test_a_long_difference_goes_in_pages(site: Site, cluster: FakeCluster, extra
     assert site.is_settled(cluster)
 
 
-def test_a_very_long_difference_goes_as_the_whole_set(site: Site, cluster: FakeCluster) -> None:
+def test_a_difference_from_before_the_horizon_goes_as_the_whole_set(site: Site, cluster: FakeCluster) -> None:
+    first, *_ = site.claim(3)
+    site.register(cluster).cut()
+    site.release(first)
+    site.claim()
+    del site.tables.maps[next(key for key, row in site.tables.maps.items() if row["removed"])]
+    site.tables.subnets[NET]["horizon"] = 2
+    cluster.calls.clear()
     site.register(cluster)
-    site.claim(MAX_DIFFERENCE_ROWS + 1)
-    assert cluster.calls[0].arguments == {"from": None, "to": 1, "count": MAX_DIFFERENCE_ROWS + 1}
+    assert cluster.names() == ["BeginTransfer", "TransferPage", "CommitTransfer"]
+    assert cluster.calls[0].arguments == {"from": None, "to": 3, "count": 3}
     assert site.is_settled(cluster)
+    assert site.hearing.examined == []
 
 
 def test_a_sweep_that_was_overtaken_by_a_delivery_changes_nothing(site: Site, cluster: FakeCluster) -> None:

@@ -1,6 +1,6 @@
 """The region's database: tables that survive regiond, and what one life of regiond asks of them, step by step."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from random import Random
@@ -17,7 +17,7 @@ from regiond.domain.ids import NewId
 from regiond.domain.mutations import Mutation, Outcome
 from regiond.domain.plan import plan
 from regiond.storage.batch import changes_document, facts_request, read_facts
-from regiond.storage.deliveries import DeliveryState, Difference
+from regiond.storage.deliveries import DeliveryState, Difference, Transfer
 from regiond.storage.errors import DatabaseUnavailable
 from tests.fakes import topology
 from tests.fakes.storage import FakeStorage
@@ -145,12 +145,15 @@ class SimulatedStorage(FakeStorage):
     async def held_by(self, clusters: Sequence[int]) -> list[DeliveryState]:
         return await super().held_by(clusters)  # pauses before it answers
 
-    async def difference(self, subnet: int, accepted: int, at_most: int) -> Difference | None:
-        # A difference of two rows is too long now and then, so that whole sets are sent, too.
-        return await self._answer(super().difference(subnet, accepted, self._random.choice((1, at_most))))
+    async def superseded(self, connections: Mapping[int, int]) -> list[int]:
+        return await self._answer(super().superseded(connections))
 
-    async def snapshot(self, subnet: int) -> Difference | None:
-        return await self._answer(super().snapshot(subnet))
+    async def difference(self, cluster: int, subnet: int, accepted: int, at_most: int) -> Difference | None:
+        # A difference of two rows is too long now and then, so that pages are sent, too.
+        return await self._answer(super().difference(cluster, subnet, accepted, self._random.choice((1, at_most))))
+
+    async def transfer(self, cluster: int, subnet: int, accepted: int | None) -> Transfer | None:
+        return await self._answer(super().transfer(cluster, subnet, accepted))
 
     # ---- Announce ----
 

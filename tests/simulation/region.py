@@ -11,9 +11,21 @@ from regiond.domain.mutations import Mutation, Outcome
 from regiond.host_map_dispatch import HostMapDispatch
 from regiond.storage.reads import RegionIdentity
 from regiond.sweeps import Sweeps
+from tests.fakes.hearing import FakeHearing
 from tests.regiond.site import HeardContacts
 from tests.simulation.database import Database, SimulatedStorage
 from tests.simulation.steps import Process, Steps
+
+
+class OnePast(FakeHearing):
+    """The region's database never goes back here: whoever believes that it did is wrong."""
+
+    async def begin(self, reason: str, of_history: str | None) -> None:
+        raise AssertionError(f"a recovery began: {reason}")
+
+
+async def nothing() -> None:
+    """Sweeps for databases that went back, and for what is long gone."""
 
 
 class Region:
@@ -41,7 +53,9 @@ class Region:
             self._new_id,
             lambda subnets: dispatch.committed(subnets),
         )
-        dispatch = HostMapDispatch(self.clock, connections, storage, storage, storage, self.identity.history, storage)
+        dispatch = HostMapDispatch(
+            self.clock, connections, storage, storage, storage, OnePast(), self.identity.region, storage
+        )
         self.links = ClusterLinkFactory(
             self.clock, self.identity, connections, dispatch, HeardContacts(), identify_plain
         )
@@ -53,6 +67,7 @@ class Region:
             dispatch.sweep,
             storage.drain_absent,
             storage.heartbeat,
+            *[nothing] * 3,
         )
         self._former.append((dispatch, sweeps, self.links, storage))
         sweeps.start()

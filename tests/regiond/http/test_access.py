@@ -62,6 +62,9 @@ TABLE: dict[tuple[str, str], tuple[object, tuple[int, int, int, int, int, int]]]
     ("GET", "/api/v1/subnets/{subnet}/check"): (None, (401, 401, 403, 200, 403, 200)),
     ("POST", "/api/v1/subnets/{subnet}/repair"): (None, (401, 401, 403, 200, 403, 403)),
     ("GET", "/api/v1/audit"): (None, (401, 401, 403, 200, 403, 200)),
+    ("GET", "/api/v1/recovery"): (None, (401, 401, 403, 200, 403, 200)),
+    ("POST", "/api/v1/recovery/begin"): ({"reason": "a backup"}, (401, 401, 403, 200, 403, 403)),
+    ("POST", "/api/v1/recovery/end"): ({"force": True}, (401, 401, 403, 200, 403, 403)),
     ("POST", "/api/v1/users"): ({"name": "bob"}, (401, 401, 403, 201, 403, 403)),
     ("GET", "/api/v1/users"): (None, (401, 401, 403, 200, 403, 200)),
     ("GET", "/api/v1/users/{user}"): (None, (401, 401, 200, 200, 200, 200)),
@@ -99,7 +102,7 @@ async def test_who_gets_in(method: str, path: str) -> None:
         assert tuple(statuses) == expected
         region = server.region
         scripted = [region.claims, region.edits, region.inventory, region.enrolment, region.subnets]
-        scripted += [region.adoptions, region.accounts, region.audit]
+        scripted += [region.adoptions, region.accounts, region.audit, region.recovery]
         acted = [call for part in scripted for call in part.calls]
         allowed = [status for status in statuses if status < 300]
         assert len(acted) == (len(allowed) if path.startswith("/api/") else 0)

@@ -251,6 +251,10 @@ REFUSALS: list[tuple[DomainError, int]] = [
     (errors.RangeOverReservations("reserved", count=1, reservations=[RESERVATION]), 409),
     (errors.NoClusterListener("nowhere"), 409),
     (errors.ClusterHoldsHostMaps("it may", subnets=["192.0.2.0/24"]), 409),
+    (errors.SubnetRecovering("not heard", clusters=["rack-a"]), 503),
+    (errors.NotRecovering("no recovery"), 409),
+    (errors.AlreadyRecovering("one goes on"), 409),
+    (errors.NotAllHeard("not heard", clusters=["rack-a"]), 409),
     (errors.QuotaExceeded("too many", scope="account", limit=3, used=3, wanted=1), 409),
 ]
 

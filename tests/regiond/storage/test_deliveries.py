@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor as global_reactor
 
+from clusterd.protocol.arguments import HOST_MAPS, Packed
 from clusterd.protocol.digest import digest_of
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
 from regiond.domain.mutations import Acknowledge
@@ -54,9 +55,9 @@ async def test_the_digest_in_sql_is_the_one_of_the_protocol(database: str, host_
             (subnet, json.dumps(rows)),
         )
         assert await pool.query("SELECT host_map_digest(%s)", (subnet,)) == [(to_signed(digest_of(host_maps)),)]
-        snapshot = await DeliveryReads(pool).snapshot(subnet)
+        snapshot = await DeliveryReads(pool).transfer(0, subnet, None)
         assert snapshot is not None
-        assert sorted(snapshot.upserts) == sorted(host_maps)
+        assert unpacked(snapshot.upsert_pages) == sorted(host_maps)
     finally:
         await pool.close()
 
@@ -65,6 +66,10 @@ async def test_the_digest_in_sql_is_the_one_of_the_protocol(database: str, host_
 def test_a_digest_fits_in_a_signed_number_and_comes_back(digest: int) -> None:
     assert -(2**63) <= to_signed(digest) < 2**63
     assert from_signed(to_signed(digest)) == digest
+
+
+def unpacked(pages: Sequence[Packed]) -> list[HostMap]:
+    return sorted(host_map for page in pages for host_map in HOST_MAPS.fromString(page))
 
 
 async def claimed(region: Region, subnet: int, *numbers: int) -> list[Any]:
@@ -78,7 +83,7 @@ async def test_a_difference_has_what_changed_since_and_names_each_request(databa
         reads = DeliveryReads(region.pool)
         first, _, _ = await claimed(region, subnet, 1, 2, 3)
         await region.release(first)
-        change = await reads.difference(subnet, 2, 500)
+        change = await reads.difference(0, subnet, 2, 500)
         assert change is not None
         assert (change.cidr, change.from_generation, change.to_generation) == ("192.0.2.0/24", 2, 4)
         assert change.upserts == [HostMap(mac(3), "192.0.2.4", "h3")]
@@ -86,10 +91,10 @@ async def test_a_difference_has_what_changed_since_and_names_each_request(databa
         assert change.request_ids == ["test-request"] * 2
         remaining = [HostMap(mac(2), "192.0.2.3", "h2"), HostMap(mac(3), "192.0.2.4", "h3")]
         assert change.digest == digest_of(remaining)
-        snapshot = await reads.snapshot(subnet)
+        snapshot = await reads.transfer(0, subnet, None)
         assert snapshot is not None
-        assert sorted(snapshot.upserts) == remaining
-        assert (snapshot.removals, snapshot.digest) == ([], change.digest)
+        assert unpacked(snapshot.upsert_pages) == remaining
+        assert (snapshot.removals, snapshot.digest) == (0, change.digest)
 
 
 @pytest_twisted.ensureDeferred
@@ -101,7 +106,7 @@ async def test_a_map_that_came_and_went_is_one_removal_and_one_that_came_again_o
         await region.release(gone)
         await region.release(back)
         await claimed(region, subnet, 2)
-        change = await reads.difference(subnet, 0, 500)
+        change = await reads.difference(0, subnet, 0, 500)
         assert change is not None
         assert (change.removals, [host_map.identifier for host_map in change.upserts]) == ([mac(1)], [mac(2)])
 
@@ -113,15 +118,15 @@ async def test_a_difference_of_more_than_asked_for_says_so_and_lists_nothing(dat
         reads = DeliveryReads(region.pool)
         await claimed(region, subnet, 1, 2, 3)
         for at_most, too_long in ((2, True), (3, False)):
-            change = await reads.difference(subnet, 0, at_most)
+            change = await reads.difference(0, subnet, 0, at_most)
             assert change is not None
             assert change.too_long is too_long
             assert len(change.upserts) == (0 if too_long else 3)
-        nothing = await reads.difference(subnet, 3, 500)
+        nothing = await reads.difference(0, subnet, 3, 500)
         assert nothing is not None
         assert (nothing.upserts, nothing.to_generation) == ([], 3)
-        assert await reads.difference(1, 0, 500) is None
-        assert await reads.snapshot(1) is None
+        assert await reads.difference(0, 1, 0, 500) is None
+        assert await reads.transfer(0, 1, None) is None
 
 
 @pytest_twisted.ensureDeferred
@@ -134,7 +139,7 @@ async def test_stragglers_are_the_holders_that_are_not_where_they_should_be(data
         assert await reads.stragglers([]) == []
         (state,) = await reads.stragglers([cluster])
         digest = digest_of([HostMap(mac(1), "192.0.2.2", "h1")])
-        assert state == DeliveryState(cluster, subnet, "192.0.2.0/24", "serving", 0, 1, digest)
+        assert state == DeliveryState(cluster, subnet, "192.0.2.0/24", "serving", 0, 1, digest, recovering=False)
         await region.do(Acknowledge(cluster, subnet, accepted_generation=1))
         assert await reads.stragglers([cluster]) == []
         await region.pool.execute("UPDATE delivery SET role = 'draining' WHERE subnet = %s", (other,))

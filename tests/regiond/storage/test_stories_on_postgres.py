@@ -6,7 +6,8 @@ import pytest_twisted
 from hypothesis import HealthCheck, given, settings
 from twisted.internet import reactor as global_reactor
 
-from regiond.storage.deliveries import DeliveryReads, Difference
+from clusterd.protocol.arguments import HOST_MAPS, IDENTIFIERS
+from regiond.storage.deliveries import DeliveryReads, Difference, Transfer
 from tests.fakes.storage import FakeStorage
 from tests.fakes.tables_world import TablesWorld
 from tests.regiond.domain.player import Player
@@ -40,12 +41,23 @@ async def compare_reads(real: DeliveryReads, fake: FakeStorage, world: PostgresW
         answers = [await getattr(reads, question)(world.clusters) for reads in (real, fake)]
         assert sorted(map(str, answers[0])) == sorted(map(str, answers[1]))
     for subnet in world.subnets:
-        assert _content(await real.snapshot(subnet)) == _content(await fake.snapshot(subnet))
-        for accepted in range(5):
+        for accepted in (None, *range(5)):
+            assert unpacked(await real.transfer(0, subnet, accepted)) == unpacked(
+                await fake.transfer(0, subnet, accepted)
+            )
             for at_most in (1, 500):
-                one = await real.difference(subnet, accepted, at_most)
-                assert _content(one) == _content(await fake.difference(subnet, accepted, at_most))
-    assert await real.difference(0, 0, 1) is await fake.difference(0, 0, 1) is None
+                one = await real.difference(0, subnet, accepted or 0, at_most)
+                assert _content(one) == _content(await fake.difference(0, subnet, accepted or 0, at_most))
+    assert await real.difference(0, 0, 0, 1) is await fake.difference(0, 0, 0, 1) is None
+
+
+def unpacked(transfer: Transfer | None) -> object:
+    assert transfer is not None
+    upserts = [one for page in transfer.upsert_pages for one in HOST_MAPS.fromString(page)]
+    removals = [one for page in transfer.removal_pages for one in IDENTIFIERS.fromString(page)]
+    assert (len(upserts), len(removals)) == (transfer.upserts, transfer.removals)
+    whole = (transfer.cidr, transfer.from_generation, transfer.to_generation, transfer.digest)
+    return *whole, sorted(upserts), sorted(removals)
 
 
 def _content(change: Difference | None) -> object:

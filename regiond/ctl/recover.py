@@ -1,0 +1,73 @@
+"""`regionctl recover`."""
+
+from typing import Any
+
+import click
+
+from regiond.ctl.command import Settings, json_option, pass_settings
+from regiond.ctl.output import print_fields, print_json, print_table
+
+
+@click.command()
+@click.option("--begin", metavar="REASON", help="Begin a recovery, e.g. after a backup was restored; say why.")
+@click.option("--end", is_flag=True, help="Wait for no more clusters, and go on with what the others have.")
+@click.option("--force", is_flag=True, help="With --end: also when clusters that may serve addresses were not heard.")
+@json_option
+@pass_settings
+def recover(settings: Settings, begin: str | None, end: bool, force: bool) -> None:
+    """Show or steer the recovery after the region's database went back in time.
+
+    The region notices by itself that a backup was restored or a failover lost commits, from its state directory or from
+    clusters that know more than the database; where the state directory is lost, too, begin it by hand before clusters
+    connect. Until every cluster that serves a subnet was heard, claims on that subnet are answered 503. Addresses that
+    clusters serve and the region does not know become reservations of kind `recovered`.
+    """
+    if begin is not None and end:
+        raise click.UsageError("--begin and --end exclude each other")
+    if force and not end:
+        raise click.UsageError("--force goes with --end")
+    if begin is not None:
+        shown = settings.client.post("/recovery/begin", {"reason": begin}).content
+    elif end:
+        shown = settings.client.post("/recovery/end", {"force": force}).content
+    else:
+        shown = settings.client.get("/recovery").content
+    if settings.as_json:
+        print_json(shown)
+    else:
+        _print(shown)
+
+
+def _print(shown: Any) -> None:
+    recovering = shown["since"] is not None
+    state = f"recovering since {shown['since']}" if recovering else "not recovering"
+    findings = ", ".join(f"{count} {kind}" for kind, count in shown["counts"].items())
+    print_fields([("state", state), ("reason", shown["reason"]), ("history", shown["history"]), ("findings", findings)])
+    if shown["clusters"]:
+        click.echo()
+        print_table(
+            ("CLUSTER", "NAME", "HEARD", "CONNECTED", "LAST HEARD OF", "VERSION"),
+            (
+                [
+                    each["id"],
+                    each["name"],
+                    each["heard"],
+                    each["connected"],
+                    each["last_heard"],
+                    each["software_version"],
+                ]
+                for each in shown["clusters"]
+            ),
+        )
+    if shown["subnets"]:
+        click.echo()
+        print_table(
+            ("SUBNET", "NETWORK", "VRF", "WAITS FOR"),
+            ([each["id"], each["cidr"], each["vrf"], ",".join(each["waits_for"])] for each in shown["subnets"]),
+        )
+    if shown["findings"]:
+        click.echo()
+        print_table(
+            ("FINDING", "ADDRESS", "RESERVATION", "WHAT"),
+            ([each["kind"], each["address"], each["reservation"], each["detail"]] for each in shown["findings"]),
+        )

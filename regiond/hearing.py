@@ -1,0 +1,187 @@
+"""Hears what clusters have of another past than the database's, and settles it with what the region knows.
+
+See Note [Recovery]. Nothing is delivered to a cluster before it was heard, so that no evidence is overwritten.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.protocols import amp
+
+from clusterd.protocol import commands, errors
+from clusterd.protocol.connection import CallTimedOut, LinkLost
+from clusterd.protocol.values import HostMap, Identifier
+from regiond.cluster_rpc import Connection
+from regiond.domain.mutations import Actor
+from regiond.storage.changes import Change
+from regiond.storage.errors import DatabaseUnavailable
+from regiond.storage.recovery import Evidence, subnet_name
+from regiond.storage.settling import Settled
+
+FIRST_RETRY_SECONDS: Final = 1.0
+LONGEST_RETRY_SECONDS: Final = 60.0
+
+_REGION = Change(Actor(None, "region", is_admin=True), "recovery")
+
+
+class Evidences(Protocol):
+    """`storage.recovery.RecoveryStore`, as far as it is needed here."""
+
+    async def begin(self, change: Change, reason: str, of_history: str | None = None) -> str | None: ...
+
+    async def finish(self) -> str | None: ...
+
+    async def hearing(self, cluster: int, history: str) -> None: ...
+
+    async def knows(self, history: str) -> bool: ...
+
+    async def knows_subnet(self, subnet: int) -> bool: ...
+
+    async def take(self, evidence: Evidence) -> None: ...
+
+    async def add_maps(self, cluster: int, name: str, host_maps: Sequence[HostMap]) -> None: ...
+
+    async def complete(self, cluster: int, name: str) -> None: ...
+
+    async def drop(self, cluster: int, name: str) -> None: ...
+
+    async def contradictions(self, cluster: int, name: str) -> int: ...
+
+    async def heard(self, cluster: int) -> None: ...
+
+    async def to_settle(self) -> list[int]: ...
+
+    async def settle(self, subnet: int) -> Settled | None: ...
+
+
+class Hearing:
+    """Asks one cluster after the other what it has; see the module."""
+
+    _log = Logger(namespace="region.recovery")
+
+    def __init__(self, clock: Any, store: Evidences) -> None:
+        self._clock = clock
+        self._store = store
+
+    async def begin(self, reason: str, of_history: str | None) -> None:
+        """Begin a recovery, unless one goes on or somebody else was faster. Every cluster connects anew."""
+        history = await self._store.begin(_REGION, reason, of_history)
+        if history is not None:
+            self._log.warn(
+                "the database went back in time, recovering: {reason}",
+                event="recovery.begun",
+                reason=reason,
+                history=history,
+            )
+
+    async def expects(self, connection: Connection, history: str) -> None:
+        """This cluster registered with another past: note it, and begin a recovery if nobody knows of that past."""
+        if not await self._store.knows(history):
+            reason = f"cluster {connection.name} has history {history}, which the database does not know"
+            await self.begin(reason, connection.history)
+        await self._store.hearing(connection.cluster, history)
+
+    async def knows_subnet(self, subnet: int) -> bool:
+        """Whether the database has this subnet."""
+        return await self._store.knows_subnet(subnet)
+
+    async def hear(self, connection: Connection, subnets: Sequence[int]) -> None:
+        """Take what the cluster has of these subnets, however often it takes. Raises LinkLost."""
+        for subnet in subnets:
+            count = await self._patiently(connection, subnet)
+            if count is not None:
+                self._log.info(
+                    "cluster {cluster} handed up {count} host maps of {subnet}",
+                    event="recovery.heard",
+                    cluster=connection.name,
+                    subnet=subnet_name(subnet),
+                    count=count,
+                )
+        await self._store.heard(connection.cluster)
+        await self.settle()
+
+    async def has_another_past(self, connection: Connection, subnet: int) -> bool:
+        """Look at what a cluster has whose digest is not the region's; begin a recovery if it is of another past.
+
+        Raises what `Link.call` does.
+        """
+        count = await self._take(connection, subnet)
+        if count is None:
+            return False
+        name = subnet_name(subnet)
+        contradicting = await self._store.contradictions(connection.cluster, name)
+        await self._store.drop(connection.cluster, name)
+        if contradicting:
+            reason = f"cluster {connection.name} has {contradicting} host maps of {name} that the database never had"
+            await self.begin(reason, connection.history)
+        return contradicting > 0
+
+    async def settle(self) -> None:
+        """Settle what can be settled now, and end the recovery when nothing is left. The sweep then delivers it."""
+        for subnet in await self._store.to_settle():
+            settled = await self._store.settle(subnet)
+            if settled is not None:
+                self._log.info(
+                    "{cidr} is settled and goes on at generation {generation}: {findings}",
+                    event="recovery.settled",
+                    cidr=settled.cidr,
+                    subnet=subnet_name(subnet),
+                    generation=settled.generation,
+                    findings=settled.counts,
+                )
+        history = await self._store.finish()
+        if history is not None:
+            self._log.warn("the recovery is over", event="recovery.ended", history=history)
+
+    # ---- one subnet of one cluster ----
+
+    async def _patiently(self, connection: Connection, subnet: int) -> int | None:
+        delay = FIRST_RETRY_SECONDS
+        while True:
+            try:
+                count = await self._take(connection, subnet)
+                if count is not None:
+                    await self._store.complete(connection.cluster, subnet_name(subnet))
+                return count
+            except (CallTimedOut, amp.RemoteAmpError, errors.ProtocolError, DatabaseUnavailable) as error:
+                self._log.warn(
+                    "cluster {cluster} did not hand up what it has of {subnet}, again in {delay} s: {reason}",
+                    event="recovery.not-heard",
+                    cluster=connection.name,
+                    subnet=subnet_name(subnet),
+                    delay=delay,
+                    reason=_reason(error),
+                )
+            await deferLater(self._clock, delay)
+            delay = min(delay * 2, LONGEST_RETRY_SECONDS)
+            if not connection.link.connected_now:
+                raise LinkLost(f"{connection.name} is not connected any more")
+
+    async def _take(self, connection: Connection, subnet: int) -> int | None:
+        """Take all pages: how many host maps, or None where the cluster has nothing of it."""
+        name = subnet_name(subnet)
+        after: tuple[Identifier, ...] = ()
+        count = 0
+        while True:
+            try:
+                page = await connection.link.call(commands.UploadHostMaps, subnet=name, after=after)
+            except errors.UnknownSubnet:
+                return None
+            if not after:
+                said = (page["cidr"], page["history"], page["accepted_generation"], page["applied_generation"])
+                await self._store.take(Evidence(connection.cluster, name, *said))
+            host_maps = page["host_maps"]
+            if host_maps:
+                await self._store.add_maps(connection.cluster, name, host_maps)
+                count += len(host_maps)
+                after = (host_maps[-1].identifier,)
+            if not page["more"] or not host_maps:
+                return count
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, amp.RemoteAmpError) and error.errorCode == amp.UNHANDLED_ERROR_CODE:
+        return "its clusterd is too old for that: upgrade it, or end the recovery without it"
+    return f"{type(error).__name__}: {error}"[:500]

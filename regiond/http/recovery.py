@@ -1,0 +1,29 @@
+"""Recovery over HTTP: what was heard of the clusters, what became of it."""
+
+from regiond.http import representations
+from regiond.http.bodies import NoQuery, RecoveryBegin, RecoveryEnd
+from regiond.http.routing import BASE, Access, Answer, Call, Route
+from regiond.http.use_cases import UseCases
+
+PATH = f"{BASE}/recovery"
+
+
+async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:
+    return Answer(200, representations.recovery(await use.recovery.recovery(call.context)))
+
+
+async def begin(use: UseCases, call: Call[RecoveryBegin, NoQuery]) -> Answer:
+    view = await use.recovery.begin(call.context, reason=call.body.reason)
+    return Answer(200, representations.recovery(view))
+
+
+async def end(use: UseCases, call: Call[RecoveryEnd, NoQuery]) -> Answer:
+    view = await use.recovery.end(call.context, force=call.body.force)
+    return Answer(200, representations.recovery(view))
+
+
+ROUTES = [
+    Route("GET", PATH, read, Access.ADMIN, "The recovery that goes on, or what became of the latest"),
+    Route("POST", f"{PATH}/begin", begin, Access.ADMIN, "Hear every cluster before anything is claimed", RecoveryBegin),
+    Route("POST", f"{PATH}/end", end, Access.ADMIN, "Wait for no more clusters", RecoveryEnd),
+]
