@@ -11,11 +11,12 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
+from clusterd.dhcp.host_system import run_at_once
 from clusterd.dhcp.kea.backend import kea_backend
-from clusterd.dhcp.kea.include_text import render
+from clusterd.dhcp.kea.control_socket import ControlSocket
 from clusterd.protocol.values import HostMap, Identifier
 from tests.clusterd.dhcp import driven_contract
-from tests.clusterd.dhcp.driven_contract import SCENARIOS, TWO, Scenario, driven
+from tests.clusterd.dhcp.driven_contract import SCENARIOS, Scenario, driven
 from tests.clusterd.dhcp.kea.laboratory import CLIENT_MAC, HostsDatabase, in_thread
 from tests.end_to_end.daemons import Cluster, Region, eventually
 from tests.lab.clients import dhclient, udhcpc
@@ -54,10 +55,12 @@ class TroubledKea:
         if self._database is not None:
             self._database.run("DELETE FROM hosts WHERE dhcp_identifier = %s", (host_map.identifier.value,))
             return
-        path = self.servers.include_file(4, driven_contract.NET)
-        path.write_text(render([TWO]))
-        await self.stop()
-        await self.start()
+        control = ControlSocket(self.servers.socket(4), 4, reactor, run_at_once)
+        document = (await control.order("config-get")).arguments
+        for subnet in document["Dhcp4"]["subnet4"]:
+            kept = [entry for entry in subnet["reservations"] if entry["ip-address"] != host_map.address]
+            subnet["reservations"] = kept
+        await control.order("config-set", document)
 
     async def stop(self) -> None:
         await in_thread(lambda: self.servers.stop(4, how=SIGKILL))
