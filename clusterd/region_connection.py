@@ -14,7 +14,7 @@ from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger, LogLevel
-from twisted.protocols.amp import RemoteAmpError
+from twisted.protocols.amp import RemoteAmpError, UnhandledCommand
 
 from clusterd.acceptance import Origin
 from clusterd.accepted_host_maps import AcceptedHostMaps
@@ -145,6 +145,8 @@ class RegionConnection(Service):
                     remarks=picture.remarks if page == 0 else (),
                     **optional,
                 )
+        except UnhandledCommand as unknown:
+            raise NotReported("this region is older and does not ask for it") from unknown
         except _EXPECTED as refused:
             raise NotReported(str(refused)) from refused
 

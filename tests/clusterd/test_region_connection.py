@@ -14,13 +14,22 @@ from zope.interface import implementer
 
 from clusterd.accepted_host_maps import AcceptedHostMaps
 from clusterd.convergence import Convergence
+from clusterd.dhcp.first_contact import ServerPicture
 from clusterd.dhcp.host_system import run_at_once
 from clusterd.host_map_store import HostMapStore
 from clusterd.protocol import commands
 from clusterd.protocol.connection import CALL_DEADLINE_SECONDS, CallTimedOut, LinkLost
 from clusterd.protocol.digest import digest_of
 from clusterd.protocol.errors import DigestMismatch, GenerationMismatch, HistoryMismatch, SnapshotOlder
-from clusterd.protocol.values import HeldSubnet, HostMap, Identifier, IdentifierKind, InterfaceReport
+from clusterd.protocol.values import (
+    HeldSubnet,
+    HostMap,
+    Identifier,
+    IdentifierKind,
+    InterfaceReport,
+    ServerEntry,
+    ServerPool,
+)
 from clusterd.region_connection import LAST_RETRY_SECONDS, Introduction, Region, RegionConnection
 from clusterd.topology_reporter import NotReported
 from tests.clusterd.links import Outcome, Wire, wire
@@ -366,3 +375,26 @@ def test_another_history_is_registered_and_replaces_what_was_held(cluster: Clust
     cluster.pass_time(5)
     assert cluster.region.registrations[-1].history == "history-2"
     assert cluster.region.registrations[-1].held[0].accepted_generation == 1
+
+
+def test_a_dhcp_server_is_reported_in_pages(cluster: Cluster) -> None:
+    cluster.start()
+    pools = frozenset(ServerPool(f"10.0.{n}.1", f"10.0.{n}.9") for n in range(3))
+    entries = frozenset(ServerEntry(f"10.1.{n >> 8}.{n & 255}") for n in range(1200))
+    cluster.ask(cluster.connection.report_dhcp_server(ServerPicture(pools, entries, ("odd",)), None))
+    cluster.ask(cluster.connection.report_dhcp_server(ServerPicture(), "permission denied"))
+    whole, unreadable = cluster.region.dhcp_servers
+    assert (frozenset(whole.pools), frozenset(whole.entries)) == (pools, entries)
+    assert (whole.remarks, whole.error) == (("odd",), None)
+    assert whole.whole and unreadable.whole
+    assert unreadable.error == "permission denied"
+
+
+def test_a_region_that_is_older_is_not_told_of_the_dhcp_server(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.start()
+    monkeypatch.setattr(commands.ReportDhcpServer, "commandName", b"SomethingNew")
+    with pytest.raises(NotReported, match="older"):
+        cluster.ask(cluster.connection.report_dhcp_server(ServerPicture(), None))
+    assert cluster.ask(cluster.region.change("subnet-1", CIDR, [host_map(1)])) == 1  # the link is as it was
