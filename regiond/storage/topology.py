@@ -269,26 +269,35 @@ async def _write(session: Session, cluster: int, vrf: int, planned: TopologyPlan
                ON CONFLICT (subnet, cluster) DO UPDATE SET role = 'serving', since = now()""",
             (serve, cluster),
         )
-    for subnet, wanted in infrastructure.items():
+    for subnet, (wanted, _) in infrastructure.items():
         await session.run("DELETE FROM infrastructure_address WHERE subnet = %s AND cluster = %s", (subnet, cluster))
         await session.run(
             """INSERT INTO infrastructure_address (subnet, cluster, address, kind)
                SELECT %s, %s, unnest(%s::inet[]), unnest(%s::text[])""",
             (subnet, cluster, [address for address, _ in wanted], [kind for _, kind in wanted]),
         )
-    for subnet in {*infrastructure, *planned.new_subnets}:
+    for subnet in planned.new_subnets:
         await rebuild_free_ranges(session, subnet)
+    for subnet, (_, addresses) in infrastructure.items():
+        for address in sorted(addresses if subnet not in planned.new_subnets else ()):
+            await rebuild_free_ranges(session, subnet, address, address)
 
 
 async def _changed_infrastructure(
     session: Session, cluster: int, planned: TopologyPlan
-) -> dict[int, frozenset[tuple[str, str]]]:
+) -> dict[int, tuple[frozenset[tuple[str, str]], set[str]]]:
+    """Per subnet where it changes: the addresses with their kinds as they will be, and the addresses that differ."""
     stored: dict[int, set[tuple[str, str]]] = {}
     for subnet, address, kind in await session.run(
         "SELECT subnet, host(address), kind FROM infrastructure_address WHERE cluster = %s", (cluster,)
     ):
         stored.setdefault(subnet, set()).add((address, kind))
-    return {subnet: wanted for subnet, wanted in planned.infrastructure.items() if stored.get(subnet, set()) != wanted}
+    changed = {subnet: stored.get(subnet, set()) ^ wanted for subnet, wanted in planned.infrastructure.items()}
+    return {
+        subnet: (planned.infrastructure[subnet], {address for address, _ in differing})
+        for subnet, differing in changed.items()
+        if differing
+    }
 
 
 async def _lock(session: Session, subnets: Iterable[int]) -> None:
