@@ -2,9 +2,9 @@
 
 from regiond.domain.first_contact import ForeignEntry
 from regiond.domain.ids import Prefix, format_id
-from regiond.http import representations
+from regiond.http import representations, shapes
 from regiond.http.bodies import Adopting, ForeignEntryPage, NoQuery
-from regiond.http.routing import BASE, Access, Answer, Call, Route, page
+from regiond.http.routing import BASE, SELECTING, Access, Answer, Call, Route, page
 from regiond.http.use_cases import UseCases
 
 CLUSTER = f"{BASE}/clusters/{{cluster}}"
@@ -35,7 +35,14 @@ async def adopt(use: UseCases, call: Call[Adopting, NoQuery]) -> Answer:
 
 
 ROUTES = [
-    Route("GET", f"{CLUSTER}/dhcp-server", read, Access.ADMIN, "What a cluster's DHCP server has of its own"),
+    Route(
+        "GET",
+        f"{CLUSTER}/dhcp-server",
+        read,
+        Access.ADMIN,
+        "What a cluster's DHCP server has of its own",
+        shows=shapes.DhcpServer,
+    ),
     Route(
         "GET",
         f"{CLUSTER}/static-entries",
@@ -44,6 +51,16 @@ ROUTES = [
         "List the static entries of a cluster's DHCP server that are not ours",
         query=ForeignEntryPage,
         list_of=Prefix.FOREIGN_ENTRY,
+        shows=shapes.ForeignEntry,
+        refusals=SELECTING,
     ),
-    Route("POST", f"{CLUSTER}/adopt", adopt, Access.ADMIN, "Make devices of static entries", Adopting),
+    Route(
+        "POST",
+        f"{CLUSTER}/adopt",
+        adopt,
+        Access.ADMIN,
+        "Make devices of static entries",
+        Adopting,
+        shows=list[shapes.AdoptionResult],
+    ),
 ]

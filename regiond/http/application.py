@@ -24,7 +24,7 @@ from regiond.http.reading import (
     split_query,
 )
 from regiond.http.routes import ROUTES
-from regiond.http.routing import Access, Answer, Call, Found, Route, Router
+from regiond.http.routing import Access, Answer, Call, Found, Raw, Route, Router
 from regiond.http.use_cases import UseCases
 from regiond.requests import Caller, RequestContext
 from regiond.storage.errors import DatabaseUnavailable
@@ -235,6 +235,9 @@ def _encoded(answer: Answer, request_id: str) -> Outgoing:
     headers = [*answer.headers, ("X-Request-ID", request_id), ("Cache-Control", "no-store")]
     if answer.content is None:
         return Outgoing(answer.status, tuple(headers), b"")
+    if isinstance(answer.content, Raw):
+        headers.append(("Content-Type", answer.content.media_type))
+        return Outgoing(answer.status, tuple(headers), answer.content.content)
     headers.append(("Content-Type", "application/json"))
     return Outgoing(answer.status, tuple(headers), _json(answer.content))
 

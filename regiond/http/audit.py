@@ -1,7 +1,7 @@
 """The audit over HTTP."""
 
 from regiond.domain.ids import Prefix, format_id
-from regiond.http import representations
+from regiond.http import representations, shapes
 from regiond.http.bodies import AuditPage
 from regiond.http.routing import BASE, Access, Answer, Call, Route, page
 from regiond.http.use_cases import UseCases
@@ -23,5 +23,6 @@ ROUTES = [
         "Who did what, the newest first",
         query=AuditPage,
         list_of=Prefix.AUDIT_ENTRY,
+        shows=shapes.AuditEntry,
     ),
 ]

@@ -1,11 +1,13 @@
 """The bodies and queries of requests. What is not named here is an error."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from regiond.domain.accounts import Role
 from regiond.domain.ranges import RangeKind
+from regiond.domain.reservations import Kind, Status
 from regiond.http.fields import (
     DEFAULT_PAGE,
     AccountName,
@@ -38,9 +40,16 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    examples: ClassVar[Mapping[str, Any]] = {}
+
 
 class NewDevice(Body):
     """An unmanaged device: who it is, and where it wants an address."""
+
+    examples: ClassVar[Mapping[str, Any]] = {
+        "a MAC address": {"interface": "192.0.2.0/24", "mac": "00:16:3e:00:00:01", "hostname": "web1"},
+        "a bond, by cluster and NIC": {"interface": "rack-a:eth1", "macs": ["00:16:3e:00:00:02", "00:16:3e:00:00:03"]},
+    }
 
     interface: SelectorText
     mac: Mac | None = None
@@ -68,6 +77,15 @@ class NewDevice(Body):
 class NewNode(Body):
     """A machine that gets extra addresses."""
 
+    examples: ClassVar[Mapping[str, Any]] = {
+        "a machine": {
+            "hostname": "node1",
+            "macs": ["00:16:3e:00:01:01"],
+            "owner": "alice",
+            "comment": "rack 7, unit 12",
+        }
+    }
+
     hostname: Hostname
     macs: list[Mac] = Field(default=[], max_length=MAX_MACS)
     owner: AccountName | None = None
@@ -81,6 +99,11 @@ class NewNode(Body):
 
 class NewNodeAddress(Body):
     """An extra address of a node, for another MAC address or for an alias of one of its NICs."""
+
+    examples: ClassVar[Mapping[str, Any]] = {
+        "another NIC": {"interface": "rack-a:eth2", "mac": "00:16:3e:00:01:02"},
+        "an alias of a NIC": {"interface": "192.0.2.0/24", "alias": "eth0:1"},
+    }
 
     interface: SelectorText
     mac: Mac | None = None
@@ -103,6 +126,12 @@ class NewNodeAddress(Body):
 class NewReservation(Body):
     """Addresses that the region keeps for an account and never hands out."""
 
+    examples: ClassVar[Mapping[str, Any]] = {
+        "one address": {"interface": "198.51.100.0/24", "purpose": "a load balancer"},
+        "eight for a day": {"interface": "nic:eth1,family:4", "count": 8, "purpose": "a test", "expires_in": 86400},
+        "a certain one": {"address": "192.0.2.7"},
+    }
+
     interface: SelectorText | None = None
     address: Address | None = None
     mac: Mac | None = None
@@ -123,6 +152,8 @@ class NewReservation(Body):
 
 
 class NewAccount(Body):
+    examples: ClassVar[Mapping[str, Any]] = {"a user": {"name": "alice"}, "an admin": {"name": "bob", "role": "admin"}}
+
     name: AccountName
     role: Role = Field(default=Role.USER, strict=False)
 
@@ -150,6 +181,8 @@ class Change(Body):
 class ReservationChange(Change):
     """What can be written of a reservation; null takes a value away."""
 
+    examples: ClassVar[Mapping[str, Any]] = {"a longer life": {"expires_in": 604800}, "no name": {"hostname": None}}
+
     hostname: Hostname | None = None
     comment: Text | None = None
     expires_in: ExpiresIn | None = None
@@ -159,6 +192,11 @@ class ReservationChange(Change):
 
 class DeviceChange(Change):
     """A device keeps its address: `macs` are its MAC addresses from now on, all of them."""
+
+    examples: ClassVar[Mapping[str, Any]] = {
+        "a replaced NIC": {"macs": ["00:16:3e:00:00:09"]},
+        "another name": {"hostname": "web2"},
+    }
 
     hostname: Hostname | None = None
     comment: Text | None = None
@@ -183,6 +221,11 @@ class ReplacedMac(Body):
 class NodeChange(Change):
     """`macs` are the node's own from now on. With `replaced_macs` the node and its extra addresses get the new ones."""
 
+    examples: ClassVar[Mapping[str, Any]] = {
+        "a replaced NIC": {"replaced_macs": [{"old": "00:16:3e:00:01:01", "new": "00:16:3e:00:01:09"}]},
+        "another owner": {"owner": "bob"},
+    }
+
     hostname: Hostname | None = None
     comment: Text | None = None
     owner: AccountName | None = None
@@ -204,6 +247,8 @@ class NodeChange(Change):
 class AccountChange(Change):
     """A limit counts live user reservations; null is no limit."""
 
+    examples: ClassVar[Mapping[str, Any]] = {"a limit": {"max_reservations": 100}, "no entry": {"disabled": True}}
+
     disabled: bool | None = None
     max_reservations: ReservationLimit | None = None
     max_reservations_per_subnet: ReservationLimit | None = None
@@ -217,6 +262,8 @@ class SubnetChange(Change):
     `claimable_anyway`: claim addresses although a cluster has not told yet what its DHCP server has of its own.
     """
 
+    examples: ClassVar[Mapping[str, Any]] = {"ten minutes": {"release_hold_seconds": 600}}
+
     release_hold_seconds: int | None = Field(default=None, ge=0, le=MAX_RELEASE_HOLD_SECONDS)
     claimable_anyway: bool | None = None
 
@@ -224,17 +271,25 @@ class SubnetChange(Change):
 class RecoveryBegin(Body):
     """Why it is believed that the database went back; kept in the audit."""
 
+    examples: ClassVar[Mapping[str, Any]] = {"a backup": {"reason": "restored from the backup of Monday"}}
+
     reason: Text
 
 
 class RecoveryEnd(Body):
     """`force`: also when clusters that may serve unknown addresses were not heard."""
 
+    examples: ClassVar[Mapping[str, Any]] = {"a cluster is gone for good": {"force": True}}
+
     force: bool = False
 
 
 class NewRange(Body):
     """Addresses that are never allocated; both ends are included."""
+
+    examples: ClassVar[Mapping[str, Any]] = {
+        "leases": {"kind": "dynamic", "low": "192.0.2.100", "high": "192.0.2.199", "comment": "PXE"}
+    }
 
     kind: RangeKind = Field(strict=False)
     low: Address
@@ -245,11 +300,17 @@ class NewRange(Body):
 class Adopting(Body):
     """Static entries of a cluster's DHCP server that are to become devices; `owner` is whose, else the caller's."""
 
+    examples: ClassVar[Mapping[str, Any]] = {
+        "two entries": {"entries": ["fe-4k2m9q8xvz", "fe-4k2m9q8xw0"], "owner": "alice"}
+    }
+
     entries: list[Annotated[str, Field(max_length=64)]] = Field(min_length=1, max_length=MAX_ADOPTED)
     owner: AccountName | None = None
 
 
 class RangeChange(Change):
+    examples: ClassVar[Mapping[str, Any]] = {"smaller": {"high": "192.0.2.149"}}
+
     kind: RangeKind | None = Field(default=None, strict=False)
     low: Address | None = None
     high: Address | None = None
@@ -261,11 +322,17 @@ class RangeChange(Change):
 class NewEnrolmentBody(Body):
     """A one-time token for a cluster; an hour by default."""
 
+    examples: ClassVar[Mapping[str, Any]] = {"a day": {"expires_in": 86400}}
+
     expires_in: Annotated[int, Field(ge=60, le=MAX_ENROLMENT_SECONDS)] | None = None
 
 
 class NewTokenBody(Body):
     """A bearer token; without `account` it is the caller's own."""
+
+    examples: ClassVar[Mapping[str, Any]] = {
+        "for reading, for a year": {"name": "grafana", "read_only": True, "expires_in": 31536000}
+    }
 
     name: Name
     account: AccountName | None = None
@@ -323,13 +390,13 @@ class Page(Query):
 class ReservationPage(Page):
     """Filters; the values of one are alternatives, and all filters hold."""
 
-    kind: list[str] = []
-    status: list[str] = []
-    subnet: list[str] = []
-    address: list[str] = []
-    mac: list[str] = []
-    device: list[str] = []
-    node: list[str] = []
+    kind: list[Annotated[str, Field(json_schema_extra={"enum": list(Kind)})]] = []
+    status: list[Annotated[str, Field(json_schema_extra={"enum": list(Status)})]] = []
+    subnet: list[SelectorText] = []
+    address: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-address"})]] = []
+    mac: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-mac"})]] = []
+    device: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-device"})]] = []
+    node: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-node"})]] = []
 
     @property
     def filters(self) -> dict[str, list[str]]:

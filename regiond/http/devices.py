@@ -2,9 +2,9 @@
 
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.views import DeviceView
-from regiond.http import representations
+from regiond.http import representations, shapes
 from regiond.http.bodies import DeviceChange, Forcing, NewDevice, NoQuery, Page, Waiting
-from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page, released, shown
+from regiond.http.routing import BASE, CLAIMING, Access, Answer, Call, Route, created, page, released, shown
 from regiond.http.use_cases import UseCases
 
 PATH = f"{BASE}/devices"
@@ -49,11 +49,31 @@ async def delete(use: UseCases, call: Call[None, Forcing]) -> Answer:
 
 
 ROUTES = [
-    Route("POST", PATH, create, Access.ADMIN, "Claim an address for a new device", NewDevice, Waiting, (201, 200)),
-    Route("GET", PATH, read_list, Access.USER, "List devices", query=Page, list_of=Prefix.DEVICE),
-    Route("GET", f"{PATH}/{{device}}", read, Access.USER, "Read a device"),
     Route(
-        "PATCH", f"{PATH}/{{device}}", change, Access.ADMIN, "Change a device", DeviceChange, Waiting, conditional=True
+        "POST",
+        PATH,
+        create,
+        Access.ADMIN,
+        "Claim an address for a new device",
+        NewDevice,
+        Waiting,
+        (201, 200),
+        shows=shapes.Device,
+        refusals=CLAIMING,
+    ),
+    Route("GET", PATH, read_list, Access.USER, "List devices", query=Page, list_of=Prefix.DEVICE, shows=shapes.Device),
+    Route("GET", f"{PATH}/{{device}}", read, Access.USER, "Read a device", shows=shapes.Device),
+    Route(
+        "PATCH",
+        f"{PATH}/{{device}}",
+        change,
+        Access.ADMIN,
+        "Change a device",
+        DeviceChange,
+        Waiting,
+        conditional=True,
+        shows=shapes.Device,
+        refusals=("identifier-taken",),
     ),
     Route(
         "DELETE",
@@ -64,5 +84,6 @@ ROUTES = [
         query=Forcing,
         statuses=(204, 202),
         conditional=True,
+        releasing=shapes.Releasing,
     ),
 ]

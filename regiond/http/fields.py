@@ -26,7 +26,7 @@ MAX_LIMIT = 2**31 - 1
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
 
-_SECONDS = re.compile(r"[0-9]{1,2}(\.[0-9]{1,6})?")
+_SECONDS = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,3})?")
 _DIGITS = re.compile(r"[0-9]{1,6}")
 
 
@@ -50,7 +50,7 @@ def _octets(kind: IdentifierKind) -> Any:
 
 
 def _seconds(value: Any) -> Any:
-    if not isinstance(value, str) or not _SECONDS.fullmatch(value) or float(value) > MAX_WAIT_SECONDS:
+    if not isinstance(value, str) or not _SECONDS.fullmatch(value) or not 0 <= float(value) <= MAX_WAIT_SECONDS:
         raise ValueError(f"seconds from 0 to {MAX_WAIT_SECONDS:g}")
     return float(value)
 
@@ -67,20 +67,45 @@ def _flag(value: Any) -> Any:
     return value == "true"
 
 
-Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH), AfterValidator(_printable)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH), AfterValidator(_one_line)]
-Alias = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ALIAS_LENGTH), AfterValidator(_one_line)]
-SelectorText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_SELECTOR_LENGTH)]
-AccountName = Annotated[str, AfterValidator(parse_name)]
-Mac = Annotated[str, AfterValidator(lambda text: format_mac(parse_mac(text)))]
-Hostname = Annotated[str, AfterValidator(parse_hostname)]
-Address = Annotated[str, AfterValidator(canonical_address)]
-ClientId = Annotated[str, _octets(IdentifierKind.CLIENT_ID)]
-Duid = Annotated[str, _octets(IdentifierKind.DUID)]
-ExpiresIn = Annotated[int, Field(ge=1, le=MAX_EXPIRES_IN_SECONDS, description="seconds from now")]
+def _described(form: str, *examples: str, **more: Any) -> Any:
+    """How the schema tells of a text that only its parser knows exactly."""
+    return Field(json_schema_extra={"format": form, "examples": list(examples), **more})
+
+
+Text = Annotated[
+    str, StringConstraints(max_length=MAX_TEXT_LENGTH), AfterValidator(_printable), _described("hostmap-text")
+]
+Name = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH),
+    AfterValidator(_one_line),
+    _described("hostmap-line", "laptop"),
+]
+Alias = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_ALIAS_LENGTH),
+    AfterValidator(_one_line),
+    _described("hostmap-line", "eth0:1"),
+]
+SelectorText = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_SELECTOR_LENGTH),
+    _described("hostmap-selector", "192.0.2.0/24", "rack-a:eth1", "ci-4k2m9q8xvz", "cluster:rack-a,nic:eth1,family:6"),
+]
+AccountName = Annotated[str, AfterValidator(parse_name), _described("hostmap-name", "alice")]
+Mac = Annotated[
+    str, AfterValidator(lambda text: format_mac(parse_mac(text))), _described("hostmap-mac", "00:16:3e:00:00:01")
+]
+Hostname = Annotated[str, AfterValidator(parse_hostname), _described("hostmap-host-name", "web1", "web1.example.org")]
+Address = Annotated[str, AfterValidator(canonical_address), _described("hostmap-address", "192.0.2.7", "2001:db8::7")]
+ClientId = Annotated[str, _octets(IdentifierKind.CLIENT_ID), _described("hostmap-client-id", "01:00:16:3e:00:00:01")]
+Duid = Annotated[str, _octets(IdentifierKind.DUID), _described("hostmap-duid", "00:03:00:01:00:16:3e:00:00:01")]
+ExpiresIn = Annotated[int, Field(ge=1, le=MAX_EXPIRES_IN_SECONDS, description="seconds from now", examples=[86400])]
 ReservationLimit = Annotated[int, Field(ge=0, le=MAX_LIMIT)]
 
 # values of the query are text
-Wait = Annotated[float, BeforeValidator(_seconds)]
-Limit = Annotated[int, BeforeValidator(_number), Field(ge=1, le=MAX_PAGE)]
+Wait = Annotated[
+    float, Field(ge=0, le=MAX_WAIT_SECONDS, description="seconds", examples=[2.5]), BeforeValidator(_seconds)
+]
+Limit = Annotated[int, Field(ge=1, le=MAX_PAGE), BeforeValidator(_number)]
 Flag = Annotated[bool, BeforeValidator(_flag)]

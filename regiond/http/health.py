@@ -1,5 +1,6 @@
 """What watches the daemon asks: is it alive, can it serve."""
 
+from regiond.http import shapes
 from regiond.http.bodies import NoQuery
 from regiond.http.problems import Problem
 from regiond.http.routing import Access, Answer, Call, Route
@@ -18,6 +19,14 @@ async def ready(use: UseCases, call: Call[None, NoQuery]) -> Answer:
 
 
 ROUTES = [
-    Route("GET", "/healthz", alive, Access.ANYBODY, "Whether the daemon is alive"),
-    Route("GET", "/readyz", ready, Access.ANYBODY, "Whether the daemon can serve requests"),
+    Route("GET", "/healthz", alive, Access.ANYBODY, "Whether the daemon is alive", shows=shapes.Health),
+    Route(
+        "GET",
+        "/readyz",
+        ready,
+        Access.ANYBODY,
+        "Whether the daemon can serve requests",
+        shows=shapes.Health,
+        refusals=("not-ready",),
+    ),
 ]

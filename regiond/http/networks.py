@@ -1,9 +1,9 @@
 """Clusters and cluster interfaces over HTTP: what the region knows of the sites."""
 
 from regiond.domain.ids import Prefix, format_id
-from regiond.http import representations
+from regiond.http import representations, shapes
 from regiond.http.bodies import Forgetting, InterfacePage, NewEnrolmentBody, NoQuery, Page
-from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page_of_all
+from regiond.http.routing import BASE, SELECTING, Access, Answer, Call, Route, created, page_of_all
 from regiond.http.use_cases import UseCases
 
 CLUSTER = f"{BASE}/clusters/{{cluster}}"
@@ -52,8 +52,17 @@ async def read_interface(use: UseCases, call: Call[None, NoQuery]) -> Answer:
 
 
 ROUTES = [
-    Route("GET", f"{BASE}/clusters", list_clusters, Access.USER, "List clusters", query=Page, list_of=Prefix.CLUSTER),
-    Route("GET", CLUSTER, read_cluster, Access.USER, "Read a cluster, by id or name"),
+    Route(
+        "GET",
+        f"{BASE}/clusters",
+        list_clusters,
+        Access.USER,
+        "List clusters",
+        query=Page,
+        list_of=Prefix.CLUSTER,
+        shows=shapes.Cluster,
+    ),
+    Route("GET", CLUSTER, read_cluster, Access.USER, "Read a cluster, by id or name", shows=shapes.Cluster),
     Route(
         "DELETE",
         CLUSTER,
@@ -62,6 +71,7 @@ ROUTES = [
         "Forget a cluster for good",
         query=Forgetting,
         statuses=(204,),
+        refusals=("cluster-holds-host-maps",),
     ),
     Route(
         "POST",
@@ -71,6 +81,8 @@ ROUTES = [
         "Make a one-time token with which a cluster of this name can enrol",
         NewEnrolmentBody,
         statuses=(201,),
+        shows=shapes.Enrolment,
+        refusals=("no-cluster-listener",),
     ),
     Route(
         "DELETE",
@@ -80,7 +92,9 @@ ROUTES = [
         "Make the cluster's enrolment token worthless",
         statuses=(204,),
     ),
-    Route("POST", f"{CLUSTER}/revoke", revoke_cluster, Access.ADMIN, "Refuse a cluster from now on"),
+    Route(
+        "POST", f"{CLUSTER}/revoke", revoke_cluster, Access.ADMIN, "Refuse a cluster from now on", shows=shapes.Cluster
+    ),
     Route(
         "GET",
         f"{BASE}/cluster-interfaces",
@@ -89,6 +103,15 @@ ROUTES = [
         "List cluster interfaces, or those that a selector names",
         query=InterfacePage,
         list_of=Prefix.CLUSTER_INTERFACE,
+        shows=shapes.ClusterInterface,
+        refusals=SELECTING,
     ),
-    Route("GET", f"{BASE}/cluster-interfaces/{{interface}}", read_interface, Access.USER, "Read a cluster interface"),
+    Route(
+        "GET",
+        f"{BASE}/cluster-interfaces/{{interface}}",
+        read_interface,
+        Access.USER,
+        "Read a cluster interface",
+        shows=shapes.ClusterInterface,
+    ),
 ]

@@ -2,9 +2,21 @@
 
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.views import NodeView, ReservationView
-from regiond.http import representations
+from regiond.http import representations, shapes
 from regiond.http.bodies import Forcing, NewNode, NewNodeAddress, NodeChange, NoQuery, Page, Waiting
-from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page, page_of_all, released, shown
+from regiond.http.routing import (
+    BASE,
+    CLAIMING,
+    Access,
+    Answer,
+    Call,
+    Route,
+    created,
+    page,
+    page_of_all,
+    released,
+    shown,
+)
 from regiond.http.use_cases import UseCases
 
 PATH = f"{BASE}/nodes"
@@ -85,10 +97,31 @@ async def release_address(use: UseCases, call: Call[None, Forcing]) -> Answer:
 
 
 ROUTES = [
-    Route("POST", PATH, create, Access.ADMIN, "Make a node", NewNode, statuses=(201,)),
-    Route("GET", PATH, read_list, Access.USER, "List nodes", query=Page, list_of=Prefix.NODE),
-    Route("GET", NODE, read, Access.USER, "Read a node"),
-    Route("PATCH", NODE, change, Access.ADMIN, "Change a node", NodeChange, Waiting, conditional=True),
+    Route(
+        "POST",
+        PATH,
+        create,
+        Access.ADMIN,
+        "Make a node",
+        NewNode,
+        statuses=(201,),
+        shows=shapes.Node,
+        refusals=("name-taken", "identifier-taken", "not-found"),
+    ),
+    Route("GET", PATH, read_list, Access.USER, "List nodes", query=Page, list_of=Prefix.NODE, shows=shapes.Node),
+    Route("GET", NODE, read, Access.USER, "Read a node", shows=shapes.Node),
+    Route(
+        "PATCH",
+        NODE,
+        change,
+        Access.ADMIN,
+        "Change a node",
+        NodeChange,
+        Waiting,
+        conditional=True,
+        shows=shapes.Node,
+        refusals=("name-taken", "identifier-taken"),
+    ),
     Route(
         "DELETE",
         NODE,
@@ -98,6 +131,7 @@ ROUTES = [
         query=Forcing,
         statuses=(204, 202),
         conditional=True,
+        releasing=shapes.Releasing,
     ),
     Route(
         "POST",
@@ -108,6 +142,8 @@ ROUTES = [
         NewNodeAddress,
         Waiting,
         (201, 200),
+        shows=shapes.Reservation,
+        refusals=CLAIMING,
     ),
     Route(
         "GET",
@@ -117,8 +153,9 @@ ROUTES = [
         "List a node's extra addresses",
         query=Page,
         list_of=Prefix.RESERVATION,
+        shows=shapes.Reservation,
     ),
-    Route("GET", ADDRESS, read_address, Access.USER, "Read one extra address"),
+    Route("GET", ADDRESS, read_address, Access.USER, "Read one extra address", shows=shapes.Reservation),
     Route(
         "DELETE",
         ADDRESS,
@@ -128,5 +165,6 @@ ROUTES = [
         query=Forcing,
         statuses=(204, 202),
         conditional=True,
+        releasing=shapes.Reservation,
     ),
 ]

@@ -1,6 +1,6 @@
 """Recovery over HTTP: what was heard of the clusters, what became of it."""
 
-from regiond.http import representations
+from regiond.http import representations, shapes
 from regiond.http.bodies import NoQuery, RecoveryBegin, RecoveryEnd
 from regiond.http.routing import BASE, Access, Answer, Call, Route
 from regiond.http.use_cases import UseCases
@@ -23,7 +23,32 @@ async def end(use: UseCases, call: Call[RecoveryEnd, NoQuery]) -> Answer:
 
 
 ROUTES = [
-    Route("GET", PATH, read, Access.ADMIN, "The recovery that goes on, or what became of the latest"),
-    Route("POST", f"{PATH}/begin", begin, Access.ADMIN, "Hear every cluster before anything is claimed", RecoveryBegin),
-    Route("POST", f"{PATH}/end", end, Access.ADMIN, "Wait for no more clusters", RecoveryEnd),
+    Route(
+        "GET",
+        PATH,
+        read,
+        Access.ADMIN,
+        "The recovery that goes on, or what became of the latest",
+        shows=shapes.Recovery,
+    ),
+    Route(
+        "POST",
+        f"{PATH}/begin",
+        begin,
+        Access.ADMIN,
+        "Hear every cluster before anything is claimed",
+        RecoveryBegin,
+        shows=shapes.Recovery,
+        refusals=("already-recovering",),
+    ),
+    Route(
+        "POST",
+        f"{PATH}/end",
+        end,
+        Access.ADMIN,
+        "Wait for no more clusters",
+        RecoveryEnd,
+        shows=shapes.Recovery,
+        refusals=("not-recovering", "clusters-not-heard"),
+    ),
 ]

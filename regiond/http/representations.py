@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import overload
 
 from regiond.domain import versions
 from regiond.domain.accounts import AccountView, TokenView
@@ -31,17 +31,16 @@ from regiond.domain.views import (
     SubnetView,
     Utilisation,
 )
+from regiond.http import shapes
 from regiond.requests import Caller
 
-Json = dict[str, Any]
 
-
-def reservation(view: ReservationView) -> Json:
+def reservation(view: ReservationView) -> shapes.Reservation:
     """A reservation with the state of its host map, or null where it has none by its nature."""
     return {**record(view.reservation), "waits_for": list(view.waits_for), "host_map": _host_map(view)}
 
 
-def record(held: Reservation) -> Json:
+def record(held: Reservation) -> shapes.Record:
     """The record alone: what does not change with the progress of host maps."""
     return {
         "id": format_id(Prefix.RESERVATION, held.id),
@@ -68,14 +67,14 @@ def record(held: Reservation) -> Json:
     }
 
 
-def holder(held: Reservation, caller: Caller) -> Json:
+def holder(held: Reservation, caller: Caller) -> shapes.Record | shapes.HeldByAnother:
     """Who has what the caller wanted: all of it to an admin and to its owner, only the kind to others."""
     if caller.is_admin or held.owner == caller.account:
         return record(held)
     return {"kind": held.kind}
 
 
-def device(view: DeviceView) -> Json:
+def device(view: DeviceView) -> shapes.Device:
     held = [one.reservation for one in view.reservations]
     return {
         "id": format_id(Prefix.DEVICE, view.id),
@@ -89,7 +88,7 @@ def device(view: DeviceView) -> Json:
     }
 
 
-def node(view: NodeView) -> Json:
+def node(view: NodeView) -> shapes.Node:
     return {
         "id": format_id(Prefix.NODE, view.id),
         "hostname": view.hostname,
@@ -101,7 +100,7 @@ def node(view: NodeView) -> Json:
     }
 
 
-def cluster(view: ClusterView) -> Json:
+def cluster(view: ClusterView) -> shapes.Cluster:
     return {
         "id": format_id(Prefix.CLUSTER, view.id),
         "name": view.name,
@@ -120,7 +119,7 @@ def cluster(view: ClusterView) -> Json:
     }
 
 
-def enrolment(offer: EnrolmentOffer) -> Json:
+def enrolment(offer: EnrolmentOffer) -> shapes.Enrolment:
     """With the token, which is shown this once."""
     return {
         "name": offer.enrolment.name,
@@ -132,7 +131,7 @@ def enrolment(offer: EnrolmentOffer) -> Json:
     }
 
 
-def interface(view: InterfaceView, caller: Caller) -> Json:
+def interface(view: InterfaceView, caller: Caller) -> shapes.ClusterInterface:
     """A cluster interface; the controller's own MAC address is an admin's to see."""
     return {
         "id": format_id(Prefix.CLUSTER_INTERFACE, view.id),
@@ -152,7 +151,7 @@ def interface(view: InterfaceView, caller: Caller) -> Json:
     }
 
 
-def subnet(view: SubnetView) -> Json:
+def subnet(view: SubnetView) -> shapes.Subnet:
     return {
         "id": format_id(Prefix.SUBNET, view.id),
         "cidr": view.cidr,
@@ -169,7 +168,7 @@ def subnet(view: SubnetView) -> Json:
     }
 
 
-def utilisation(view: Utilisation) -> Json:
+def utilisation(view: Utilisation) -> shapes.Utilisation:
     """Numbers of addresses; of an IPv6 subnet they are larger than what some JSON readers keep exactly."""
     return {
         "subnet": {"id": format_id(Prefix.SUBNET, view.subnet), "cidr": view.cidr},
@@ -183,7 +182,7 @@ def utilisation(view: Utilisation) -> Json:
     }
 
 
-def address_range(held: AddressRange) -> Json:
+def address_range(held: AddressRange) -> shapes.Range:
     return {
         "id": format_id(Prefix.ADDRESS_RANGE, held.id),
         "subnet": format_id(Prefix.SUBNET, held.subnet),
@@ -197,7 +196,7 @@ def address_range(held: AddressRange) -> Json:
     }
 
 
-def dhcp_server(view: ContactView) -> Json:
+def dhcp_server(view: ContactView) -> shapes.DhcpServer:
     """What a cluster's DHCP server has of its own, but for its static entries, which are a list of their own."""
     return {
         "cluster": {"id": format_id(Prefix.CLUSTER, view.cluster), "name": view.name},
@@ -220,7 +219,7 @@ def dhcp_server(view: ContactView) -> Json:
     }
 
 
-def foreign_entry(foreign: ForeignEntry) -> Json:
+def foreign_entry(foreign: ForeignEntry) -> shapes.ForeignEntry:
     """A static entry of a DHCP server that is not ours, and what adopting it would come to."""
     entry, (adoption, reason) = foreign.entry, adoption_of(foreign)
     return {
@@ -238,7 +237,7 @@ def foreign_entry(foreign: ForeignEntry) -> Json:
     }
 
 
-def adoption_result(result: AdoptionResult) -> Json:
+def adoption_result(result: AdoptionResult) -> shapes.AdoptionResult:
     return {
         "entry": format_id(Prefix.FOREIGN_ENTRY, result.entry),
         "adoption": result.adoption.value,
@@ -247,7 +246,7 @@ def adoption_result(result: AdoptionResult) -> Json:
     }
 
 
-def check_report(report: CheckReport) -> Json:
+def check_report(report: CheckReport) -> shapes.CheckReport:
     return {
         "subnet": {"id": format_id(Prefix.SUBNET, report.subnet), "cidr": report.cidr, "vrf": report.vrf},
         "checked": {
@@ -260,7 +259,7 @@ def check_report(report: CheckReport) -> Json:
     }
 
 
-def audit_entry(entry: AuditEntry) -> Json:
+def audit_entry(entry: AuditEntry) -> shapes.AuditEntry:
     return {
         "id": format_id(Prefix.AUDIT_ENTRY, entry.id),
         "at": moment(entry.at),
@@ -274,7 +273,7 @@ def audit_entry(entry: AuditEntry) -> Json:
     }
 
 
-def account(view: AccountView) -> Json:
+def account(view: AccountView) -> shapes.Account:
     return {
         "id": format_id(Prefix.ACCOUNT, view.id),
         "name": view.name,
@@ -288,7 +287,7 @@ def account(view: AccountView) -> Json:
     }
 
 
-def token(view: TokenView) -> Json:
+def token(view: TokenView) -> shapes.Token:
     """A token without its secret."""
     return {
         "id": format_id(Prefix.TOKEN, view.id),
@@ -301,7 +300,7 @@ def token(view: TokenView) -> Json:
     }
 
 
-def recovery(view: RecoveryView) -> Json:
+def recovery(view: RecoveryView) -> shapes.Recovery:
     """How far a recovery is; `since` is None when none goes on."""
     return {
         "history": view.history,
@@ -344,6 +343,10 @@ def recovery(view: RecoveryView) -> Json:
     }
 
 
+@overload
+def moment(time: datetime) -> str: ...
+@overload
+def moment(time: datetime | None) -> str | None: ...
 def moment(time: datetime | None) -> str | None:
     """RFC 3339 in UTC with milliseconds."""
     if time is None:
@@ -355,13 +358,13 @@ def _optional_id(prefix: Prefix, number: int | None) -> str | None:
     return None if number is None else format_id(prefix, number)
 
 
-def _host_map(view: ReservationView) -> Json | None:
+def _host_map(view: ReservationView) -> shapes.HostMap | None:
     if view.progress is None:
         return None
     return {"state": overall_state(view.progress).value, "clusters": _clusters(view.progress)}
 
 
-def _clusters(progress: Sequence[ClusterProgress]) -> list[Json]:
+def _clusters(progress: Sequence[ClusterProgress]) -> list[shapes.ClusterProgress]:
     return [
         {
             "id": format_id(Prefix.CLUSTER, each.cluster),
@@ -375,7 +378,7 @@ def _clusters(progress: Sequence[ClusterProgress]) -> list[Json]:
     ]
 
 
-def _cluster_subnet(view: ClusterSubnetView) -> Json:
+def _cluster_subnet(view: ClusterSubnetView) -> shapes.ClusterSubnet:
     return {
         "id": format_id(Prefix.SUBNET, view.subnet),
         "cidr": view.cidr,

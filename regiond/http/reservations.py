@@ -5,9 +5,9 @@ from datetime import timedelta
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import ReservationEdit
 from regiond.domain.views import ReservationView
-from regiond.http import representations
+from regiond.http import representations, shapes
 from regiond.http.bodies import Forcing, NewReservation, NoQuery, ReservationChange, ReservationPage, Waiting
-from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page, released, shown
+from regiond.http.routing import BASE, CLAIMING, SELECTING, Access, Answer, Call, Route, created, page, released, shown
 from regiond.http.use_cases import UseCases
 
 PATH = f"{BASE}/reservations"
@@ -76,11 +76,41 @@ async def release(use: UseCases, call: Call[None, Forcing]) -> Answer:
 
 
 ROUTES = [
-    Route("POST", PATH, create, Access.USER, "Reserve addresses", NewReservation, Waiting, (201, 200)),
-    Route("GET", PATH, read_list, Access.USER, "List reservations", query=ReservationPage, list_of=Prefix.RESERVATION),
-    Route("GET", RESERVATION, read, Access.USER, "Read a reservation"),
     Route(
-        "PATCH", RESERVATION, change, Access.USER, "Change a reservation", ReservationChange, Waiting, conditional=True
+        "POST",
+        PATH,
+        create,
+        Access.USER,
+        "Reserve addresses",
+        NewReservation,
+        Waiting,
+        (201, 200),
+        shows=shapes.Reservation | shapes.Group,
+        refusals=(*CLAIMING, "not-permitted", "quota-exceeded"),
+    ),
+    Route(
+        "GET",
+        PATH,
+        read_list,
+        Access.USER,
+        "List reservations",
+        query=ReservationPage,
+        list_of=Prefix.RESERVATION,
+        shows=shapes.Reservation,
+        refusals=SELECTING,
+    ),
+    Route("GET", RESERVATION, read, Access.USER, "Read a reservation", shows=shapes.Reservation),
+    Route(
+        "PATCH",
+        RESERVATION,
+        change,
+        Access.USER,
+        "Change a reservation",
+        ReservationChange,
+        Waiting,
+        conditional=True,
+        shows=shapes.Reservation,
+        refusals=("change-under-owner", "being-released"),
     ),
     Route(
         "DELETE",
@@ -91,5 +121,7 @@ ROUTES = [
         query=Forcing,
         statuses=(204, 202),
         conditional=True,
+        releasing=shapes.Reservation,
+        refusals=("delete-under-owner",),
     ),
 ]

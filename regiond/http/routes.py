@@ -1,9 +1,21 @@
 """Every route there is."""
 
-from regiond.http import adoption, audit, devices, health, networks, nodes, recovery, reservations, subnets, users
+from regiond.http import (
+    adoption,
+    audit,
+    devices,
+    documentation,
+    health,
+    networks,
+    nodes,
+    recovery,
+    reservations,
+    subnets,
+    users,
+)
 from regiond.http.routing import Route
 
-ROUTES: tuple[Route, ...] = (
+_NOUNS: tuple[Route, ...] = (
     *devices.ROUTES,
     *nodes.ROUTES,
     *reservations.ROUTES,
@@ -15,3 +27,5 @@ ROUTES: tuple[Route, ...] = (
     *recovery.ROUTES,
     *health.ROUTES,
 )
+
+ROUTES: tuple[Route, ...] = (*_NOUNS, *documentation.routes_for(_NOUNS))

@@ -28,8 +28,16 @@ class Access(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Raw:
+    """A body that is no JSON. As what a route shows, `content` is empty."""
+
+    media_type: str
+    content: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """A status and what can be JSON; None is no body at all."""
+    """A status and what can be JSON, or a Raw; None is no body at all."""
 
     status: int
     content: Any = None
@@ -57,6 +65,27 @@ class Call(Generic[B, Q]):
         return self.route.url(self.path)
 
 
+SELECTING = ("bad-selector", "no-such-cluster-interface", "ambiguous-selector")
+"""What a selector can be refused with."""
+
+CLAIMING = (
+    *SELECTING,
+    "not-found",
+    "address-taken",
+    "identifier-taken",
+    "address-outside-subnet",
+    "address-not-usable",
+    "address-in-dynamic-range",
+    "address-in-reserved-range",
+    "address-of-infrastructure",
+    "address-of-static-entry",
+    "subnet-exhausted",
+    "wrong-address-family",
+    "subnet-not-ready",
+    "subnet-recovering",
+)
+"""What a claim can be refused with."""
+
 HandlerOf = Callable[[UseCases, Call[Any, Any]], Awaitable[Answer]]
 
 
@@ -65,6 +94,8 @@ class Route:
     """`path` is a template such as `/api/v1/devices/{device}`; `statuses` are those of success.
 
     `list_of` says what a list's pages are cut by: the ids of its entries. `conditional`: it honours If-Match.
+    `shows` is the type of what it answers (of a list: of an entry), `releasing` that of a 202; `refusals` are the
+    problem types that do not follow from the rest: see regiond/http/openapi.py.
     """
 
     method: str
@@ -77,6 +108,9 @@ class Route:
     statuses: tuple[int, ...] = (200,)
     list_of: Prefix | None = None
     conditional: bool = False
+    shows: Any = None
+    releasing: Any = None
+    refusals: tuple[str, ...] = ()
 
     def url(self, parameters: Mapping[str, str]) -> str:
         """The path with its parameters filled in."""

@@ -2,15 +2,16 @@
 
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.ranges import AddressRange
-from regiond.http import representations
+from regiond.http import representations, shapes
 from regiond.http.bodies import Available, ForcingRange, NewRange, NoQuery, Page, RangeChange, SubnetChange
-from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page_of_all, shown
+from regiond.http.routing import BASE, SELECTING, Access, Answer, Call, Route, created, page_of_all, shown
 from regiond.http.use_cases import UseCases
 
 PATH = f"{BASE}/subnets"
 SUBNET = f"{PATH}/{{subnet}}"
 RANGES = f"{SUBNET}/ranges"
 RANGE = f"{RANGES}/{{range}}"
+RANGING = (*SELECTING, "address-outside-subnet", "range-overlap", "range-over-reservations")
 
 
 def _range_id(held: AddressRange) -> str:
@@ -84,8 +85,10 @@ async def repair(use: UseCases, call: Call[None, NoQuery]) -> Answer:
 
 
 ROUTES = [
-    Route("GET", PATH, read_list, Access.USER, "List subnets", query=Page, list_of=Prefix.SUBNET),
-    Route("GET", SUBNET, read, Access.USER, "Read a subnet, by id or selector"),
+    Route("GET", PATH, read_list, Access.USER, "List subnets", query=Page, list_of=Prefix.SUBNET, shows=shapes.Subnet),
+    Route(
+        "GET", SUBNET, read, Access.USER, "Read a subnet, by id or selector", shows=shapes.Subnet, refusals=SELECTING
+    ),
     Route(
         "PATCH",
         SUBNET,
@@ -94,14 +97,90 @@ ROUTES = [
         "Set how long a subnet's released addresses rest",
         SubnetChange,
         conditional=True,
+        shows=shapes.Subnet,
+        refusals=SELECTING,
     ),
-    Route("GET", f"{SUBNET}/utilisation", read_utilisation, Access.USER, "How a subnet's addresses are used"),
-    Route("GET", f"{SUBNET}/available", read_available, Access.USER, "The lowest free addresses", query=Available),
-    Route("GET", RANGES, list_ranges, Access.USER, "List ranges", query=Page, list_of=Prefix.ADDRESS_RANGE),
-    Route("POST", RANGES, add_range, Access.ADMIN, "Add a range", NewRange, ForcingRange, (201,)),
-    Route("GET", RANGE, read_range, Access.USER, "Read a range"),
-    Route("PATCH", RANGE, change_range, Access.ADMIN, "Change a range", RangeChange, ForcingRange, conditional=True),
-    Route("DELETE", RANGE, remove_range, Access.ADMIN, "Remove a range", statuses=(204,), conditional=True),
-    Route("GET", f"{SUBNET}/check", check, Access.ADMIN, "Check what is stored of a subnet"),
-    Route("POST", f"{SUBNET}/repair", repair, Access.ADMIN, "Rebuild a subnet's index of free addresses"),
+    Route(
+        "GET",
+        f"{SUBNET}/utilisation",
+        read_utilisation,
+        Access.USER,
+        "How a subnet's addresses are used",
+        shows=shapes.Utilisation,
+        refusals=SELECTING,
+    ),
+    Route(
+        "GET",
+        f"{SUBNET}/available",
+        read_available,
+        Access.USER,
+        "The lowest free addresses",
+        query=Available,
+        shows=list[shapes.Address],
+        refusals=SELECTING,
+    ),
+    Route(
+        "GET",
+        RANGES,
+        list_ranges,
+        Access.USER,
+        "List ranges",
+        query=Page,
+        list_of=Prefix.ADDRESS_RANGE,
+        shows=shapes.Range,
+        refusals=SELECTING,
+    ),
+    Route(
+        "POST",
+        RANGES,
+        add_range,
+        Access.ADMIN,
+        "Add a range",
+        NewRange,
+        ForcingRange,
+        (201,),
+        shows=shapes.Range,
+        refusals=RANGING,
+    ),
+    Route("GET", RANGE, read_range, Access.USER, "Read a range", shows=shapes.Range, refusals=SELECTING),
+    Route(
+        "PATCH",
+        RANGE,
+        change_range,
+        Access.ADMIN,
+        "Change a range",
+        RangeChange,
+        ForcingRange,
+        conditional=True,
+        shows=shapes.Range,
+        refusals=(*RANGING, "range-reported"),
+    ),
+    Route(
+        "DELETE",
+        RANGE,
+        remove_range,
+        Access.ADMIN,
+        "Remove a range",
+        statuses=(204,),
+        conditional=True,
+        refusals=(*SELECTING, "range-reported"),
+    ),
+    Route(
+        "GET",
+        f"{SUBNET}/check",
+        check,
+        Access.ADMIN,
+        "Check what is stored of a subnet",
+        shows=shapes.CheckReport,
+        refusals=SELECTING,
+    ),
+    Route(
+        "POST",
+        f"{SUBNET}/repair",
+        repair,
+        Access.ADMIN,
+        "Rebuild a subnet's index of free addresses",
+        shows=shapes.CheckReport,
+        refusals=SELECTING,
+    ),
 ]

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from regiond.domain.accounts import AccountView, TokenView
 from regiond.domain.ids import Prefix, format_id
-from regiond.http import representations
+from regiond.http import representations, shapes
 from regiond.http.bodies import AccountChange, NewAccount, NewTokenBody, NoQuery, Page, TokenPage
 from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page, shown
 from regiond.http.use_cases import UseCases
@@ -72,14 +72,60 @@ async def revoke_token(use: UseCases, call: Call[None, NoQuery]) -> Answer:
 
 
 ROUTES = [
-    Route("POST", USERS, create_user, Access.ADMIN, "Make an account", NewAccount, statuses=(201,)),
-    Route("GET", USERS, list_users, Access.ADMIN, "List accounts", query=Page, list_of=Prefix.ACCOUNT),
-    Route("GET", USER, read_user, Access.USER, "Read an account, by id or name"),
     Route(
-        "PATCH", USER, change_user, Access.ADMIN, "Disable, enable or limit an account", AccountChange, conditional=True
+        "POST",
+        USERS,
+        create_user,
+        Access.ADMIN,
+        "Make an account",
+        NewAccount,
+        statuses=(201,),
+        shows=shapes.Account,
+        refusals=("name-taken",),
     ),
-    Route("POST", TOKENS, create_token, Access.USER, "Make a token", NewTokenBody, statuses=(201,)),
-    Route("GET", TOKENS, list_tokens, Access.USER, "List tokens", query=TokenPage, list_of=Prefix.TOKEN),
-    Route("GET", TOKEN, read_token, Access.USER, "Read a token, without its secret"),
+    Route(
+        "GET",
+        USERS,
+        list_users,
+        Access.ADMIN,
+        "List accounts",
+        query=Page,
+        list_of=Prefix.ACCOUNT,
+        shows=shapes.Account,
+    ),
+    Route("GET", USER, read_user, Access.USER, "Read an account, by id or name", shows=shapes.Account),
+    Route(
+        "PATCH",
+        USER,
+        change_user,
+        Access.ADMIN,
+        "Disable, enable or limit an account",
+        AccountChange,
+        conditional=True,
+        shows=shapes.Account,
+    ),
+    Route(
+        "POST",
+        TOKENS,
+        create_token,
+        Access.USER,
+        "Make a token",
+        NewTokenBody,
+        statuses=(201,),
+        shows=shapes.NewToken,
+        refusals=("name-taken", "not-found", "not-permitted"),
+    ),
+    Route(
+        "GET",
+        TOKENS,
+        list_tokens,
+        Access.USER,
+        "List tokens",
+        query=TokenPage,
+        list_of=Prefix.TOKEN,
+        shows=shapes.Token,
+        refusals=("not-found",),
+    ),
+    Route("GET", TOKEN, read_token, Access.USER, "Read a token, without its secret", shows=shapes.Token),
     Route("DELETE", TOKEN, revoke_token, Access.USER, "Revoke a token", statuses=(204,), conditional=True),
 ]

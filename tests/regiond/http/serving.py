@@ -17,6 +17,7 @@ from regiond.accounts import Accounts
 from regiond.http.application import Application
 from regiond.http.site import ApiSite
 from tests.fakes.use_cases import NOW, FakeRegion
+from tests.regiond.http import promises
 
 reactor: Any = global_reactor
 
@@ -63,8 +64,9 @@ class Server:
         token: str | None = "admin",
         raw: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        promised: bool = True,
     ) -> Reply:
-        """Send `content` as JSON, or `raw` as it is."""
+        """Send `content` as JSON, or `raw` as it is. `promised`: the answer has to be one that is documented."""
         sent: dict[bytes | str, bytes | str] = dict((headers or {}).items())
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
@@ -78,7 +80,10 @@ class Server:
         received = {
             name.decode().lower(): b", ".join(values).decode() for name, values in response.headers.getAllRawHeaders()
         }
-        return Reply(response.code, received, await response.content())
+        reply = Reply(response.code, received, await response.content())
+        if promised:
+            promises.check(method, path, reply.status, reply.headers, reply.body)
+        return reply
 
 
 @asynccontextmanager

@@ -70,9 +70,9 @@ async def test_mistakes_in_a_patch(path: str, body: Any, pointer: str) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_stale_version_is_refused_with_the_one_of_now() -> None:
     async with serving() as server:
-        server.region.edits.answers["change_node"] = errors.StaleVersion("read it again", etag='"now"')
+        server.region.edits.answers["change_node"] = errors.StaleVersion("read it again", etag='"00000000000000ff"')
         reply = await server.request("PATCH", NODE, {"comment": "x"}, headers={"If-Match": '"then"'})
-        assert check_problem(reply, 412, "stale-version")["etag"] == '"now"'
+        assert check_problem(reply, 412, "stale-version")["etag"] == '"00000000000000ff"'
 
 
 @pytest_twisted.ensureDeferred

@@ -153,7 +153,6 @@ async def test_every_mistake_in_a_body_is_named(path: str, content: Any, pointer
         ("POST", f"{DEVICES}?wait=31", "?wait"),
         ("POST", f"{DEVICES}?wait=-1", "?wait"),
         ("POST", f"{DEVICES}?wait=nan", "?wait"),
-        ("POST", f"{DEVICES}?wait=1e1", "?wait"),
         ("POST", f"{DEVICES}?wait=", "?wait"),
         ("DELETE", f"{RESERVATIONS}/rs-0000000007?force=yes", "?force"),
         ("DELETE", f"{RESERVATIONS}/rs-0000000007?wait=1", "?wait"),
@@ -273,7 +272,7 @@ def test_every_domain_error_has_a_status_and_a_row_here() -> None:
 async def test_what_the_region_refuses(error: DomainError, status: int) -> None:
     async with serving() as server:
         server.region.claims.answers["reserve"] = error
-        reply = await server.request("POST", RESERVATIONS, WHERE, token="alice")
+        reply = await server.request("POST", RESERVATIONS, WHERE, token="alice", promised=False)
         problem = check_problem(reply, status, error.slug)
         assert problem["detail"] == error.detail
         for name in error.members:
