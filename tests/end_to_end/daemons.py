@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.lab.namespaces import within
 from tests.lab.servers import wait_until
+from tests.lab.unprivileged import as_nobody_special
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -91,6 +92,11 @@ class Api:
         assert reply.status == expected, reply
         return reply.body
 
+    def patch(self, path: str, body: Any) -> Any:
+        reply = self.request("PATCH", path, body)
+        assert reply.status == 200, reply
+        return reply.body
+
     def delete(self, path: str, expected: int = 204) -> Any:
         reply = self.request("DELETE", path)
         assert reply.status == expected, reply
@@ -105,6 +111,7 @@ class Daemon:
     config: Path
     log: Path
     namespace: str | None = None
+    enter: Sequence[str] = ()  # what is put before the command, besides
     environment: dict[str, str] = field(default_factory=dict)
     program: Sequence[str] = (str(TWISTD),)
     process: "subprocess.Popen[bytes] | None" = None
@@ -113,7 +120,16 @@ class Daemon:
         """Start it and wait for each of these events in its log."""
         offset = self.log.stat().st_size if self.log.exists() else 0
         inside = within(self.namespace) if self.namespace is not None else []
-        command = [*inside, *self.program, "--nodaemon", "--pidfile=", self.plugin, "--config", str(self.config)]
+        command = [
+            *inside,
+            *self.enter,
+            *self.program,
+            "--nodaemon",
+            "--pidfile=",
+            self.plugin,
+            "--config",
+            str(self.config),
+        ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **self.environment}
@@ -191,7 +207,7 @@ class Region(Daemon):
             f'state_directory = "{self.state}"\n[http]\nlisten = {json.dumps(list(listen))}\n'
             f'[clusters]\nlisten = ["unix:{directory}/link.sock"]\n'
         )
-        super().__init__("regiond", config, directory / f"{name}.log")
+        super().__init__("regiond", config, directory / f"{name}.log", enter=as_nobody_special())
         self.link = directory / "link.sock"
         self.api = Api(self.state / "api.sock")
 

@@ -1,0 +1,141 @@
+"""A site for each DHCP server that people run: its networks, the real server on them, and a clusterd that serves it.
+
+clusterd's `[dhcp]` table is as an operator writes it. The networks of two sites differ, so that one region has both.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg2
+from psycopg2 import extensions
+
+from regiond.postgres.place import ROLE
+from tests.end_to_end.daemons import Cluster, Region, eventually
+from tests.lab import namespaces
+from tests.lab.clients import missing_clients
+from tests.lab.dhcpd import OMAPI_PORT, dhcpd
+from tests.lab.kea import SCRIPTS, KeaServers, kea, missing_programs
+from tests.lab.namespaces import Network, Wire
+from tests.lab.servers import ProcessIdentity, dnsmasq
+from tests.requirements import need
+
+MAC = "00:16:3e:aa:00:01"  # of both of the clients' NICs
+SERVERS = ("dnsmasq", "isc", "kea-hosts-database", "kea-include-files")
+
+
+@dataclass(frozen=True, slots=True)
+class DhcpSite:
+    """`v4` and `v6` are on the first cable, `second` on the other one; `identity` is the process that serves IPv4."""
+
+    cluster: Cluster
+    network: Network
+    v4: str
+    v6: str
+    second: str
+    identity: Callable[[], ProcessIdentity]
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    dhcp: str
+    identity: Callable[[], ProcessIdentity]
+
+
+@contextmanager
+def dhcp_site(name: str, region: Region, directory: Path) -> Iterator[DhcpSite]:
+    """The site of one of SERVERS, all of whose networks can be claimed on."""
+    need(not missing_clients(), f"not installed: {', '.join(missing_clients())}")
+    obstacle = namespaces.obstacle()
+    need(obstacle is None, str(obstacle))
+    number = SERVERS.index(name) + 1
+    wires = (Wire((f"10.20.{number}.1/24", f"2001:db8:{number}::1/64")), Wire((f"10.21.{number}.1/24",)))
+    place = directory / name
+    place.mkdir()
+    with namespaces.network(wires) as network, _server(name, network, place, region) as server:
+        network.set_client_mac(MAC)
+        network.set_client_mac(MAC, "c1")
+        cluster = Cluster(directory, region.link, f"rack-{name}", namespace=network.server, dhcp=server.dhcp)
+        v4, v6, second = (cidr for wire in wires for cidr in wire.networks)
+        try:
+            cluster.up()
+            for cidr in (v4, v6, second):
+                _open(region, cidr)
+            yield DhcpSite(cluster, network, v4, v6, second, server.identity)
+        finally:
+            cluster.stop()
+
+
+def subnet_path(cidr: str) -> str:
+    """Where the API has a subnet."""
+    return f"subnets/{quote(cidr, safe='')}"
+
+
+def _open(region: Region, cidr: str) -> None:
+    """Return when addresses can be claimed; a released one is free as soon as its removal is confirmed."""
+
+    def is_claimable() -> bool:
+        reply = region.api.request("GET", subnet_path(cidr))
+        return reply.status == 200 and bool(reply.body["claimable"])
+
+    eventually(is_claimable, f"{cidr} is claimable")
+    region.api.patch(subnet_path(cidr), {"release_hold_seconds": 0})
+
+
+@contextmanager
+def _server(name: str, network: Network, directory: Path, region: Region) -> Iterator[_Server]:
+    match name:
+        case "dnsmasq":
+            need(shutil.which("dnsmasq"), "dnsmasq is not installed")
+            with dnsmasq(network, directory) as one:
+                dhcp = f'backend = "dnsmasq"\nhosts_file = "{one.hosts_file}"\npid_file = "{one.pid_file}"'
+                yield _Server(dhcp, lambda: one.identity)
+        case "isc":
+            need(shutil.which("dhcpd"), "dhcpd is not installed")
+            with dhcpd(network, directory) as two:
+                dhcp = f"""backend = "isc"
+omapi_port = {OMAPI_PORT}
+omapi_key_file = "{two.key_file}"
+leases_file = "{two.leases_file}"
+configuration_file = "{two.configuration_file}"
+[dhcp.ipv6]
+include_file = "{two.include_file}"
+configuration_file = "{two.configuration_file6}"
+pid_file = "{two.pid_file6}"
+program = "{directory}/dhcpd"
+restart_command = ["{two.restart_command}"]"""
+                yield _Server(dhcp, lambda: two.identity)
+        case _:
+            need(not missing_programs(), f"not installed: {', '.join(missing_programs())}")
+            database = _hosts_database(region, directory) if name == "kea-hosts-database" else None
+            with kea(KeaServers(network, directory, hosts_database=database)) as servers:
+                dhcp = f"""backend = "kea"
+dhcp4_socket = "{servers.socket(4)}"
+dhcp6_socket = "{servers.socket(6)}"
+include_directory = "{servers.include_directory}"
+dhcp4_config = "{servers.config_file(4)}"
+dhcp6_config = "{servers.config_file(6)}\""""
+                yield _Server(dhcp, lambda: servers.identity(4))
+
+
+def _hosts_database(region: Region, directory: Path) -> dict[str, Any]:
+    """A database with Kea's schema on the PostgreSQL that there is, the region's; as Kea's configuration names it."""
+    script = SCRIPTS / "dhcpdb_create.pgsql"
+    need(script.exists(), f"{script} is not installed (package kea-admin)")
+    access = {"host": str(region.state / "postgres" / "socket"), "user": ROLE, "dbname": "postgres"}
+    _execute(access, "CREATE DATABASE kea")
+    _execute({**access, "dbname": "kea"}, script.read_text())
+    return {"type": "postgresql", "name": "kea", "host": access["host"], "user": ROLE}
+
+
+def _execute(access: dict[str, str], sql: str) -> None:
+    connection = psycopg2.connect(extensions.make_dsn(**access))
+    try:
+        connection.autocommit = True
+        connection.cursor().execute(sql)
+    finally:
+        connection.close()

@@ -1,0 +1,200 @@
+"""What is claimed over HTTP is what real clients get from each of the DHCP servers, and nobody else does.
+
+One region serves all tests; each server runs once, with a clusterd of its own.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGCONT, SIGSTOP
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.daemons import Api, Region, eventually
+from tests.end_to_end.dhcp_sites import MAC, SERVERS, DhcpSite, dhcp_site, subnet_path
+from tests.lab.clients import dhclient, duid_of_mac, udhcpc
+from tests.lab.dhcp_messages import Answer, Kind
+from tests.lab.raw_v4 import RawClient4
+from tests.lab.raw_v6 import RawClient6
+
+pytestmark = pytest.mark.namespaces
+
+OTHER_MAC = "00:16:3e:aa:00:02"
+OWN_ID = b"\x01" + bytes.fromhex(MAC.replace(":", ""))  # what most clients send as their client-id
+
+
+@pytest.fixture(scope="module")
+def region(session_state_directory: Path) -> Iterator[Region]:
+    directory = session_state_directory / "dhcp-servers"
+    directory.mkdir()
+    running = Region(directory)
+    try:
+        running.up()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def site(request: pytest.FixtureRequest, region: Region) -> Iterator[DhcpSite]:
+    with dhcp_site(request.param, region, region.config.parent) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def same_process(site: DhcpSite) -> Iterator[None]:
+    """Whatever a test does to IPv4 host maps, the process that serves them stays."""
+    before = site.identity()
+    yield
+    assert site.identity() == before
+
+
+@pytest.fixture
+def api(region: Region) -> Api:
+    return region.api
+
+
+@pytest.fixture
+def v4(site: DhcpSite) -> Iterator[RawClient4]:
+    with RawClient4(site.network) as client:
+        yield client
+
+
+def device(api: Api, interface: str, **values: Any) -> Any:
+    """The reservation of a new device, in effect at the DHCP server."""
+    made = api.post("devices?wait=20", {"interface": interface, **values})["reservations"][0]
+    assert made["host_map"]["state"] == "applied", made["host_map"]
+    return made
+
+
+def release(api: Api, *held: Any) -> None:
+    """Release devices' addresses, and return when they are free."""
+    for each in held:
+        api.delete(f"devices/{each['device']}", 202)
+    free(api, *held)
+
+
+def free(api: Api, *held: Any) -> None:
+    """Return when the removal of each of these reservations was confirmed: there is no such reservation any more."""
+    reservations = {each["id"] for each in held}
+    eventually(
+        lambda: not any(view["id"] in reservations for view in api.get("reservations?limit=1000")), "the confirmation"
+    )
+
+
+@contextmanager
+def stopped(site: DhcpSite) -> Iterator[None]:
+    """clusterd hears of nothing and confirms nothing."""
+    site.cluster.send(SIGSTOP)
+    try:
+        yield
+    finally:
+        site.cluster.send(SIGCONT)
+
+
+def at_once(*questions: Callable[[], str | None]) -> list[str | None]:
+    """Silence takes its time: several clients wait for it together."""
+    with ThreadPoolExecutor(len(questions)) as threads:
+        return [answer.result() for answer in [threads.submit(question) for question in questions]]
+
+
+def acknowledged(answer: Answer | None) -> str | None:
+    return answer.address if answer is not None and answer.kind is Kind.ACK else None
+
+
+def test_claim_and_release(site: DhcpSite, api: Api) -> None:
+    assert udhcpc(site.network, attempts=1) is None
+    held = device(api, site.v4, mac=MAC, hostname="web1")
+    held6 = device(api, site.v6, mac=MAC)
+    assert udhcpc(site.network) == held["address"]
+    assert dhclient(site.network, 4) == held["address"]
+    assert dhclient(site.network, 6) == held6["address"]
+
+    with stopped(site):
+        for each in (held, held6):
+            assert api.delete(f"devices/{each['device']}", 202)["releasing"][0]["status"] == "releasing"
+        # The machine still gets its address, and so nobody else may.
+        assert udhcpc(site.network) == held["address"]
+        for each, cidr in ((held, site.v4), (held6, site.v6)):
+            view = api.get(f"reservations/{each['id']}")
+            assert view["status"] == "releasing"
+            assert view["waits_for"][0].startswith(f"cluster {site.cluster.name} to confirm the removal")
+            refused = api.request("POST", "devices", {"interface": cidr, "mac": OTHER_MAC, "address": each["address"]})
+            assert (refused.status, refused.body["type"]) == (409, "address-taken")
+            assert each["address"] not in api.get(f"{subnet_path(cidr)}/available")
+    free(api, held, held6)
+    answers = at_once(
+        lambda: udhcpc(site.network, attempts=1),
+        lambda: dhclient(site.network, 4, timeout=2.0),
+        lambda: dhclient(site.network, 6, timeout=2.0),
+    )
+    assert answers == [None, None, None]
+
+    # Confirmed, and so the next machine can have them.
+    next4 = device(api, site.v4, mac=OTHER_MAC, address=held["address"])
+    next6 = device(api, site.v6, duid="0002000000010203", address=held6["address"])
+    with RawClient4(site.network) as client, RawClient6(site.network) as client6:
+        assert acknowledged(client.obtain(OTHER_MAC)) == held["address"]
+        assert client.discover(MAC) is None
+        answer6 = client6.obtain(bytes.fromhex("0002000000010203"))
+        assert answer6 is not None and answer6.addresses == (held6["address"],)
+    release(api, next4, next6)
+
+
+def test_a_duid_of_ones_own(site: DhcpSite, api: Api) -> None:
+    held = device(api, site.v6, duid=duid_of_mac(OTHER_MAC).hex())
+    assert dhclient(site.network, 6, duid=duid_of_mac(OTHER_MAC)) == held["address"]
+    release(api, held)
+
+
+def test_an_address_moves_to_another_mac(site: DhcpSite, api: Api, v4: RawClient4) -> None:
+    held = device(api, site.v4, mac=MAC)
+    assert acknowledged(v4.obtain(MAC)) == held["address"]
+    moved = api.patch(f"devices/{held['device']}?wait=20", {"macs": [OTHER_MAC]})["reservations"][0]
+    assert (moved["id"], moved["address"], moved["macs"]) == (held["id"], held["address"], [OTHER_MAC])
+    assert moved["host_map"]["state"] == "applied"
+    assert acknowledged(v4.obtain(OTHER_MAC)) == held["address"]
+    assert acknowledged(v4.renew(OTHER_MAC, held["address"])) == held["address"]
+    assert v4.discover(MAC) is None
+    assert acknowledged(v4.renew(MAC, held["address"])) is None
+    release(api, held)
+
+
+def test_a_nic_alias_beside_its_primary(site: DhcpSite, api: Api, v4: RawClient4) -> None:
+    node = api.post("nodes", {"hostname": f"lb-{site.v4.split('.')[2]}", "macs": [MAC]})["id"]
+    primary = api.post(f"nodes/{node}/addresses?wait=20", {"interface": site.v4, "mac": MAC})
+    alias = api.post(f"nodes/{node}/addresses?wait=20", {"interface": site.v4, "alias": "eth0:1"})
+    assert [each["host_map"]["state"] for each in (primary, alias)] == ["applied", "applied"]
+    alias_id = bytes.fromhex(alias["client_id"].replace(":", ""))
+    assert udhcpc(site.network, client_id=alias_id) == alias["address"]
+    assert udhcpc(site.network) == primary["address"]
+    for _ in range(2):
+        for client_id, held in ((OWN_ID, primary), (alias_id, alias)):
+            assert acknowledged(v4.obtain(MAC, client_id=client_id)) == held["address"]
+        for client_id, held in ((OWN_ID, primary), (alias_id, alias)):
+            assert acknowledged(v4.renew(MAC, held["address"], client_id=client_id)) == held["address"]
+    api.delete(f"nodes/{node}/addresses/{alias['id']}", 202)
+    free(api, alias)
+    assert v4.discover("00:16:3e:aa:00:99", client_id=alias_id) is None
+    assert acknowledged(v4.renew(MAC, primary["address"], client_id=OWN_ID)) == primary["address"]
+    api.delete(f"nodes/{node}", 202)
+    free(api, primary)
+
+
+def test_client_ids_that_change_on_the_way_from_pxe_to_the_system(site: DhcpSite, api: Api, v4: RawClient4) -> None:
+    held = device(api, site.v4, mac=MAC)
+    for client_id in (b"\x00" + bytes(range(16)), None, OWN_ID, b"\xff\x12\x34\x56\x78\x00\x02", None):
+        assert acknowledged(v4.obtain(MAC, client_id=client_id)) == held["address"]
+    release(api, held)
+
+
+def test_one_mac_in_two_subnets(site: DhcpSite, api: Api) -> None:
+    held, second = device(api, site.v4, mac=MAC), device(api, site.second, mac=MAC)
+    assert udhcpc(site.network) == held["address"]
+    assert udhcpc(site.network, "c1") == second["address"]
+    release(api, held)
+    assert udhcpc(site.network, "c1") == second["address"]
+    assert udhcpc(site.network, attempts=1) is None
+    release(api, second)
