@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from clusterd.protocol.values import Identifier, IdentifierKind, ServerEntry, ServerPool, parse_hex
+from clusterd.protocol.values import ServerEntry, ServerPool
 from regiond.domain.reservations import Reservation
 
 
@@ -119,7 +119,7 @@ class ForeignEntry:
 def adoption_of(foreign: ForeignEntry) -> tuple[Adoption, str | None]:
     """Whether it can be adopted, and in words why not."""
     entry, holder = foreign.entry, foreign.holder
-    if holder is not None and _identifiers_of(holder) == set(entry.identifiers) and holder.status.value == "active":
+    if holder is not None and holder.identifiers == set(entry.identifiers) and holder.status.value == "active":
         return Adoption.DONE, None
     reason = _conflict(foreign)
     return (Adoption.POSSIBLE, None) if reason is None else (Adoption.CONFLICT, reason)
@@ -146,14 +146,6 @@ def _conflict(foreign: ForeignEntry) -> str | None:
     if foreign.in_pool and foreign.backend == "isc":
         return "the address lies in a pool of dhcpd, which would lease it to others as well: take it out of the pool"
     return None
-
-
-def _identifiers_of(held: Reservation) -> set[Identifier]:
-    found = {Identifier(IdentifierKind.MAC, parse_hex(mac)) for mac in held.macs}
-    for kind, text in ((IdentifierKind.CLIENT_ID, held.client_id), (IdentifierKind.DUID, held.duid)):
-        if text is not None:
-            found.add(Identifier(kind, parse_hex(text)))
-    return found
 
 
 @dataclass(frozen=True, slots=True)

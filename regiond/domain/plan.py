@@ -266,11 +266,13 @@ class _Planner(Editing):
         )
 
     def _may_take_back(self, claim: Claim, holder: Reservation, row: MapFacts) -> bool:
-        """An identifier may have its own releasing address back: nobody else can be using it."""
+        """Its own releasing address may be had back by whoever brings all its identifiers: a client that is recognised
+        by another one of them may still be using it, also when that one has a host map elsewhere by now.
+        """
         return (
             holder.status is Status.RELEASING
             and row.reservation == holder.id
-            and self.identifiers_of(holder, removed=True) <= set(claim.identifiers)
+            and self.identifiers_of(holder, removed=True) | holder.identifiers <= set(claim.identifiers)
             and claim.address in (None, row.address)
         )
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from clusterd.protocol.values import Identifier, IdentifierKind, parse_hex
+
 
 class Kind(StrEnum):
     """Who a reservation is for."""
@@ -95,6 +97,16 @@ class Reservation:
     release_generation: int | None = None
     confirmed_at: datetime | None = None
     free_at: datetime | None = None
+
+    @property
+    def identifiers(self) -> frozenset[Identifier]:
+        """By what its clients are recognised, also when none of them has a host map (any more)."""
+        texts = [
+            *((IdentifierKind.MAC, mac) for mac in self.macs),
+            (IdentifierKind.CLIENT_ID, self.client_id),
+            (IdentifierKind.DUID, self.duid),
+        ]
+        return frozenset(Identifier(kind, parse_hex(text)) for kind, text in texts if text is not None)
 
 
 def progress_of(

@@ -155,7 +155,7 @@ class Model:
         held = subnet.held.get(address)
         if held is None or held.claim.reservation != reservation or not held.releasing:
             return None
-        everybody = {i for i, (_, of) in subnet.former.items() if of == reservation}
+        everybody = {i for i, (_, of) in subnet.former.items() if of == reservation} | set(held.claim.identifiers)
         fits = everybody <= set(claim.identifiers) and claim.address in (None, subnet.ground.text(address))
         return held if fits else None
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from hypothesis import given, settings
 
-from clusterd.protocol.values import RejectedMap
+from clusterd.protocol.values import Identifier, RejectedMap
 from regiond.domain.errors import DomainError
-from regiond.domain.mutations import Acknowledge, Actor, Forgotten, Mutation, Outcome
+from regiond.domain.mutations import Acknowledge, Actor, Claim, Forgotten, Mutation, NewDevice, Outcome, Release
+from regiond.domain.reservations import Kind
 from tests.fakes.tables import Tables
 from tests.fakes.tables_world import TablesWorld, commit, rows_of
 from tests.finished import result_of
@@ -54,3 +55,26 @@ def test_a_cluster_that_forgot_a_subnet_says_nothing_about_it_any_more() -> None
         commit(tables, [Mutation(Actor(None, "region", is_admin=True), (step,), "request")])
     assert rows_of(tables).deliveries == {(3, 2): ("former", 0, 0, None)}
     assert tables.rejected == {}
+
+
+def test_one_of_two_macs_does_not_take_back_alone_what_both_had() -> None:
+    """Not even when the other one's last address was another: its client may still use the first."""
+    tables = Tables(accounts={1: "somebody"}, clusters={2: "rack-a"})
+    tables.add_subnet(3, "192.0.2.0/24", hold=600)
+    tables.rebuild_free_ranges(3)
+    tables.add_delivery(3, 2, "serving")
+
+    def claimed(number: int, *macs: Identifier) -> str:
+        claim = Claim(
+            number, Kind.DEVICE, 3, 1, "somebody", identifiers=macs, device=NewDevice(number + 100, None, None)
+        )
+        (outcome,) = commit(tables, [Mutation(actor, (claim,), "request")])
+        assert isinstance(outcome, Outcome)
+        return outcome.reservations[0].address
+
+    actor = Actor(1, "somebody", is_admin=True)
+    both = claimed(10, MACS[0], MACS[1])
+    commit(tables, [Mutation(actor, (Release(10, 3, both),), "request")])
+    alone = claimed(11, MACS[0])
+    commit(tables, [Mutation(actor, (Release(11, 3, alone),), "request")])
+    assert len({both, alone, claimed(12, MACS[1])}) == 3

@@ -40,7 +40,8 @@ class PostgresWorld:
         await run("INSERT INTO vrf VALUES (%s, %s)", (self.base, f"vrf-{self.base}"))
         for account in self.owners.items():
             await run("INSERT INTO account (id, name, role) VALUES (%s, %s, 'user')", account)
-        node = "INSERT INTO node (id, hostname, owner) VALUES (1, 'node-1', %s) ON CONFLICT DO NOTHING"
+        node = """INSERT INTO node (id, hostname, owner) VALUES (1, 'node-1', %s)
+                  ON CONFLICT (id) DO UPDATE SET owner = excluded.owner"""
         await run(node, self.accounts[:1])
         for cluster in self.clusters:
             await run("INSERT INTO cluster (id, name) VALUES (%s, %s)", (cluster, f"rack-{cluster}"))
