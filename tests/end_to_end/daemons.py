@@ -20,6 +20,8 @@ from tests.lab.unprivileged import as_nobody_special
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 TWISTD = Path(sys.executable).parent / "twistd"
+REGIONCTL = TWISTD.with_name("regionctl")
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,30 +200,51 @@ class Daemon:
 
 
 class Region(Daemon):
-    """A regiond with its own PostgreSQL below `directory`, reached over UNIX sockets and, if told so, over TCP."""
+    """A regiond with its own PostgreSQL below `directory`, reached over UNIX sockets and, if told so, over TCP.
 
-    def __init__(self, directory: Path, name: str = "region", *, listen: Sequence[str] = ()) -> None:
+    `clusters` are more addresses where it listens for clusters; `dsn` names a PostgreSQL to use instead.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str = "region",
+        *,
+        listen: Sequence[str] = (),
+        clusters: Sequence[str] = (),
+        dsn: str | None = None,
+        namespace: str | None = None,
+    ) -> None:
         self.state = directory / name
         config = directory / f"{name}.toml"
         config.write_text(
             f'state_directory = "{self.state}"\n[http]\nlisten = {json.dumps(list(listen))}\n'
-            f'[clusters]\nlisten = ["unix:{directory}/link.sock"]\n'
+            f"[clusters]\nlisten = {json.dumps([f'unix:{directory}/link.sock', *clusters])}\n"
+            + ("" if dsn is None else f"[database]\ndsn = {json.dumps(dsn)}\n")
         )
-        super().__init__("regiond", config, directory / f"{name}.log", enter=as_nobody_special())
+        super().__init__("regiond", config, directory / f"{name}.log", namespace, as_nobody_special())
         self.link = directory / "link.sock"
         self.api = Api(self.state / "api.sock")
 
     def up(self) -> None:
         self.start("regiond.started")
 
+    def ctl(self, *arguments: str) -> str:
+        """What regionctl prints as the local admin."""
+        command = [str(REGIONCTL), "--socket", str(self.api.where), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=START_SECONDS).stdout
+
 
 class Cluster(Daemon):
-    """A clusterd, possibly in a network namespace. `dhcp` is the text of its [dhcp] table."""
+    """A clusterd, possibly in a network namespace. `dhcp` is the text of its [dhcp] table.
+
+    `link` is the region's UNIX socket; without one it has to `join` first.
+    """
 
     def __init__(
         self,
         directory: Path,
-        link: Path,
+        link: Path | None,
         name: str = "rack-a",
         *,
         namespace: str | None = None,
@@ -232,13 +255,22 @@ class Cluster(Daemon):
         self.state = directory / name
         config = directory / f"{name}.toml"
         config.write_text(
-            f'name = "{name}"\nstate_directory = "{self.state}"\n[region]\nendpoints = ["unix:{link}"]\n'
-            f"[topology]\nwatch = {json.dumps(list(nics))}\n[dhcp]\n{dhcp}\n"
+            f'name = "{name}"\nstate_directory = "{self.state}"\n'
+            + ("" if link is None else f'[region]\nendpoints = ["unix:{link}"]\n')
+            + f"[topology]\nwatch = {json.dumps(list(nics))}\n[dhcp]\n{dhcp}\n"
         )
         super().__init__("clusterd", config, directory / f"{name}.log", namespace)
 
     def up(self) -> None:
-        self.start("topology.reported")
+        self.start("topology.reported", "contact.reported")
+
+    def join(self, printed: str) -> "subprocess.CompletedProcess[str]":
+        """Run here what `regionctl clusters enrol` printed, with this host's Python and these settings."""
+        command = f"{printed.strip().replace('python3', sys.executable)} --config {self.config}"
+        inside = within(self.namespace) if self.namespace is not None else []
+        return subprocess.run(
+            [*inside, "sh", "-c", command], check=False, capture_output=True, text=True, timeout=START_SECONDS, cwd=ROOT
+        )
 
 
 def eventually(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:

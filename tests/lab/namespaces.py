@@ -54,9 +54,9 @@ class Network:
 
     def set_client_mac(self, mac: str, nic: str = "c0") -> None:
         """Make the clients' end of a cable have this MAC address, and a link-local address made from it."""
-        _run("ip", "-n", self.client, "link", "set", nic, "down")
-        _run("ip", "-n", self.client, "link", "set", nic, "address", mac)
-        _run("ip", "-n", self.client, "link", "set", nic, "up")
+        run_tool("ip", "-n", self.client, "link", "set", nic, "down")
+        run_tool("ip", "-n", self.client, "link", "set", nic, "address", mac)
+        run_tool("ip", "-n", self.client, "link", "set", nic, "up")
         wait_for_link_local(self.client, nic)
 
 
@@ -69,10 +69,10 @@ def obstacle() -> str | None:
             return f"the program {tool} is not installed"
     name = _new_name()
     try:
-        _run("ip", "netns", "add", name)
+        run_tool("ip", "netns", "add", name)
     except LaboratoryError as error:
         return f"network namespaces cannot be made: {error}"
-    _run("ip", "netns", "del", name)
+    run_tool("ip", "netns", "del", name)
     return None
 
 
@@ -87,9 +87,9 @@ def network(wires: Sequence[Wire] = DEFAULT_WIRES) -> Iterator[Network]:
     existing: list[str] = []
     try:
         for namespace in (made.server, made.client):
-            _run("ip", "netns", "add", namespace)
+            run_tool("ip", "netns", "add", namespace)
             existing.append(namespace)
-            _run("ip", "-n", namespace, "link", "set", "lo", "up")
+            run_tool("ip", "-n", namespace, "link", "set", "lo", "up")
         for number, wire in enumerate(wires):
             _lay(made, number, wire)
         for number in range(len(wires)):
@@ -98,7 +98,7 @@ def network(wires: Sequence[Wire] = DEFAULT_WIRES) -> Iterator[Network]:
         yield made
     finally:
         for namespace in existing:
-            _run("ip", "netns", "del", namespace)
+            run_tool("ip", "netns", "del", namespace)
 
 
 def _new_name() -> str:
@@ -107,23 +107,25 @@ def _new_name() -> str:
 
 def _lay(made: Network, number: int, wire: Wire) -> None:
     server_nic, client_nic = f"s{number}", f"c{number}"
-    _run(
+    run_tool(
         *("ip", "-n", made.server, "link", "add", server_nic, "type", "veth"),
         *("peer", "name", client_nic, "netns", made.client),
     )
     for namespace, nic in ((made.server, server_nic), (made.client, client_nic)):
         # Without duplicate address detection an IPv6 address is usable at once.
         settings = [f"net.ipv6.conf.{nic}.accept_dad=0", f"net.ipv6.conf.{nic}.accept_ra=0"]
-        _run(*within(namespace), "sysctl", "-qw", *settings)
-        _run("ip", "-n", namespace, "link", "set", nic, "up")
+        run_tool(*within(namespace), "sysctl", "-qw", *settings)
+        run_tool("ip", "-n", namespace, "link", "set", nic, "up")
     for address in wire.server_addresses:
-        _run("ip", "-n", made.server, "addr", "add", address, "dev", server_nic)
+        run_tool("ip", "-n", made.server, "addr", "add", address, "dev", server_nic)
 
 
 def wait_for_link_local(namespace: str, nic: str) -> None:
     """Return when the NIC has a usable link-local address, without which there is no DHCPv6."""
     deadline = time.monotonic() + _LINK_LOCAL_SECONDS
-    while "fe80" not in _run("ip", "-n", namespace, "-6", "addr", "show", "dev", nic, "scope", "link", "-tentative"):
+    while "fe80" not in run_tool(
+        "ip", "-n", namespace, "-6", "addr", "show", "dev", nic, "scope", "link", "-tentative"
+    ):
         if time.monotonic() > deadline:
             raise LaboratoryError(f"{nic} in {namespace} has no link-local address after {_LINK_LOCAL_SECONDS} s")
         time.sleep(0.02)  # between two looks at a condition, bounded
@@ -159,7 +161,8 @@ def in_namespace(namespace: str, work: Callable[[], T]) -> T:
     return results[0]
 
 
-def _run(*command: str) -> str:
+def run_tool(*command: str) -> str:
+    """What a short command prints. Raises LaboratoryError when it fails."""
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
     if done.returncode:
         raise LaboratoryError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
