@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from clusterd.dhcp.backend import BackendError
 from clusterd.dhcp.isc_key import KeyUnusable, OmapiKey
-from clusterd.dhcp.omapi import OmapiObject, OmapiRefused, encode, open_message
+from clusterd.dhcp.omapi import MAX_MESSAGE_BYTES, OmapiObject, OmapiRefused, decode, encode, open_message
 from clusterd.dhcp.omapi_client import (
     ANSWER_SECONDS,
     CONNECT_SECONDS,
@@ -87,7 +87,7 @@ def test_no_more_than_the_window_is_on_its_way(server: FakeOmapi, client: OmapiC
 
 @pytest.mark.parametrize("size", [1, 7, 16_384, 70_000])
 def test_pieces_of_any_size(size: int, server: FakeOmapi, client: OmapiClient) -> None:
-    """Also more at once than pypureomapi's buffer takes."""
+    """Also more at once than the longest message has octets."""
     outcomes = [Outcome(client) for _ in range(WINDOW)]
     stream = b"".join(server.encoded(one, found({b"x": bytes(30_000)})) for one in server.held)
     for start in range(0, len(stream), size):
@@ -206,12 +206,35 @@ def test_closed_is_closed(server: FakeOmapi, client: OmapiClient) -> None:
 
 numbers = st.integers(0, 2**32 - 1)
 values = st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=300)), max_size=4)
+messages = st.builds(OmapiMessage, numbers, numbers, numbers, numbers, numbers, values, values, st.binary(max_size=40))
 
 
-@given(st.builds(OmapiMessage, numbers, numbers, numbers, numbers, numbers, values, values, st.binary(max_size=40)))
+@given(messages)
 def test_messages_are_written_as_pypureomapi_writes_them(message: OmapiMessage) -> None:
     assert encode(message) == message.as_string()
     assert encode(message, for_signing=True) == message.as_string(forsigning=True)
+
+
+@given(messages, st.binary(max_size=20), st.data())
+def test_messages_are_read_as_pypureomapi_writes_them(message: OmapiMessage, more: bytes, data: st.DataObject) -> None:
+    written = message.as_string()
+    received = decode(written + more)
+    assert received is not None
+    assert (received.message.as_string(), received.length) == (written, len(written))
+    assert received.signed == message.as_string(forsigning=True)
+    cut = data.draw(st.integers(0, len(written) - 1))
+    assert decode(written[:cut]) is None
+
+
+@pytest.mark.parametrize("length", [MAX_MESSAGE_BYTES, 2**31])
+def test_a_message_without_end_is_not_waited_for(length: int, server: FakeOmapi, client: OmapiClient) -> None:
+    outcome = Outcome(client)
+    head = server.encoded(server.held[0], found({}))[:24] + b"\0\1x" + length.to_bytes(4)
+    for _ in range(MAX_MESSAGE_BYTES // 16_384 + 1):
+        server.deliver(head)
+        head = bytes(16_384)
+    assert "more than 65536 octets" in str(outcome.error)
+    assert server.open_connections == 0
 
 
 def test_secrets_are_not_shown() -> None:
