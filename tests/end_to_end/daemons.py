@@ -262,7 +262,7 @@ class Cluster(Daemon):
         super().__init__("clusterd", config, directory / f"{name}.log", namespace)
 
     def up(self) -> None:
-        self.start("topology.reported", "contact.reported")
+        self.start("topology.reported")
 
     def join(self, printed: str) -> "subprocess.CompletedProcess[str]":
         """Run here what `regionctl clusters enrol` printed, with this host's Python and these settings."""

@@ -143,6 +143,7 @@ def site(session_state_directory: Path) -> Iterator[Site]:
             joined = cluster.join(region.ctl("clusters", "enrol", cluster.name))
             assert joined.returncode == 0, joined.stderr
             cluster.up()
+            cluster.wait_for("contact.reported")  # before, nothing can be claimed there
             made = Site(network, cable, region, cluster, server)
             eventually(lambda: len(made.api.get("cluster-interfaces")) == 3, "the topology at the region")
             made.asking = made.claim(ASKING_MAC, 10)["address"]

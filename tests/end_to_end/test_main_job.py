@@ -63,6 +63,7 @@ def cluster(region: Region, network: Network, server: DnsmasqServer, state_direc
     )
     try:
         running.up()
+        running.wait_for("contact.reported")  # before, nothing can be claimed there
         eventually(lambda: len(region.api.get("cluster-interfaces")) == 3, "the topology at the region")
         yield running
     finally:
