@@ -30,7 +30,10 @@ SERVERS = ("dnsmasq", "isc", "kea-hosts-database", "kea-include-files")
 
 @dataclass(frozen=True, slots=True)
 class DhcpSite:
-    """`v4` and `v6` are on the first cable, `second` on the other one; `identity` is the process that serves IPv4."""
+    """`v4` and `v6` are on the first cable, `second` on the other one; `identity` is the process that serves IPv4.
+
+    `static_entries` are addresses that the server's own configuration gives to somebody.
+    """
 
     cluster: Cluster
     network: Network
@@ -38,12 +41,14 @@ class DhcpSite:
     v6: str
     second: str
     identity: Callable[[], ProcessIdentity]
+    static_entries: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Server:
     dhcp: str
     identity: Callable[[], ProcessIdentity]
+    static_entries: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -65,7 +70,7 @@ def dhcp_site(name: str, region: Region, directory: Path) -> Iterator[DhcpSite]:
             cluster.up()
             for cidr in (v4, v6, second):
                 _open(region, cidr)
-            yield DhcpSite(cluster, network, v4, v6, second, server.identity)
+            yield DhcpSite(cluster, network, v4, v6, second, server.identity, list(server.static_entries))
         finally:
             cluster.stop()
 
@@ -96,7 +101,9 @@ def _server(name: str, network: Network, directory: Path, region: Region) -> Ite
                 yield _Server(dhcp, lambda: one.identity)
         case "isc":
             need(shutil.which("dhcpd"), "dhcpd is not installed")
-            with dhcpd(network, directory) as two:
+            own = network.wires[0].networks[0].replace(".0/24", ".99")
+            host = f"host foreign {{ hardware ethernet 00:16:3e:aa:00:77; fixed-address {own}; }}"
+            with dhcpd(network, directory, more=[host]) as two:
                 dhcp = f"""backend = "isc"
 omapi_port = {OMAPI_PORT}
 omapi_key_file = "{two.key_file}"
@@ -108,7 +115,7 @@ configuration_file = "{two.configuration_file6}"
 pid_file = "{two.pid_file6}"
 program = "{directory}/dhcpd"
 restart_command = ["{two.restart_command}"]"""
-                yield _Server(dhcp, lambda: two.identity)
+                yield _Server(dhcp, lambda: two.identity, (own,))
         case _:
             need(not missing_programs(), f"not installed: {', '.join(missing_programs())}")
             database = _hosts_database(region, directory) if name == "kea-hosts-database" else None

@@ -198,3 +198,22 @@ def test_one_mac_in_two_subnets(site: DhcpSite, api: Api) -> None:
     assert udhcpc(site.network, "c1") == second["address"]
     assert udhcpc(site.network, attempts=1) is None
     release(api, second)
+
+
+def test_our_host_maps_are_never_taken_for_the_servers_own(site: DhcpSite, api: Api) -> None:
+    """clusterd comes to a server that has host maps of ours, and of its own nothing or one static entry."""
+    node = api.post("nodes", {"hostname": f"own-{site.v4.split('.')[2]}", "macs": [MAC]})["id"]
+    paths = f"nodes/{node}/addresses?wait=20"
+    mapped = [
+        api.post(paths, {"interface": site.v4, "mac": MAC}),
+        api.post(paths, {"interface": site.v4, "alias": "eth0:1", "hostname": "own-alias"}),
+        api.post(paths, {"interface": site.v6, "duid": duid_of_mac(MAC).hex()}),
+    ]
+    assert [each["host_map"]["state"] for each in mapped] == ["applied"] * 3
+    site.cluster.stop()
+    site.cluster.start("contact.reported")
+    entries = api.get(f"clusters/{site.cluster.name}/static-entries")
+    assert [entry["address"] for entry in entries] == site.static_entries
+    assert udhcpc(site.network) == mapped[0]["address"]
+    api.delete(f"nodes/{node}", 202)
+    free(api, *mapped)

@@ -1,5 +1,6 @@
 """The backend `dnsmasq` with a real dnsmasq and real clients, in network namespaces."""
 
+import re
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -90,7 +91,10 @@ def backend_of(server: DnsmasqServer, network: Network, **more: Any) -> DnsmasqB
 @pytest_twisted.ensureDeferred
 async def test_contract(scenario: Scenario, backend: DnsmasqBackend, server: DnsmasqServer) -> None:
     await scenario(backend)
-    assert " at line " not in server.log, "dnsmasq complains about lines that the backend wrote"
+    # A file that comes while dnsmasq goes through the directory is read twice, and its lines are known the second time.
+    known = f" at line [0-9]+ of {re.escape(str(server.hosts_directory))}/"
+    complaints = [line for line in server.log.splitlines() if " at line " in line]
+    assert [line for line in complaints if "duplicate" not in line or not re.search(known, line)] == []
 
 
 @pytest_twisted.ensureDeferred
