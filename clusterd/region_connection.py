@@ -14,7 +14,7 @@ from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger, LogLevel
-from twisted.protocols.amp import RemoteAmpError, UnhandledCommand
+from twisted.protocols.amp import RemoteAmpError
 
 from clusterd.acceptance import Origin
 from clusterd.accepted_host_maps import AcceptedHostMaps
@@ -23,7 +23,7 @@ from clusterd.host_map_states import HostMapState
 from clusterd.protocol import commands
 from clusterd.protocol.arguments import HELD_SUBNETS, INTERFACES, SERVER_ENTRIES, SERVER_POOLS
 from clusterd.protocol.connection import CallTimedOut, Link, LinkLost
-from clusterd.protocol.errors import ProtocolError
+from clusterd.protocol.errors import ProtocolError, UnknownCommand
 from clusterd.protocol.values import InterfaceReport
 from clusterd.region_responders import RegionResponders
 from clusterd.topology_reporter import NotReported
@@ -145,7 +145,7 @@ class RegionConnection(Service):
                     remarks=picture.remarks if page == 0 else (),
                     **optional,
                 )
-        except UnhandledCommand as unknown:
+        except UnknownCommand as unknown:
             raise NotReported("this region is older and does not ask for it") from unknown
         except _EXPECTED as refused:
             raise NotReported(str(refused)) from refused

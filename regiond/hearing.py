@@ -51,6 +51,8 @@ class Evidences(Protocol):
 
     async def heard(self, cluster: int) -> None: ...
 
+    async def waits_for(self, cluster: int) -> bool: ...
+
     async def to_settle(self) -> list[int]: ...
 
     async def settle(self, subnet: int) -> Settled | None: ...
@@ -88,7 +90,10 @@ class Hearing:
         return await self._store.knows_subnet(subnet)
 
     async def hear(self, connection: Connection, subnets: Sequence[int]) -> None:
-        """Take what the cluster has of these subnets, however often it takes. Raises LinkLost."""
+        """Take what the cluster has of these subnets, however often it takes, unless an admin ends the wait for it.
+
+        Raises LinkLost.
+        """
         for subnet in subnets:
             count = await self._patiently(connection, subnet)
             if count is not None:
@@ -139,8 +144,11 @@ class Hearing:
 
     async def _patiently(self, connection: Connection, subnet: int) -> int | None:
         delay = FIRST_RETRY_SECONDS
+        failed = False
         while True:
             try:
+                if failed and not await self._store.waits_for(connection.cluster):
+                    return None
                 count = await self._take(connection, subnet)
                 if count is not None:
                     await self._store.complete(connection.cluster, subnet_name(subnet))
@@ -154,6 +162,7 @@ class Hearing:
                     delay=delay,
                     reason=_reason(error),
                 )
+            failed = True
             await deferLater(self._clock, delay)
             delay = min(delay * 2, LONGEST_RETRY_SECONDS)
             if not connection.link.connected_now:
@@ -182,6 +191,6 @@ class Hearing:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, amp.RemoteAmpError) and error.errorCode == amp.UNHANDLED_ERROR_CODE:
+    if isinstance(error, errors.UnknownCommand):
         return "its clusterd is too old for that: upgrade it, or end the recovery without it"
     return f"{type(error).__name__}: {error}"[:500]

@@ -1,12 +1,13 @@
 """One AMP connection between a cluster and the region: deadlines, undeclared errors, keep-alive.
 
-What AMP does by itself and what is needed here differ in five places (all reproduced on Twisted 26.10):
+What AMP does by itself and what is needed here differ in six places (all reproduced on Twisted 26.10):
 
 * an exception that a command does not declare, in a responder, closes the connection. Here it is answered as
   an unknown error with a reference that is also in this side's log;
 * a response that is too long closes the connection. Here it is such an error too;
 * arguments that do not parse are answered as `MALFORMED_ARGUMENT` and logged with the peer's name;
 * `callRemote` waits for ever. `Link.call` has a deadline;
+* what a peer does not know is an error that is neither declared nor a `RemoteAmpError`. Here it is a ProtocolError;
 * commands are taken as fast as they come, however many wait to be answered. Here a peer is read from no further while
   too many do, or too large ones: its commands then wait in its own buffers.
 """
@@ -26,7 +27,7 @@ from twisted.python.failure import Failure
 from clusterd.daemon.mutual_tls import words_of
 from clusterd.protocol.arguments import MAX_VALUE_BYTES
 from clusterd.protocol.commands import Ping
-from clusterd.protocol.errors import MALFORMED_ARGUMENT_CODE, MalformedArgument
+from clusterd.protocol.errors import MALFORMED_ARGUMENT_CODE, MalformedArgument, UnknownCommand
 
 PING_INTERVAL_SECONDS = 30.0
 PING_DEADLINE_SECONDS = 10.0
@@ -139,8 +140,9 @@ class Link(amp.AMP):
         """Send a command and wait for its answer.
 
         Raises the command's declared errors, CallTimedOut after `deadline` seconds, LinkLost when the
-        connection is or goes away, MalformedArgument for arguments that do not fit their types, and
-        `amp.RemoteAmpError` for whatever the peer could not say in the command's own words.
+        connection is or goes away, MalformedArgument for arguments that do not fit their types, UnknownCommand from
+        a peer that is too old for it, and `amp.RemoteAmpError` for whatever else the peer could not say in the
+        command's own words.
         """
         if not self.connected_now:
             raise LinkLost(f"not connected to {self._peer}")
@@ -164,6 +166,9 @@ class Link(amp.AMP):
         )
         try:
             return await answer
+        except amp.UnhandledCommand as error:
+            name = command.commandName.decode()
+            raise UnknownCommand(f"{self._peer} is of an older version, which does not know {name}") from error
         finally:
             self._calls.discard(answer)
             if timer.active():

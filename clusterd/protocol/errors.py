@@ -15,6 +15,10 @@ class MalformedArgument(ProtocolError, ValueError):
     """An argument is not what the command's definition allows."""
 
 
+class UnknownCommand(ProtocolError):
+    """The peer does not know the command, for it is of an older version. Never sent: AMP answers that by itself."""
+
+
 class IncompatibleVersion(ProtocolError):
     """The peer speaks no protocol version that this side speaks."""
 

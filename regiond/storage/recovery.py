@@ -228,6 +228,11 @@ class RecoveryStore:
         """The cluster has handed up everything, or has nothing."""
         await self._pool.execute("UPDATE cluster SET unheard = false WHERE id = %s AND unheard", (cluster,), retry=True)
 
+    async def waits_for(self, cluster: int) -> bool:
+        """Whether it still has to be heard: nobody has ended the wait for it."""
+        rows = await self._pool.query("SELECT unheard FROM cluster WHERE id = %s", (cluster,), retry=True)
+        return bool(rows and rows[0][0])
+
     # ---- settling ----
 
     async def to_settle(self) -> list[int]:

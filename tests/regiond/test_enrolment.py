@@ -21,7 +21,6 @@ from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThread
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
-from twisted.protocols import amp
 from zope.interface import implementer
 
 from clusterd.certificate_renewal import CertificateRenewal
@@ -307,9 +306,9 @@ async def test_the_enrolment_listener_speaks_one_command_once(world: World) -> N
     world.links.append(link)
     connections = TlsConnections(lambda: enrolling_context(offer.fingerprint))
     await address_of(offer).client_endpoint(reactor, connections).connect(gives(link))
-    with pytest.raises(amp.UnhandledCommand):
+    with pytest.raises(errors.UnknownCommand):
         await link.call(commands.Ping)
-    with pytest.raises(amp.UnhandledCommand):
+    with pytest.raises(errors.UnknownCommand):
         await link.call(commands.RenewCertificate, request="x")
     for words in ("unknown, used or expired", "too many attempts"):
         async with refused(errors.EnrolmentRefused, words):

@@ -24,7 +24,7 @@ from clusterd.protocol.connection import (
     LinkLost,
     Responders,
 )
-from clusterd.protocol.errors import MALFORMED_ARGUMENT_CODE, MalformedArgument, UnknownTransfer
+from clusterd.protocol.errors import MALFORMED_ARGUMENT_CODE, MalformedArgument, UnknownCommand, UnknownTransfer
 from tests.clusterd.links import Outcome, Wire, linked, settled, wire
 from tests.clusterd.log_events import logged
 
@@ -136,6 +136,13 @@ def test_what_this_side_does_not_answer_is_unhandled(command: bytes) -> None:
     there.flush()
     assert answers[0][amp.ERROR_CODE] == amp.UNHANDLED_ERROR_CODE
     assert there.server.connected_now
+
+
+def test_what_an_older_peer_does_not_know_is_an_error_of_the_protocol() -> None:
+    there = linked(Clock())
+    with pytest.raises(UnknownCommand, match="older version, which does not know Echo"):
+        settled(Outcome(there.client.call(Echo, text="x")), there.flush)
+    assert there.client.connected_now and there.server.connected_now
 
 
 def test_a_call_has_a_deadline_and_a_late_answer_is_ignored() -> None:
