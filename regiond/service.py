@@ -255,7 +255,7 @@ class RegionDaemon(Service):
         self._region: Region | None = None
         self._ports: list[IListeningPort] = []
         self._sites: list[ApiSite] = []
-        self._admission = Admission()
+        self._admission = Admission(reactor)
         self._starting: Deferred[None] | None = None
         self._database_is_gone = False
 

@@ -1,8 +1,9 @@
 """TLS connections that begin with their handshake: the protocol above sees nothing, and exists not, before it is over.
 
-On the listening side a bounded number of handshakes is under way at a time. Each is some milliseconds of work during
-which nothing else happens in the daemon: after an outage a thousand clusters come at once, and wait here.
-A connection asks for a turn when its first bytes are there, so that silent ones cost none.
+On the listening side the work is rationed. A step of a handshake is some milliseconds during which nothing else happens
+in the daemon, and after an outage a thousand clusters come at once: what they have sent waits until its turn has come.
+Who has to wait for its peer takes no turn from others. How many may be on their way in is bounded; when there are too
+many, the one that has been at it longest makes room, since who is honest is in after a round trip.
 """
 
 from collections import deque
@@ -30,10 +31,10 @@ from zope.interface import implementer
 from clusterd.daemon.mutual_tls import TlsConnections, words_of
 from clusterd.protocol.connection import peer_name
 
-HANDSHAKES_AT_ONCE: Final = 16
-MAX_WAITING: Final = 4096
-HANDSHAKE_SECONDS: Final = 10.0
-WAITING_SECONDS: Final = 30.0
+STEPS_AT_ONCE: Final = 4
+MAX_NEWCOMERS: Final = 2048
+FIRST_BYTES_SECONDS: Final = 10.0
+HANDSHAKE_SECONDS: Final = 30.0  # from the first bytes on, with the time spent waiting here
 MAX_HELLO_BYTES: Final = 1 << 14
 
 
@@ -49,34 +50,44 @@ class HandshakeFailed(ConnectError):
 
 
 class Admission:
-    """Gives turns: at most `at_once` at a time, and no more than `most_waiting` wait for one."""
+    """Who is on the way in: no more than `most`, and `at_once` steps of their handshakes in one turn of the reactor."""
 
-    def __init__(self, at_once: int = HANDSHAKES_AT_ONCE, most_waiting: int = MAX_WAITING) -> None:
-        self._free = at_once
-        self._most_waiting = most_waiting
-        self._waiting: deque[Callable[[], bool]] = deque()
+    def __init__(self, clock: IReactorTime, at_once: int = STEPS_AT_ONCE, most: int = MAX_NEWCOMERS) -> None:
+        self._clock = clock
+        self._at_once = at_once
+        self._most = most
+        self._inside: dict[object, Callable[[], None]] = {}  # in the order of their arrival
+        self._steps: deque[Callable[[], None]] = deque()
+        self._has_a_turn = False
 
-    def ask(self, begin: Callable[[], bool]) -> bool:
-        """`begin` is called when it is its turn, and answers whether it still wants it; False: too many wait.
+    def enter(self, who: object, make_room: Callable[[], None]) -> None:
+        """`make_room` is called when there are too many and it has been here longest. Ends with `leave`."""
+        if len(self._inside) >= self._most:
+            oldest = next(iter(self._inside))
+            self._inside.pop(oldest)()
+        self._inside[who] = make_room
 
-        Who has begun calls `leave` once.
-        """
-        if self._free:
-            self._free -= 1
-            if not begin():
-                self.leave()
-            return True
-        if len(self._waiting) >= self._most_waiting:
-            return False
-        self._waiting.append(begin)
-        return True
+    def leave(self, who: object) -> None:
+        """It is let in or gone."""
+        self._inside.pop(who, None)
 
-    def leave(self) -> None:
-        """The turn is over: the next one's begins."""
-        while self._waiting:
-            if self._waiting.popleft()():
-                return
-        self._free += 1
+    def ask(self, step: Callable[[], None]) -> None:
+        """`step` is called when its turn has come."""
+        self._steps.append(step)
+        self._want_a_turn()
+
+    def _want_a_turn(self) -> None:
+        if self._steps and not self._has_a_turn:
+            self._has_a_turn = True
+            self._clock.callLater(0, self._take)
+
+    def _take(self) -> None:
+        self._has_a_turn = False
+        try:
+            for _ in range(min(self._at_once, len(self._steps))):
+                self._steps.popleft()()
+        finally:
+            self._want_a_turn()  # also after a step that failed, which the reactor logs
 
 
 @implementer(IHandshakeListener)
@@ -141,7 +152,7 @@ class TlsClientEndpoint:
         clock: IReactorTime,
         endpoint: IStreamClientEndpoint,
         connections: TlsConnections,
-        seconds: float = HANDSHAKE_SECONDS + WAITING_SECONDS,
+        seconds: float = FIRST_BYTES_SECONDS + HANDSHAKE_SECONDS,
     ) -> None:
         self._clock = clock
         self._endpoint = endpoint
@@ -206,67 +217,65 @@ class _ServerFactory(Factory):
 
 
 class _Newcomer(Protocol):
-    """A connection from its first byte on: waits for its turn, shakes hands, and from then on only passes bytes."""
+    """A connection from its first byte on: shakes hands a step at a time, and from then on only passes bytes."""
 
     _log = Logger(namespace="link")
 
     def __init__(self, owner: _ServerFactory, address: IAddress) -> None:
         self._owner = owner
         self._address = address
-        self._early = b""  # what came before its turn
-        self._asked = False
-        self._in_turn = False
-        self._over = False
+        self._waiting = b""  # for a turn
+        self._has_spoken = False
+        self._over = False  # the handshake is, one way or the other
         self._gone = False
         self._tls: Any = None
 
     def connectionMade(self) -> None:
-        self._timer = self._owner.clock.callLater(HANDSHAKE_SECONDS, self._too_slow)
+        self._timer = self._owner.clock.callLater(FIRST_BYTES_SECONDS, self._too_slow)
+        self._owner.admission.enter(self, lambda: self._turn_away("it made room for others"))
 
     def dataReceived(self, data: bytes) -> None:
-        if self._tls is not None:
-            self._tls.dataReceived(data)
+        if self._over:
+            if self._tls is not None:
+                self._tls.dataReceived(data)
             return
-        self._early += data
-        if self._asked:
-            return
-        self._asked = True
+        if not self._has_spoken:
+            self._has_spoken = True
+            self._timer.reset(HANDSHAKE_SECONDS)
+            if len(data) > MAX_HELLO_BYTES:
+                self._turn_away("it does not begin with a TLS handshake")
+                return
+        if not self._waiting:
+            self._owner.admission.ask(self._step)
+        self._waiting += data
         transport: Any = self.transport
-        transport.pauseProducing()  # what it has to say now fits into the kernel's buffers
-        self._timer.reset(WAITING_SECONDS)
-        if len(data) > MAX_HELLO_BYTES:
-            self._turn_away("it does not begin with a TLS handshake")
-        elif not self._owner.admission.ask(self._begin):
-            self._turn_away("too many others wait for their turn")
+        transport.pauseProducing()  # what more it has to say now fits into the kernel's buffers
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._gone = True
         if self._tls is not None:
             self._tls.connectionLost(reason)
-        if self._asked:
-            self._end("it closed the connection")
-        else:
-            self._over = True  # whoever sends nothing is not worth a line
-            self._stop_timer()
+        # Whoever never said anything is not worth a line.
+        self._end("it closed the connection" if self._has_spoken else None)
 
-    def _begin(self) -> bool:
+    def _step(self) -> None:
+        data, self._waiting = self._waiting, b""
         if self._gone or self._over:
-            return False
-        self._in_turn = True
-        self._timer.reset(HANDSHAKE_SECONDS)
-        above = _AboveTls(self._address, self._owner.factory, self._end)
-        factory: Any = TLSMemoryBIOFactory(self._owner.connections, False, _OneFactory(above), self._owner.clock)
-        self._tls = factory.buildProtocol(self._address)
+            return
         transport: Any = self.transport
-        self._tls.makeConnection(transport)
-        early, self._early = self._early, b""
+        if self._tls is None:
+            above = _AboveTls(self._address, self._owner.factory, self._end)
+            factory: Any = TLSMemoryBIOFactory(self._owner.connections, False, _OneFactory(above), self._owner.clock)
+            self._tls = factory.buildProtocol(self._address)
+            self._tls.makeConnection(transport)
         transport.resumeProducing()
-        self._tls.dataReceived(early)
-        return True
+        self._tls.dataReceived(data)
 
     def _too_slow(self) -> None:
-        waited = WAITING_SECONDS if self._asked and not self._in_turn else HANDSHAKE_SECONDS
-        self._turn_away(f"no handshake within {waited:g} s")
+        if self._has_spoken:
+            self._turn_away(f"no handshake within {HANDSHAKE_SECONDS:g} s")
+        else:
+            self._turn_away(f"nothing said within {FIRST_BYTES_SECONDS:g} s")
 
     def _turn_away(self, problem: str) -> None:
         transport: Any = self.transport
@@ -277,7 +286,9 @@ class _Newcomer(Protocol):
         if self._over:
             return
         self._over = True
-        self._stop_timer()
+        self._owner.admission.leave(self)
+        if self._timer.active():
+            self._timer.cancel()
         if problem is not None:
             self._log.warn(
                 "no TLS with {peer}: {reason}",
@@ -285,13 +296,6 @@ class _Newcomer(Protocol):
                 peer=peer_name(self._address),
                 reason=problem,
             )
-        if self._in_turn:
-            self._in_turn = False
-            self._owner.admission.leave()
-
-    def _stop_timer(self) -> None:
-        if self._timer.active():
-            self._timer.cancel()
 
 
 @implementer(IAddress)

@@ -1,5 +1,6 @@
 """How many handshakes at a time, and what becomes of those who do not hurry."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from clusterd.daemon.handshakes import (
+    FIRST_BYTES_SECONDS,
     HANDSHAKE_SECONDS,
-    HANDSHAKES_AT_ONCE,
-    WAITING_SECONDS,
+    MAX_HELLO_BYTES,
     Admission,
     TlsServerEndpoint,
 )
@@ -54,14 +55,15 @@ class Wire(StringTransport):
 class Door:
     """A TLS listener in memory."""
 
-    def __init__(self, admission: Admission | None = None) -> None:
+    def __init__(self, *, most: int = 100) -> None:
         ours = authority()
         self.clock = Clock()
+        admission = Admission(self.clock, most=most)
         self.let_in: list[Protocol] = []
         context = region_context(region_credentials(ours), REGION)
         self._client = cluster_context(cluster_credentials(ours), REGION)
         lending: Any = Lending()
-        endpoint = TlsServerEndpoint(self.clock, lending, TlsConnections(lambda: context), admission or Admission())
+        endpoint = TlsServerEndpoint(self.clock, lending, TlsConnections(lambda: context), admission)
         endpoint.listen(Factory.forProtocol(self._protocol))
         self._factory = lending.factory
 
@@ -97,75 +99,90 @@ def turned_away() -> Any:
     globalLogPublisher.removeObserver(observe)
 
 
-def test_a_few_shake_hands_and_the_others_wait_their_turn(turned_away: list[LogEvent]) -> None:
+def test_a_few_steps_in_one_turn_of_the_reactor() -> None:
+    turns: list[Callable[[], None]] = []
+
+    class Turns:
+        """A reactor whose turns the test gives."""
+
+        def callLater(self, delay: float, call: Callable[[], None]) -> None:
+            assert delay == 0
+            turns.append(call)
+
+    clock: Any = Turns()
+    admission, taken = Admission(clock, at_once=2), []
+    for number in range(5):
+        admission.ask(lambda number=number: taken.append(number))  # type: ignore[misc]
+    seen = []
+    while turns:
+        turns.pop()()
+        assert len(turns) <= 1
+        seen.append(list(taken))
+    assert seen == [[0, 1], [0, 1, 2, 3], [0, 1, 2, 3, 4]]
+
+
+def test_what_is_said_waits_for_its_turn(turned_away: list[LogEvent]) -> None:
     door = Door()
-    arrived = [door.arrive() for _ in range(HANDSHAKES_AT_ONCE + 2)]
-    assert all(wire.value() == b"" for _, wire in arrived)
-    for connection, _ in arrived:
-        connection.dataReceived(door.hello())
-    answered = [wire for _, wire in arrived if wire.value()]
-    waiting = [wire for _, wire in arrived if wire.paused]
-    assert (len(answered), len(waiting)) == (HANDSHAKES_AT_ONCE, 2)
-    # One of them leaves in the middle of its handshake: the next one's turn has come.
-    arrived[0][0].connectionLost(Failure(ConnectionDone()))
-    assert waiting[0].value() and not waiting[0].paused
-    assert waiting[1].paused and not waiting[1].value()
-    assert [line["peer"] for line in turned_away] == ["192.0.2.9:40000"]
-    assert door.let_in == []
-
-
-def test_who_says_nothing_takes_no_turn_and_is_cut(turned_away: list[LogEvent]) -> None:
-    door = Door(Admission(at_once=1))
-    _, silent = door.arrive()
-    speaker, wire = door.arrive()
-    speaker.dataReceived(door.hello())
-    assert wire.value(), "the silent one has no turn"
-    door.clock.advance(HANDSHAKE_SECONDS)
-    assert silent.cut and wire.cut, "and whoever stops in the middle is cut, too"
-    assert {line["reason"] for line in turned_away} == {"no handshake within 10 s"}
-
-
-def test_a_turn_that_does_not_come_ends_too(turned_away: list[LogEvent]) -> None:
-    door = Door(Admission(at_once=0))
     connection, wire = door.arrive()
     connection.dataReceived(door.hello())
-    assert wire.paused
-    cut = []
-    for seconds in (WAITING_SECONDS - 0.1, 0.1):
-        door.clock.advance(seconds)
-        cut.append(wire.cut)
-    assert cut == [False, True]
-    assert [line["reason"] for line in turned_away] == ["no handshake within 30 s"]
+    seen = [(wire.paused, bool(wire.value()))]
+    door.clock.advance(0)
+    seen.append((wire.paused, bool(wire.value())))
+    assert seen == [(True, False), (False, True)]
+    assert (turned_away, door.let_in) == ([], [])
 
 
-def test_no_more_wait_than_may(turned_away: list[LogEvent]) -> None:
-    door = Door(Admission(at_once=0, most_waiting=1))
-    wires = []
-    for _ in range(2):
+def test_whoever_stops_in_the_middle_keeps_nobody_waiting(turned_away: list[LogEvent]) -> None:
+    door = Door()
+    for _ in range(50):
         connection, wire = door.arrive()
-        connection.dataReceived(door.hello())
-        wires.append(wire)
-    assert [wire.cut for wire in wires] == [False, True]
-    assert [line["reason"] for line in turned_away] == ["too many others wait for their turn"]
+        connection.dataReceived(door.hello()[:100])
+        door.clock.advance(0)
+    honest, wire = door.arrive()
+    honest.dataReceived(door.hello())
+    door.clock.advance(0)
+    assert wire.value()
 
 
-def test_turns_are_given_back_whoever_begins_or_not() -> None:
-    admission, begun = Admission(at_once=1), []
+def test_who_is_too_slow_is_cut(turned_away: list[LogEvent]) -> None:
+    door = Door()
+    _, silent = door.arrive()
+    slow, half = door.arrive()
+    slow.dataReceived(door.hello()[:10])
+    cut = []
+    for seconds in (FIRST_BYTES_SECONDS, HANDSHAKE_SECONDS - FIRST_BYTES_SECONDS - 0.1, 0.1):
+        door.clock.advance(seconds)
+        cut.append((silent.cut, half.cut))
+    assert cut == [(True, False), (True, False), (True, True)]
+    assert [line["reason"] for line in turned_away] == ["nothing said within 10 s", "no handshake within 30 s"]
+    assert {line["peer"] for line in turned_away} == {"192.0.2.9:40000"}
 
-    def begin(name: str, wants: bool) -> Any:
-        def start() -> bool:
-            begun.append(name)
-            return wants
 
-        return start
+def test_the_oldest_makes_room(turned_away: list[LogEvent]) -> None:
+    door = Door(most=2)
+    arrived = [door.arrive() for _ in range(3)]
+    assert [wire.cut for _, wire in arrived] == [True, False, False]
+    arrived[1][0].connectionLost(Failure(ConnectionDone()))
+    door.arrive()
+    assert [wire.cut for _, wire in arrived] == [True, False, False]
+    assert [line["reason"] for line in turned_away] == ["it made room for others"]
 
-    assert admission.ask(begin("a", True))
-    for name, wants in (("b", False), ("c", True), ("d", True)):
-        assert admission.ask(begin(name, wants))
-    assert begun == ["a"]
-    admission.leave()
-    assert begun == ["a", "b", "c"]
-    admission.leave()
-    admission.leave()
-    assert admission.ask(begin("e", False)) and admission.ask(begin("f", True))
-    assert begun == ["a", "b", "c", "d", "e", "f"]
+
+def test_whoever_is_gone_when_its_turn_comes_costs_nothing(turned_away: list[LogEvent]) -> None:
+    door = Door()
+    connection, wire = door.arrive()
+    connection.dataReceived(door.hello())
+    connection.connectionLost(Failure(ConnectionDone()))
+    door.clock.advance(0)
+    assert not wire.value()
+    assert [line["reason"] for line in turned_away] == ["it closed the connection"]
+    assert not door.clock.getDelayedCalls()
+
+
+def test_what_is_much_too_long_for_a_beginning_is_none(turned_away: list[LogEvent]) -> None:
+    door = Door()
+    connection, wire = door.arrive()
+    connection.dataReceived(b"\x16" * (MAX_HELLO_BYTES + 1))
+    assert wire.cut
+    assert [line["reason"] for line in turned_away] == ["it does not begin with a TLS handshake"]
+    assert not door.clock.getDelayedCalls()

@@ -112,7 +112,9 @@ async def listen() -> AsyncIterator[Listen]:
 
     async def start(context: SSL.Context) -> Listening:
         met: list[Talker] = []
-        endpoint = TlsAddress("127.0.0.1", 0).server_endpoint(reactor, TlsConnections(lambda: context), Admission())
+        endpoint = TlsAddress("127.0.0.1", 0).server_endpoint(
+            reactor, TlsConnections(lambda: context), Admission(reactor)
+        )
         port = await endpoint.listen(Factory.forProtocol(lambda: Talker(met)))
         made.append(Listening(port, met))
         return made[-1]
