@@ -9,7 +9,7 @@ STATUS_FILE ?=
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test soak lint clean
+.PHONY: help demo run test soak conformance lint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -34,6 +34,10 @@ soak: ## both daemons in memory under any fault, hostile peers; kill regionds, P
 	@.venv/bin/python -m tests.simulation --seconds $(or $(SECONDS),300) $(if $(SEED),--from-seed $(SEED))
 	@.venv/bin/python -m tests.fuzz --inputs 100000 $(if $(SEED),--seed $(SEED))
 	@.venv/bin/python -m tests.chaos --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
+
+conformance: ## schemathesis: the API against its own OpenAPI document (EXAMPLES=20: so many for each route and caller)
+	@.ci/prepare python test
+	@EXAMPLES=$(or $(EXAMPLES),20) .venv/bin/python -m pytest tests/conformance
 
 lint: ## ruff, mypy, import-linter
 	@.ci/prepare python test

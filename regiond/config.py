@@ -5,6 +5,10 @@ state_directory = "/var/lib/hostmap/region"
 [http]
 listen = ["tcp:127.0.0.1:5240"]            # loopback only: put a TLS proxy in front of it for others
 socket = "/run/hostmap/api.sock"           # who can open it is the local admin; default: in the state directory
+certificate = "/etc/hostmap/api.pem"       # for listeners such as "tls:[::]:5243": the chain, and its key (not open to
+private_key = "/etc/hostmap/api.key"       # all); read again when they change
+max_connections = 4000                     # of more, those are hung up on that were silent the longest
+requests_per_second = 100.0                # of each token, with bursts of two seconds' worth; default: no limit
 
 [clusters]
 listen = ["unix:/var/lib/hostmap/region/clusters.sock"]   # default: in the state directory; "tcp:[::]:5250" is TLS
@@ -19,23 +23,26 @@ run_as = "hostmap"                         # whom regiond's own PostgreSQL runs 
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import make_dsn, parse_dsn
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, model_validator
 
 from clusterd.daemon.config_file import AbsolutePath, Strict, read_secret
 from clusterd.daemon.endpoints import (
     LinkAddress,
     LinkAddressSetting,
+    LocalAddress,
     LocalAddressSetting,
     LoopbackAddress,
     TlsAddress,
     UnixAddress,
     is_ip_address,
+    parse_link_address,
 )
 
+MAX_CONNECTIONS = 4000
 DEFAULT_STATE_DIRECTORY = Path("/var/lib/hostmap/region")
 ENROLMENT_PORT = 5251
 
@@ -50,11 +57,48 @@ def _dsn(text: str) -> str:
     return text
 
 
-class HttpSettings(Strict):
-    """Where programs ask."""
+class HttpsAddress(TlsAddress):
+    """Where HTTP over TLS is spoken."""
 
-    listen: tuple[LocalAddressSetting, ...] = Field(default=(LoopbackAddress("127.0.0.1", 5240),), max_length=32)
+    def __str__(self) -> str:
+        return super().__str__().replace("tcp:", "tls:", 1)
+
+
+HttpAddress = LocalAddress | HttpsAddress
+
+
+def _http_address(value: object) -> HttpAddress:
+    text = value.strip() if isinstance(value, str) else ""
+    if not text.startswith("tls:"):
+        return _LOCAL_ADDRESS.validate_python(value)
+    address = parse_link_address(text.replace("tls:", "tcp:", 1))
+    assert isinstance(address, TlsAddress)
+    if not is_ip_address(address.host):
+        raise ValueError(f"one listens on an IP address, not on a name: {text} (tls:[::]:{address.port} is all)")
+    return HttpsAddress(address.host, address.port)
+
+
+_LOCAL_ADDRESS: TypeAdapter[LocalAddress] = TypeAdapter(LocalAddressSetting)
+
+
+class HttpSettings(Strict):
+    """Where programs ask, and how much of it."""
+
+    listen: tuple[Annotated[HttpAddress, PlainValidator(_http_address)], ...] = Field(
+        default=(LoopbackAddress("127.0.0.1", 5240),), max_length=32
+    )
     socket: AbsolutePath | None = None
+    certificate: AbsolutePath | None = None
+    private_key: AbsolutePath | None = None
+    max_connections: int = Field(default=MAX_CONNECTIONS, ge=16, le=100_000)
+    requests_per_second: float | None = Field(default=None, ge=1, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _has_its_certificate(self) -> Self:
+        needed = any(isinstance(address, HttpsAddress) for address in self.listen)
+        if (self.certificate is None) is not (self.private_key is None) or (needed and self.certificate is None):
+            raise ValueError("tls: needs both certificate and private_key")
+        return self
 
 
 def _listener(address: LinkAddress) -> LinkAddress:

@@ -20,6 +20,7 @@ from clusterd.daemon.daemon_options import DaemonOptions
 from clusterd.daemon.endpoints import LinkAddress, LocalAddress, LoopbackAddress, TlsAddress, UnixAddress
 from clusterd.daemon.exit_codes import fail_at_exit
 from clusterd.daemon.handshakes import Admission
+from clusterd.daemon.mutual_tls import TlsConnections
 from clusterd.daemon.pauses import avoid_long_collections
 from regiond.accounts import Accounts, random_id
 from regiond.adoption import Adoptions
@@ -27,16 +28,19 @@ from regiond.audit_trail import AuditTrail
 from regiond.catalogue import Catalogue
 from regiond.claims import Claims
 from regiond.cluster_rpc import ClusterLinkFactory, Connections, identify_by_certificate, identify_plain
-from regiond.config import RegionSettings
+from regiond.config import HttpAddress, HttpsAddress, RegionSettings
 from regiond.edits import Edits
 from regiond.enrolment import Enrolment, Eviction, RegionCertificates
 from regiond.enrolment_door import EnrolmentDoor, EnrolmentFactory
+from regiond.file_limit import connections_that_fit
 from regiond.first_contact import FirstContacts
 from regiond.health import Health
 from regiond.hearing import Hearing
 from regiond.host_map_dispatch import HostMapDispatch
 from regiond.http.application import Application
+from regiond.http.rate import RateLimit
 from regiond.http.site import ApiSite
+from regiond.http.tls import ServerCertificate
 from regiond.http.use_cases import UseCases
 from regiond.inventory import Inventory
 from regiond.postgres.embedded import EmbeddedPostgres
@@ -119,6 +123,7 @@ class Region:
         witness_file: Path,
         *,
         vet: Vet | None = None,
+        rate: RateLimit | None = None,
     ) -> None:
         self.reads = Reads(pool)
         self.catalogue = Catalogue(reactor, self.reads)
@@ -165,7 +170,7 @@ class Region:
             Recoveries(recoveries, hearing),
             Health(pool),
         )
-        self.application = Application(reactor, use_cases)
+        self.application = Application(reactor, use_cases, rate=rate)
         contact = FirstContacts(contacts, announce.topology_changed)
         self.plain_links = ClusterLinkFactory(
             reactor, identity, self.connections, self.dispatch, contact, identify_plain
@@ -256,6 +261,7 @@ class RegionDaemon(Service):
         self._ports: list[IListeningPort] = []
         self._sites: list[ApiSite] = []
         self._admission = Admission(reactor)
+        self._http_admission = Admission(reactor)
         self._starting: Deferred[None] | None = None
         self._database_is_gone = False
 
@@ -297,7 +303,9 @@ class RegionDaemon(Service):
         identity = await Reads(pool).identity()
         certificates = await RegionCertificates.open(CertificateStore(pool, random_id), identity.region)
         witness_file = self._settings.state_directory / "database-witness.json"
-        region = Region(self._reactor, dsn, pool, writing, identity, certificates, witness_file, vet=vet)
+        per_second = self._settings.http.requests_per_second
+        rate = None if per_second is None else RateLimit(per_second)
+        region = Region(self._reactor, dsn, pool, writing, identity, certificates, witness_file, vet=vet, rate=rate)
         await region.accounts.local_caller()
         await region.witness.beat()  # before anybody can claim in a database that went back
         self._region = region
@@ -322,12 +330,13 @@ class RegionDaemon(Service):
         await newest.look_around(dsn)
         return newest.vet
 
-    async def _open_doors(self, region: Region) -> tuple[list[LocalAddress], list[LinkAddress]]:
+    async def _open_doors(self, region: Region) -> tuple[list[HttpAddress], list[LinkAddress]]:
         """Where the HTTP API and where the clusters' listener are to be found."""
         clusters = [await self._listen_for_clusters(address, region) for address in self._settings.cluster_listen]
         self._prepare_enrolment(region, clusters)
-        site = ApiSite(self._reactor, region.application, local=False)
-        http = [await self._listen(address, site) for address in self._settings.http.listen]
+        most = connections_that_fit(self._settings.http.max_connections)
+        site = ApiSite(self._reactor, region.application, local=False, most=most)
+        http: list[HttpAddress] = [await self._listen_for_programs(each, site) for each in self._settings.http.listen]
         local = ApiSite(self._reactor, region.application, local=True)
         http.append(await self._listen(self._settings.api_socket, local))
         self._sites = [site, local]
@@ -338,6 +347,16 @@ class RegionDaemon(Service):
         port: Any = await address.server_endpoint(self._reactor).listen(factory)
         self._ports.append(port)
         return address if isinstance(address, UnixAddress) else LoopbackAddress(address.host, port.getHost().port)
+
+    async def _listen_for_programs(self, address: HttpAddress, site: ApiSite) -> HttpAddress:
+        if not isinstance(address, HttpsAddress):
+            return await self._listen(address, site)
+        settings = self._settings.http
+        assert settings.certificate is not None and settings.private_key is not None
+        connections = TlsConnections(ServerCertificate(settings.certificate, settings.private_key).context)
+        port: Any = await address.server_endpoint(self._reactor, connections, self._http_admission).listen(site)
+        self._ports.append(port)
+        return HttpsAddress(address.host, port.getHost().port)
 
     async def _listen_for_clusters(self, address: LinkAddress, region: Region) -> LinkAddress:
         if isinstance(address, UnixAddress):
@@ -381,6 +400,8 @@ class RegionDaemon(Service):
         if self._database_is_gone:
             # Nobody brings it back but the next start: what waits for it is told so now.
             await self._close_pools()
+        for site in self._sites:
+            site.close()
         for site in self._sites:
             await site.finished()
         if self._region is not None:

@@ -98,7 +98,7 @@ class Editing(Overlay):
         known = {*node.macs, *(mac for one in held for mac in one.macs)}
         for old in replaced:
             if old not in known:
-                raise errors.InvalidRequest("/replaced_macs", f"neither the node nor an address of it has {old}")
+                raise errors.NotFound(f"neither the node nor an address of it has {old}")
         owner, owner_name = values.get("owner", (node.owner, node.owner_name))
         macs = values.get("macs", tuple(dict.fromkeys(replaced.get(mac, mac) for mac in node.macs)))
         after = replace(

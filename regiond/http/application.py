@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from math import ceil
 from typing import Any, Final, Protocol
 
 from pydantic_core import to_json
@@ -15,6 +16,7 @@ from regiond.domain.ids import parse_id
 from regiond.http import representations
 from regiond.http.bodies import Forcing, Page, Query, Waiting
 from regiond.http.problems import MEDIA_TYPE, Problem, invalid, of_database, of_domain_error
+from regiond.http.rate import RateLimit
 from regiond.http.reading import (
     acceptable_request_id,
     read_body,
@@ -87,12 +89,14 @@ class Application:
         use_cases: UseCases,
         *,
         routes: Iterable[Route] = ROUTES,
+        rate: RateLimit | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_request_id: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self._clock = clock
         self._use_cases = use_cases
         self._router = Router(routes)
+        self._rate = rate
         self._now = now
         self._new_request_id = new_request_id
 
@@ -134,6 +138,8 @@ class Application:
         route = _route(found, incoming.method)
         if route.access is not Access.ANYBODY:
             exchange.caller = await self._caller(incoming)
+            if self._rate is not None:
+                self._check_rate(self._rate, incoming)
             _check_access(route, exchange.caller, incoming.method)
         pairs = split_query(incoming.target.partition("?")[2])
         query = read_query(route.query, pairs)
@@ -158,6 +164,16 @@ class Application:
                 detail, challenge = "the token is not valid (any more)", 'Bearer error="invalid_token"'
             raise Problem("unauthenticated", detail, [("WWW-Authenticate", challenge)])
         return caller
+
+    def _check_rate(self, rate: RateLimit, incoming: Incoming) -> None:
+        """By token, which is not kept; the region's own socket is not limited."""
+        authorization = incoming.headers.get("authorization")
+        if authorization is None:
+            return
+        seconds = rate.wait(hash(authorization), self._clock.seconds())
+        if seconds:
+            retry = ("Retry-After", str(ceil(seconds)))
+            raise Problem("too-many-requests", f"this token may go on in {seconds:.2f} s", [retry])
 
     def _context(self, exchange: _Exchange, wait: float | None) -> RequestContext:
         incoming = exchange.incoming

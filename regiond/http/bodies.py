@@ -1,9 +1,10 @@
 """The bodies and queries of requests. What is not named here is an error."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from itertools import combinations
+from typing import Annotated, Any, ClassVar, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from regiond.domain.accounts import Role
 from regiond.domain.ranges import RangeKind
@@ -25,6 +26,7 @@ from regiond.http.fields import (
     SelectorText,
     Text,
     Wait,
+    Whole,
 )
 
 MAX_MACS = 16
@@ -43,8 +45,41 @@ class Body(BaseModel):
     examples: ClassVar[Mapping[str, Any]] = {}
 
 
+def _given(name: str, **more: Any) -> dict[str, Any]:
+    """In a schema: the member is there, and not null."""
+    kind = more or {"type": "string", "format": _FORMATS[name]}
+    return {"required": [name], "properties": {name: kind}}
+
+
+_FORMATS = {
+    "address": "hostmap-address",
+    "alias": "hostmap-line",
+    "client_id": "hostmap-client-id",
+    "duid": "hostmap-duid",
+    "interface": "hostmap-selector",
+    "mac": "hostmap-mac",
+}
+
+
+def _rules(*given: dict[str, Any], never: list[tuple[dict[str, Any], dict[str, Any]]]) -> ConfigDict:
+    """What a model's validators ask of several members, as a schema: any of `given`, and no pair of `never`."""
+    rules: list[dict[str, Any]] = [{"anyOf": list(given)}] if given else []
+    rules += [{"not": {"allOf": list(pair)}} for pair in never]
+    return ConfigDict(json_schema_extra=cast("dict[str, JsonValue]", {"allOf": rules}))
+
+
+_Macs = Annotated[list[Mac], Field(max_length=MAX_MACS, json_schema_extra={"uniqueItems": True})]
+
+
 class NewDevice(Body):
     """An unmanaged device: who it is, and where it wants an address."""
+
+    model_config = _rules(
+        _given("mac"),
+        _given("macs", type="array", minItems=1),
+        _given("duid"),
+        never=[(_given("mac"), _given("macs", type="array", minItems=1))],
+    )
 
     examples: ClassVar[Mapping[str, Any]] = {
         "a MAC address": {"interface": "192.0.2.0/24", "mac": "00:16:3e:00:00:01", "hostname": "web1"},
@@ -53,7 +88,7 @@ class NewDevice(Body):
 
     interface: SelectorText
     mac: Mac | None = None
-    macs: list[Mac] = Field(default=[], max_length=MAX_MACS)
+    macs: _Macs = []
     duid: Duid | None = None
     address: Address | None = None
     hostname: Hostname | None = None
@@ -87,7 +122,7 @@ class NewNode(Body):
     }
 
     hostname: Hostname
-    macs: list[Mac] = Field(default=[], max_length=MAX_MACS)
+    macs: _Macs = []
     owner: AccountName | None = None
     comment: Text | None = None
 
@@ -99,6 +134,11 @@ class NewNode(Body):
 
 class NewNodeAddress(Body):
     """An extra address of a node, for another MAC address or for an alias of one of its NICs."""
+
+    model_config = _rules(
+        *map(_given, ("mac", "alias", "client_id", "duid")),
+        never=[(_given(one), _given(other)) for one, other in combinations(("mac", "client_id", "duid"), 2)],
+    )
 
     examples: ClassVar[Mapping[str, Any]] = {
         "another NIC": {"interface": "rack-a:eth2", "mac": "00:16:3e:00:01:02"},
@@ -126,6 +166,10 @@ class NewNodeAddress(Body):
 class NewReservation(Body):
     """Addresses that the region keeps for an account and never hands out."""
 
+    model_config = _rules(
+        _given("interface"), _given("address"), never=[(_given("address"), _given("count", type="integer", minimum=2))]
+    )
+
     examples: ClassVar[Mapping[str, Any]] = {
         "one address": {"interface": "198.51.100.0/24", "purpose": "a load balancer"},
         "eight for a day": {"interface": "nic:eth1,family:4", "count": 8, "purpose": "a test", "expires_in": 86400},
@@ -135,7 +179,7 @@ class NewReservation(Body):
     interface: SelectorText | None = None
     address: Address | None = None
     mac: Mac | None = None
-    count: int = Field(default=1, ge=1, le=MAX_COUNT)
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT), Whole] = 1
     hostname: Hostname | None = None
     purpose: Text | None = None
     comment: Text | None = None
@@ -201,7 +245,7 @@ class DeviceChange(Change):
     hostname: Hostname | None = None
     comment: Text | None = None
     owner: AccountName | None = None
-    macs: list[Mac] | None = Field(default=None, max_length=MAX_MACS)
+    macs: _Macs | None = None
 
     nullable: ClassVar[frozenset[str]] = frozenset({"hostname", "comment"})
 
@@ -221,6 +265,8 @@ class ReplacedMac(Body):
 class NodeChange(Change):
     """`macs` are the node's own from now on. With `replaced_macs` the node and its extra addresses get the new ones."""
 
+    model_config = _rules(never=[(_given("macs", type="array"), _given("replaced_macs", type="array"))])
+
     examples: ClassVar[Mapping[str, Any]] = {
         "a replaced NIC": {"replaced_macs": [{"old": "00:16:3e:00:01:01", "new": "00:16:3e:00:01:09"}]},
         "another owner": {"owner": "bob"},
@@ -229,7 +275,7 @@ class NodeChange(Change):
     hostname: Hostname | None = None
     comment: Text | None = None
     owner: AccountName | None = None
-    macs: list[Mac] | None = Field(default=None, max_length=MAX_MACS)
+    macs: _Macs | None = None
     replaced_macs: list[ReplacedMac] | None = Field(default=None, min_length=1, max_length=MAX_MACS)
 
     nullable: ClassVar[frozenset[str]] = frozenset({"comment"})
@@ -264,7 +310,7 @@ class SubnetChange(Change):
 
     examples: ClassVar[Mapping[str, Any]] = {"ten minutes": {"release_hold_seconds": 600}}
 
-    release_hold_seconds: int | None = Field(default=None, ge=0, le=MAX_RELEASE_HOLD_SECONDS)
+    release_hold_seconds: Annotated[int, Field(ge=0, le=MAX_RELEASE_HOLD_SECONDS), Whole] | None = None
     claimable_anyway: bool | None = None
 
 
@@ -324,7 +370,7 @@ class NewEnrolmentBody(Body):
 
     examples: ClassVar[Mapping[str, Any]] = {"a day": {"expires_in": 86400}}
 
-    expires_in: Annotated[int, Field(ge=60, le=MAX_ENROLMENT_SECONDS)] | None = None
+    expires_in: Annotated[int, Field(ge=60, le=MAX_ENROLMENT_SECONDS), Whole] | None = None
 
 
 class NewTokenBody(Body):
@@ -415,13 +461,16 @@ class ForeignEntryPage(Page):
     subnet: SelectorText | None = None
 
 
+_Line = Annotated[str, Field(json_schema_extra={"format": "hostmap-line"})]
+
+
 class AuditPage(Page):
     """Filters; the values of one are alternatives, and all filters hold."""
 
-    object: list[str] = []
-    actor: list[str] = []
-    action: list[str] = []
-    request_id: list[str] = []
+    object: list[_Line] = []
+    actor: list[_Line] = []
+    action: list[_Line] = []
+    request_id: list[_Line] = []
 
     @property
     def filters(self) -> dict[str, list[str]]:

@@ -33,7 +33,8 @@ class HttpConnection(Protocol):
     """See the module. `answered` and `arrived` tell the site how many requests are being answered.
 
     `deadline`, in seconds of the site's clock, is when the client is hung up on: a head that is not whole by then,
-    a body that has not grown by PROGRESS_BYTES, or no request at all. While a request is answered it is infinite.
+    a body that has not grown by PROGRESS_BYTES, answers that nobody reads, or no request at all. While a request is
+    answered it is infinite.
     """
 
     _log = Logger(namespace="region.http")
@@ -63,6 +64,8 @@ class HttpConnection(Protocol):
         self._answering = False
         self._gone = False
         self._paused = False
+        self._clogged = False  # the client does not read what it asked for
+        self._finishing = False
         self._refusal: int | None = None  # the status of the last answer, when what came is no HTTP
         self._begin()
         self._wait_for_client()
@@ -71,6 +74,11 @@ class HttpConnection(Protocol):
     def kept_bytes(self) -> int:
         """How much of the body that is arriving is in memory."""
         return sum(map(len, self._body))
+
+    @property
+    def is_clogged(self) -> bool:
+        """Whether the client does not read what it asked for."""
+        return self._clogged
 
     @property
     def waiting(self) -> int:
@@ -83,6 +91,7 @@ class HttpConnection(Protocol):
         transport: Any = self.transport
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
+        transport.registerProducer(self, True)
         self._opened(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -108,11 +117,37 @@ class HttpConnection(Protocol):
                 self._unfinished += len(data)  # the parser keeps a header until it is whole
                 if self._unfinished > MAX_HEAD_BYTES:
                     self._refuse(431)
-        if not self._answering:
+        if not self._answering and not self._clogged:
             self._next()
         if len(self._waiting) > MAX_PIPELINED and not self._paused:
             self._paused = True
             self._producer.pauseProducing()
+
+    def pauseProducing(self) -> None:
+        """The client does not read: nothing more is answered until it does."""
+        self._clogged = True
+        self._wait_for_client()
+
+    def resumeProducing(self) -> None:
+        self._clogged = False
+        self._wait_for_client()
+        if not self._answering and not self._gone:
+            self._next()
+
+    def stopProducing(self) -> None:
+        """The connection is over: see connectionLost."""
+
+    # ---- what the site says ----
+
+    def finish(self) -> None:
+        """Answer what has come, and hang up."""
+        self._finishing = True
+        if not self._answering and not self._clogged:
+            self._next()
+
+    def abort(self) -> None:
+        """Hang up at once."""
+        self._producer.abortConnection()
 
     # ---- what the parser says ----
 
@@ -193,11 +228,14 @@ class HttpConnection(Protocol):
         if self._refusal is not None and not self._gone:
             if self._refusal:
                 self._write(f"{_STATUS_LINES[self._refusal]}Connection: close\r\nContent-Length: 0\r\n\r\n".encode())
-            self._producer.loseConnection()
+            self._hang_up()
+        elif self._finishing and not self._gone:
+            self._hang_up()
 
     async def _answer(self, incoming: Incoming, another: bool) -> None:
         try:
             outgoing = await self._application.answer(incoming)
+            another = another and not (self._finishing and not self._waiting)
             if not self._gone:
                 self._write(response(outgoing, has_body=incoming.method != "HEAD", close=not another))
         finally:
@@ -206,11 +244,16 @@ class HttpConnection(Protocol):
         if self._gone:
             return
         self._wait_for_client()
-        if another:
-            self._next()
-        else:
+        if not another:
             self._refusal = 0
-            self._producer.loseConnection()
+            self._hang_up()
+        elif not self._clogged:
+            self._next()
+
+    def _hang_up(self) -> None:
+        """When all is sent."""
+        self._producer.unregisterProducer()
+        self._producer.loseConnection()
 
     def _broken(self, failure: Failure) -> None:
         self._log.failure("an answer could not be sent", failure, event="http.send-failed")

@@ -61,6 +61,11 @@ def _number(value: Any) -> Any:
     return int(value)
 
 
+def _whole(value: Any) -> Any:
+    """`3.0` is an integer in JSON Schema."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _flag(value: Any) -> Any:
     if value not in ("true", "false"):
         raise ValueError("true or false")
@@ -100,8 +105,11 @@ Hostname = Annotated[str, AfterValidator(parse_hostname), _described("hostmap-ho
 Address = Annotated[str, AfterValidator(canonical_address), _described("hostmap-address", "192.0.2.7", "2001:db8::7")]
 ClientId = Annotated[str, _octets(IdentifierKind.CLIENT_ID), _described("hostmap-client-id", "01:00:16:3e:00:00:01")]
 Duid = Annotated[str, _octets(IdentifierKind.DUID), _described("hostmap-duid", "00:03:00:01:00:16:3e:00:00:01")]
-ExpiresIn = Annotated[int, Field(ge=1, le=MAX_EXPIRES_IN_SECONDS, description="seconds from now", examples=[86400])]
-ReservationLimit = Annotated[int, Field(ge=0, le=MAX_LIMIT)]
+Whole = BeforeValidator(_whole)
+ExpiresIn = Annotated[
+    int, Field(ge=1, le=MAX_EXPIRES_IN_SECONDS, description="seconds from now", examples=[86400]), Whole
+]
+ReservationLimit = Annotated[int, Field(ge=0, le=MAX_LIMIT), Whole]
 
 # values of the query are text
 Wait = Annotated[

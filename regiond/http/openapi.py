@@ -32,7 +32,8 @@ Addresses for machines on several sites: claims, host maps, releases.
 * `Idempotency-Key` on POST, PATCH and DELETE: the same key and request get the first answer for 24 hours; the same key
   with another request gets 422.
 * `ETag` and `If-Match`: a change or deletion of anything but the version that was read is refused with 412.
-* Lists are cut into pages of `limit`; `Link: <…>; rel="next"` leads to the next one. A repeated filter means *or*.
+* Lists are cut into pages of `limit`; `Link: <…>; rel="next"` leads to the next one. The values of a
+  repeated filter are alternatives.
 * `X-Request-ID` is taken from the request or made, returned, logged by every daemon it concerns, and kept in the audit.
 * A request that is no HTTP is answered 400 or 431 without a body, and the connection is closed.
 """
@@ -80,7 +81,7 @@ def refusals(route: Route) -> list[str]:
     """The problem types that a route can answer, in the order of the table."""
     found = {"invalid-request", "body-too-large", "internal-error", *route.refusals}
     if route.access is not Access.ANYBODY:
-        found |= {"unauthenticated", "database-unavailable"}
+        found |= {"unauthenticated", "database-unavailable", "too-many-requests"}
         if route.method in _CHANGING:
             found |= {"read-only-token", "idempotency-key-reused"}
     if route.access is Access.ADMIN or issubclass(route.query, Forcing):
@@ -141,7 +142,7 @@ def _parameters(route: Route) -> Iterator[dict[str, Any]]:
             "name": "If-Match",
             "in": "header",
             "description": "entity tags as they stood in ETag headers, or *",
-            "schema": {"type": "string", "pattern": '^(\\*|"[!#-~]{1,100}")$'},
+            "schema": {"type": "string"},
         }
 
 
@@ -173,7 +174,7 @@ def _responses(route: Route) -> dict[str, Any]:
     return responses
 
 
-_HEADERS_OF_STATUS: Final = {401: ["WWW-Authenticate"], 503: ["Retry-After"]}
+_HEADERS_OF_STATUS: Final = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-After"]}
 
 
 def _content(route: Route, status: int) -> dict[str, Any] | None:

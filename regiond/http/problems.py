@@ -54,6 +54,7 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "body-too-large": (413, "The body is too large"),
     "unsupported-media-type": (415, "The body has to be JSON"),
     "idempotency-key-reused": (422, "The Idempotency-Key was used for another request"),
+    "too-many-requests": (429, "The token asks too fast"),
     "internal-error": (500, "A bug in the region"),
     "database-unavailable": (503, "The database does not answer"),
     "subnet-not-ready": (503, "It is not known yet what the subnet's DHCP server has of its own"),

@@ -455,6 +455,7 @@ class Problem(Shape):
     request_id: str
     errors: NotRequired[list[Mistake]]
     position: NotRequired[int]
+    selector: NotRequired[str]
     candidates: NotRequired[list[Candidate]]
     subnets: NotRequired[list[str]]
     holder: NotRequired[Record | HeldByAnother | None]

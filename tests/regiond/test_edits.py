@@ -294,7 +294,7 @@ async def test_a_replaced_nic_of_a_node_keeps_all_its_addresses(database: str) -
         shown = {view.reservation.id: view.reservation for view in held}
         assert (shown[first.id].address, shown[first.id].macs) == (first.address, (MACS[3],))
         assert shown[aliased.id] == aliased
-        with pytest.raises(errors.InvalidRequest):
+        with pytest.raises(errors.NotFound):
             await editor.edit_node(node, replaced_macs={MACS[0]: MACS[4]})
         [(_, now)] = await editor.audited("node.change")
         assert now["addresses"] == [format_id(Prefix.RESERVATION, first.id)]

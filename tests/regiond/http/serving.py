@@ -14,7 +14,9 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from regiond.accounts import Accounts
+from regiond.config import MAX_CONNECTIONS
 from regiond.http.application import Application
+from regiond.http.rate import RateLimit
 from regiond.http.site import ApiSite
 from tests.fakes.use_cases import NOW, FakeRegion
 from tests.regiond.http import promises
@@ -88,15 +90,21 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    *, path: str | None = None, timeout: float = 60.0, accounts: Accounts | None = None
+    *,
+    path: str | None = None,
+    timeout: float = 60.0,
+    most: int = MAX_CONNECTIONS,
+    per_second: float | None = None,
+    accounts: Accounts | None = None,
 ) -> AsyncIterator[Server]:
     """A server on a free loopback port, or on a UNIX socket whose users are trusted. All use cases are scripted but
     `accounts`, when they are given.
     """
     region = FakeRegion()
     use_cases = region.use_cases if accounts is None else replace(region.use_cases, accounts=accounts)
-    application = Application(reactor, use_cases, now=lambda: NOW)
-    site = ApiSite(reactor, application, local=path is not None, timeout=timeout)
+    rate = None if per_second is None else RateLimit(per_second)
+    application = Application(reactor, use_cases, rate=rate, now=lambda: NOW)
+    site = ApiSite(reactor, application, local=path is not None, timeout=timeout, most=most)
     endpoint = (
         TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1") if path is None else UNIXServerEndpoint(reactor, path)
     )

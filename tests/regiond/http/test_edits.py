@@ -78,7 +78,8 @@ async def test_a_stale_version_is_refused_with_the_one_of_now() -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_star_is_no_condition_and_a_weak_tag_fits_nothing() -> None:
     async with serving() as server:
-        for sent, expected in (("*", None), ('W/"a"', frozenset())):
+        nothing: frozenset[str] = frozenset()
+        for sent, expected in (("*", None), ('W/"a"', nothing), ("a, b", nothing), ('x,"b"', {'"b"'})):
             await server.request("DELETE", DEVICE, headers={"If-Match": sent})
             assert server.region.claims.calls[-1][1]["context"].if_match == expected
 

@@ -173,16 +173,8 @@ async def test_mistakes_in_headers() -> None:
         for key in ("x" * 201, "two words", "é"):
             reply = await server.request("POST", DEVICES, body, headers={"Idempotency-Key": key})
             assert check_problem(reply, 400, "invalid-request")["errors"][0]["pointer"] == "Idempotency-Key"
-        for method, tags in (
-            ("POST", '"x"'),
-            ("DELETE", "x"),
-            ("DELETE", '"x" "y"'),
-            ("DELETE", ""),
-            ("DELETE", '"x",'),
-        ):
-            path, content = (DEVICES, body) if method == "POST" else (f"{DEVICES}/dv-0000000006", None)
-            reply = await server.request(method, path, content, headers={"If-Match": tags})
-            assert check_problem(reply, 400, "invalid-request")["errors"][0]["pointer"] == "If-Match"
+        reply = await server.request("POST", DEVICES, body, headers={"If-Match": '"x"'})
+        assert check_problem(reply, 400, "invalid-request")["errors"][0]["pointer"] == "If-Match"
         reply = await server.request("DELETE", f"{DEVICES}/dv-0000000006", {"a": 1})
         check_problem(reply, 400, "invalid-request")
         assert server.region.claims.calls == []

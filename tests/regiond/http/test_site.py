@@ -296,3 +296,79 @@ async def test_a_form_is_not_parsed() -> None:
             headers={"Content-Type": "multipart/form-data; boundary=x"},
         )
         assert (reply.status, reply.json["type"]) == (415, "unsupported-media-type")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_does_not_read_is_not_answered_further_and_hung_up_on() -> None:
+    async with serving(timeout=0.5) as server:
+        wire = await connected(server)
+        transport: Any = wire.transport
+        transport.pauseProducing()
+        wire.send(b"GET /api/v1/docs HTTP/1.1\r\nHost: x\r\n\r\n" * 400)  # 50 MB of answers
+        await until(lambda: not server.site.connections)
+        answered = server.site.answered
+        assert 0 < answered < 200
+        transport.resumeProducing()
+        await until(lambda: wire.closed.called)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_reads_slowly_gets_everything() -> None:
+    async with serving() as server:
+        wire = await connected(server)
+        transport: Any = wire.transport
+        transport.pauseProducing()
+        wire.send(b"GET /api/v1/docs HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        await until(lambda: any(each.is_clogged for each in server.site.connections))
+        transport.resumeProducing()
+        await until(lambda: wire.received.count(b"HTTP/1.1 200 ") == 100 and wire.received.endswith(b"</html>"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_most_silent_clients_make_room_for_others() -> None:
+    async with serving(most=20) as server:
+        first = [await connected(server) for _ in range(20)]
+        await until(lambda: len(server.site.connections) == 20)
+        first[0].send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: first[0].received.endswith(b"}\n"))
+        assert (await server.request("GET", "/healthz")).status == 200
+        await until(lambda: first[1].closed.called)
+        assert not first[0].closed.called
+        assert sum(wire.closed.called for wire in first) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_site_that_closes_answers_what_has_come_and_hangs_up_on_the_idle() -> None:
+    async with serving() as server:
+        gate: Deferred[None] = Deferred()
+
+        async def reserve(**arguments: Any) -> Any:
+            await gate
+            return [RESERVATION_VIEW], True
+
+        server.region.claims.answers["reserve"] = reserve
+        idle, busy, kept = [await connected(server) for _ in range(3)]
+        kept.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: kept.received.endswith(b"}\n"))
+        busy.send((TYPED + b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY)) * 2)
+        await until(lambda: server.site.in_flight == 1)
+        server.site.close()
+        await until(lambda: idle.closed.called and kept.closed.called)
+        assert not busy.closed.called
+        gate.callback(None)
+        await until(lambda: busy.closed.called)
+        assert busy.received.count(b"HTTP/1.1 201 ") == 2
+        assert busy.received.count(b"Connection: close") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_token_has_a_rate_and_the_others_have_theirs() -> None:
+    async with serving(per_second=10) as server:
+        statuses = [(await server.request("GET", "/api/v1/nodes")).status for _ in range(25)]
+        assert statuses[:20] == [200] * 20
+        reply = await server.request("GET", "/api/v1/nodes")
+        while reply.status == 200:  # slower than the rate: a busy machine
+            reply = await server.request("GET", "/api/v1/nodes")
+        assert (reply.status, reply.json["type"], reply.headers["retry-after"]) == (429, "too-many-requests", "1")
+        assert (await server.request("GET", "/api/v1/nodes", token="alice")).status == 200
+        assert (await server.request("GET", "/healthz")).status == 200
