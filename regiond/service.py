@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from clusterd.daemon.config_file import ConfigError
 from clusterd.daemon.daemon_options import DaemonOptions
+from clusterd.daemon.descriptors import use_all_descriptors
 from clusterd.daemon.endpoints import LinkAddress, LocalAddress, LoopbackAddress, TlsAddress, UnixAddress
 from clusterd.daemon.exit_codes import fail_at_exit
 from clusterd.daemon.handshakes import Admission
@@ -87,6 +88,7 @@ def makeService(options: Options) -> IService:
 
     daemon = RegionDaemon(reactor, options.settings(RegionSettings))
     avoid_long_collections()
+    use_all_descriptors()
     return daemon
 
 

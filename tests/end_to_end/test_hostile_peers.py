@@ -36,6 +36,7 @@ pytestmark = pytest.mark.namespaces
 SUBNET = "2001:db8:0:1::/64"
 LINK, ENROLMENT = 5250, 5251
 HALF_DONE = 600
+FEW_DESCRIPTORS = 400  # the limit that regiond is started with, and may raise
 MORE_MEMORY_MB = 80.0
 
 macs = (f"00:16:3e:cc:{number >> 8:02x}:{number & 255:02x}" for number in count())
@@ -86,6 +87,7 @@ def site(postgres: TestServer, session_state_directory: Path) -> Iterator[Site]:
     with namespaces.network() as network:
         inside = network.server
         region = Region(directory, clusters=[f"tcp:127.0.0.1:{LINK}"], dsn=postgres.dsn_for(name), namespace=inside)
+        region.program = ("prlimit", f"--nofile={FEW_DESCRIPTORS}:", *region.program)
         cluster = Cluster(directory, None, namespace=inside, dhcp=files(directory, "rack-a"))
         try:
             region.up()
