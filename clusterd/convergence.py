@@ -222,12 +222,12 @@ class Convergence:
         work = self._take()
         try:
             if work.whole:
-                plan = await self._plan_whole(work)
+                plan, former = await self._plan_whole(work)
                 work = self._joined(work)
-                await self._repair(work, plan)
+                ended = await self._repair(work, plan, former)
             else:
-                await self._apply(work)
-            await self._succeeded(work)
+                ended = await self._apply(work)
+            await self._succeeded(work, ended)
         except (BackendError, StoreFailed) as error:
             self._failed(work, str(error))
         except Exception:
@@ -264,25 +264,32 @@ class Convergence:
             for other, network in networks.items()
         )
 
-    async def _apply(self, work: _Work) -> None:
+    async def _apply(self, work: _Work) -> frozenset[HostMap]:
         cidrs = {subnet: record.cidr for subnet, record in work.records.items()}
         plan = plan_changes(work.transitions, cidrs, self._backend.capabilities)
-        rejections = await self._server.change(plan)
-        self._refused.after_changes(plan, rejections, work.transitions, self._records)
+        changed = await self._server.change(plan)
+        self._refused.after_changes(plan, changed.rejections, work.transitions, self._records)
         lines = lines_of_changes(work.transitions, work.records)
-        self._changes_log.changes(told(lines, _not_done(plan, rejections)))
+        self._changes_log.changes(told(lines, _not_done(plan, changed.rejections)))
+        return changed.ended
 
-    async def _plan_whole(self, work: _Work) -> Plan:
+    async def _plan_whole(self, work: _Work) -> tuple[Plan, frozenset[HostMap]]:
+        """What the comparison found, and the former host maps whose leases may be left."""
         actual = await self._backend.read()
         forgotten = [one.cidr for one in work.forgetting.values() if one.cidr is not None]
         capabilities = self._backend.capabilities
         # Reading and comparing 100,000 host maps takes most of a second: not in the reactor's thread.
-        return await self._run_in_thread(lambda: plan_whole(self._store.contents(), actual, forgotten, capabilities))
+        return await self._run_in_thread(
+            lambda: (
+                plan_whole(self._store.contents(), actual, forgotten, capabilities),
+                self._store.former_leases(),
+            )
+        )
 
-    async def _repair(self, work: _Work, plan: Plan) -> None:
-        rejections = await self._server.repair(plan)
-        self._refused.after_comparison(plan, rejections, self._records)
-        not_done = _not_done(plan, rejections)
+    async def _repair(self, work: _Work, plan: Plan, former: frozenset[HostMap]) -> frozenset[HostMap]:
+        changed = await self._server.repair(plan, former)
+        self._refused.after_comparison(plan, changed.rejections, self._records)
+        not_done = _not_done(plan, changed.rejections)
 
         def compared() -> tuple[Told, dict[str, int]]:
             lines = list(lines_of_comparison(plan, work.transitions, work.records))
@@ -292,10 +299,11 @@ class Convergence:
         self._changes_log.changes(lines)
         for subnet, count in drift.items():
             self._states.drift_repaired(subnet, count)
+        return changed.ended
 
     # ---- after an apply ----
 
-    async def _succeeded(self, work: _Work) -> None:
+    async def _succeeded(self, work: _Work, ended: frozenset[HostMap]) -> None:
         recovered, self._error, self._failures = self._error is not None, None, 0
         if recovered:
             self._log.info("the DHCP server takes host maps again", event="dhcp-server.recovered")
@@ -307,8 +315,8 @@ class Convergence:
             and self._refused.why_held_back(record.cidr) is None
         ]
         touched = {subnet for subnet, _ in work.transitions}
-        if reached:
-            for moved in await self._run_in_thread(lambda: self._store.record_applied(reached)):
+        if reached or ended:
+            for moved in await self._run_in_thread(lambda: self._store.record_applied(reached, ended)):
                 self._records[moved.subnet] = moved
                 touched.add(moved.subnet)
         await self._forgotten(work.forgetting)

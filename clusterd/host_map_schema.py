@@ -25,6 +25,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         " identifier BLOB NOT NULL, address TEXT NOT NULL, hostname TEXT,"
         " PRIMARY KEY (subnet_key, kind, identifier)) WITHOUT ROWID",
     ),
+    (
+        # Who had which address by a host map that was held once: a lease may be left of it. See Note [Former leases].
+        "CREATE TABLE former_lease (kind INTEGER NOT NULL, identifier BLOB NOT NULL, address TEXT NOT NULL,"
+        " PRIMARY KEY (kind, identifier, address)) WITHOUT ROWID",
+    ),
 )
 
 # A removal has no address.

@@ -94,6 +94,11 @@ class HostMapStore:
         with translated():
             return tuple((record, tuple(self._tables.host_maps(key))) for key, record in self._tables.records())
 
+    def former_leases(self) -> frozenset[HostMap]:
+        """Host maps, without names, that were held once and may have left leases; see Note [Former leases]."""
+        with translated():
+            return frozenset(self._tables.former_leases())
+
     def accept_delta(
         self, announced: Announced, upserts: Collection[HostMap], removals: Collection[Identifier]
     ) -> Accepted:
@@ -179,13 +184,17 @@ class HostMapStore:
                 if record is not None and record.forgetting:
                     self._tables.delete_record(key)
 
-    def record_applied(self, applied: Sequence[SubnetRecord]) -> tuple[SubnetRecord, ...]:
-        """The DHCP server has what these records had accepted. Answers the records that this moved, as they are now.
+    def record_applied(
+        self, applied: Sequence[SubnetRecord], ended: Collection[HostMap] = ()
+    ) -> tuple[SubnetRecord, ...]:
+        """The DHCP server has what these records had accepted, and the leases left of `ended` are over.
 
-        A subnet that was replaced meanwhile, by another origin or by another set of the same generation, is left.
+        Answers the records that this moved, as they are now. A subnet that was replaced meanwhile, by another origin or
+        by another set of the same generation, is left.
         """
         moved = []
         with transaction(self._connection):
+            self._tables.drop_former_leases(ended)
             for then in applied:
                 _, now = self._tables.record(then.subnet)
                 if now is None or now.forgetting or now.origin != then.origin:
@@ -258,7 +267,9 @@ class HostMapStore:
             if other.origin != announced.origin:
                 self._tables.delete_record(key)
                 dropped.append(other.subnet)
-        _, record = self._tables.record(announced.subnet)
+        key, record = self._tables.record(announced.subnet)
+        if dropped:
+            self._tables.drop_former_leases(self._tables.former_leases_of_held(key))
         assert record is not None  # just written
         complete = base is not None and not dropped and changes is not None
         return Accepted(record, tuple(changes or ()), complete, tuple(dropped))

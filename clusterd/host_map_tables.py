@@ -1,4 +1,11 @@
-"""Rows of the host map store's tables as values and back; each method runs in its caller's transaction."""
+"""Rows of the host map store's tables as values and back; each method runs in its caller's transaction.
+
+# Note [Former leases]
+A host map that leaves a set may leave a lease in the DHCP server, which has to be ended before the removal counts as
+applied. The server itself does not tell of it: once the host map is gone there, no comparison finds anything missing.
+So who had which address is written down in the transaction that takes the host map out of the set, and struck out when
+the lease has been ended, or when the same host map is held again.
+"""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -21,6 +28,10 @@ _STAGED_CHANGES = (
 _NOT_STAGED = (
     " FROM host_map WHERE subnet_key = ? AND NOT EXISTS (SELECT 1 FROM staged s WHERE s.transfer = ?"
     " AND s.kind = host_map.kind AND s.identifier = host_map.identifier)"
+)
+_FORMER = "INSERT OR IGNORE INTO former_lease"
+_FORMER_OF_SUBNET = (
+    "INSERT OR IGNORE INTO former_lease SELECT kind, identifier, address FROM host_map WHERE subnet_key = ?"
 )
 NO_KEY = -1
 
@@ -118,6 +129,8 @@ class Tables:
 
     def write_changes(self, key: int, changes: Iterable[MapChange]) -> None:
         for change in changes:
+            if change.before is not None and (change.after is None or change.after.address != change.before.address):
+                self._connection.execute(f"{_FORMER} VALUES (?, ?, ?)", _lease_row(change.before))
             if change.after is None:
                 self._connection.execute(
                     "DELETE FROM host_map WHERE subnet_key = ? AND kind = ? AND identifier = ?",
@@ -127,9 +140,32 @@ class Tables:
                 self._connection.execute(
                     "INSERT OR REPLACE INTO host_map VALUES (?, ?, ?, ?, ?)", (key, *_map_row(change.after))
                 )
+                self.drop_former_leases((change.after,))
 
     def delete_maps(self, key: int) -> None:
+        self._connection.execute(_FORMER_OF_SUBNET, (key,))
         self._connection.execute("DELETE FROM host_map WHERE subnet_key = ?", (key,))
+
+    # ---- leases that may be left ----
+
+    def former_leases(self) -> Iterator[HostMap]:
+        """Host maps that were held once, without their names."""
+        rows = self._connection.execute("SELECT kind, identifier, address, NULL FROM former_lease")
+        return map(_host_map, rows)
+
+    def former_leases_of_held(self, key: int) -> list[HostMap]:
+        """Those of host maps that a subnet has now."""
+        rows = self._connection.execute(
+            "SELECT kind, identifier, address, NULL FROM former_lease f WHERE EXISTS (SELECT 1 FROM host_map m"
+            " WHERE m.subnet_key = ? AND m.kind = f.kind AND m.identifier = f.identifier AND m.address = f.address)",
+            (key,),
+        )
+        return [_host_map(row) for row in rows]
+
+    def drop_former_leases(self, ended: Iterable[HostMap]) -> None:
+        self._connection.executemany(
+            "DELETE FROM former_lease WHERE kind = ? AND identifier = ? AND address = ?", map(_lease_row, ended)
+        )
 
     # ---- transfers ----
 
@@ -167,7 +203,13 @@ class Tables:
 
     def write_staged(self, transfer: int, key: int, whole_set: bool) -> None:
         """Write what `staged_changes` tells, and nothing that stays as it is."""
+        self._connection.execute(
+            f"{_FORMER} SELECT m.kind, m.identifier, m.address{_STAGED_CHANGES} AND s.address IS NOT m.address"
+            " AND m.address IS NOT NULL",
+            (key, transfer),
+        )
         if whole_set:
+            self._connection.execute(f"{_FORMER} SELECT kind, identifier, address{_NOT_STAGED}", (key, transfer))
             self._connection.execute("DELETE" + _NOT_STAGED, (key, transfer))
         else:
             self._connection.execute(
@@ -180,6 +222,12 @@ class Tables:
             + _STAGED_CHANGES
             + " AND s.address IS NOT NULL",
             (key, key, transfer),
+        )
+        self._connection.execute(
+            "DELETE FROM former_lease WHERE EXISTS (SELECT 1 FROM staged s WHERE s.transfer = ?"
+            " AND s.kind = former_lease.kind AND s.identifier = former_lease.identifier"
+            " AND s.address = former_lease.address)",
+            (transfer,),
         )
 
 
@@ -199,6 +247,10 @@ def _record(row: tuple[int, str, str, str, str, str, int, int, str, int, int]) -
 
 def _identifier_row(identifier: Identifier) -> tuple[int, bytes]:
     return KIND_CODES[identifier.kind], identifier.value
+
+
+def _lease_row(host_map: HostMap) -> tuple[int, bytes, str]:
+    return (*_identifier_row(host_map.identifier), host_map.address)
 
 
 def _map_row(host_map: HostMap) -> Row:

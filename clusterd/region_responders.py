@@ -1,9 +1,17 @@
-"""Answers the region's commands, by handing each one to who can do it."""
+"""Answers the region's commands, by handing each one to who can do it.
+
+# Note [Late senders]
+Nothing that a regiond sends late brings freed host maps back. On one connection it cannot be late: what it sends of a
+subnet is sent one after the other, the commands come in that order, and the store does them in that order, a
+`ForgetSubnet` among them. On a former connection nobody is listened to, whatever its transport still delivers: after
+`close` nothing reaches the store, so that nothing has to be remembered of a subnet that was forgotten.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.protocols import amp
 
 from clusterd.accepted_host_maps import AcceptedHostMaps
 from clusterd.protocol import commands
@@ -18,6 +26,7 @@ class RegionResponders(Responders):
         super().__init__()
         self._accepted = accepted
         self._waiting: list[Deferred[None]] | None = []
+        self._over = False
 
     def open(self) -> None:
         """The registration is through: answer what has come, and what comes from now on."""
@@ -26,7 +35,8 @@ class RegionResponders(Responders):
             one.callback(None)
 
     def close(self) -> None:
-        """The connection is over: what still waits is answered as unregistered, to nobody."""
+        """The connection is over: what still waits, and what still comes, is refused. See Note [Late senders]."""
+        self._over = True
         self.open()
 
     async def _opened(self) -> None:
@@ -34,6 +44,8 @@ class RegionResponders(Responders):
             turn: Deferred[None] = Deferred()
             self._waiting.append(turn)
             await turn
+        if self._over:
+            raise amp.RemoteAmpError(amp.UNKNOWN_ERROR_CODE, "this connection is over", fatal=False)
 
     @commands.ApplyHostMaps.responder
     async def apply_host_maps(

@@ -463,6 +463,55 @@ def test_a_lease_that_could_not_be_ended_is_ended_before_the_removal_is_reported
     assert site.backend.released == [{host_map(1)}] and site.applied() == 3
 
 
+@pytest.mark.parametrize("how", ["removed", "moved", "forgotten", "snapshot"])
+def test_a_lease_is_ended_by_the_next_process_when_this_one_dies_before(site: Site, how: str) -> None:
+    site.change([host_map(1), host_map(2)])
+
+    async def never(removed: Collection[HostMap]) -> None:
+        await Deferred()
+
+    working, site.backend.release = site.backend.release, never  # type: ignore[method-assign]
+    if how == "forgotten":
+        Outcome(site.accepted.forget_subnet(HERE.history, "subnet-1", None))
+    elif how == "snapshot":
+        digest = digest_of([host_map(2)])
+        result_of(site.accepted.begin_transfer(HERE.history, "subnet-1", "192.0.2.0/24", None, 2, digest, 1))
+        result_of(site.accepted.transfer_page("subnet-1", 2, [host_map(2)], ()))
+        assert result_of(site.accepted.commit_transfer("subnet-1", 2)) == 2
+    elif how == "moved":
+        site.change([host_map(1, "192.0.2.99")])
+    else:
+        site.change([], [host_map(1).identifier])
+    assert host_map(1) not in site.backend.maps
+    site.kill()
+    site.backend.release = working  # type: ignore[method-assign]
+    site.backend.released.clear()
+    site.boot()
+    expected = {host_map(1), host_map(2)} if how == "forgotten" else {host_map(1)}
+    assert site.backend.released == [expected]
+    assert site.store.former_leases() == frozenset()
+    assert site.store.subnets() == () if how == "forgotten" else site.applied() == 2
+
+
+def test_a_lease_of_a_host_map_that_stays_is_not_ended_when_its_name_changes(site: Site) -> None:
+    site.change([host_map(1)])
+    site.backend.released.clear()
+    named = HostMap(host_map(1).identifier, host_map(1).address, "printer")
+    site.change([named])
+    assert site.backend.maps == {named} and site.backend.released == []
+
+
+def test_a_lease_is_ended_of_what_somebody_else_removed_before(site: Site) -> None:
+    site.change([host_map(1), host_map(2)])
+    site.backend.released.clear()
+    site.backend.forget([host_map(1)])
+    site.backend.refuse_all("away")
+    site.change([], [host_map(1).identifier])
+    site.backend.accept_all()
+    site.clock.advance(2)
+    assert site.backend.released == [{host_map(1)}] and site.applied() == 2
+
+
 def test_nothing_to_do_at_start_tells_the_server_nothing(site: Site) -> None:
     site.change([host_map(1), host_map(2)])
     site.kill()

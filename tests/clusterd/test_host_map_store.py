@@ -397,6 +397,38 @@ def test_damage_inside_is_found_at_start(path: Path) -> None:
         HostMapStore.open(path)
 
 
+def test_who_had_which_address_is_kept_until_the_lease_is_ended_or_it_is_held_again(store: HostMapStore) -> None:
+    three = [host_map(number, hostname="name") for number in (1, 2, 3)]
+    store.accept_delta(announced(1, three, since=0), three, ())
+    named = [host_map(1, hostname="other"), host_map(2, address=9), three[2]]
+    store.accept_delta(announced(2, named, since=1), named[:2], ())
+    assert store.former_leases() == {host_map(2)}
+    accept_snapshot(store, announced(3, [host_map(2)]), [host_map(2)])
+    assert store.former_leases() == {host_map(1), host_map(2, address=9), host_map(3)}
+    store.record_applied((), [host_map(1), host_map(4)])
+    assert store.former_leases() == {host_map(2, address=9), host_map(3)}
+    store.forget("subnet-1")
+    assert store.former_leases() == {host_map(2), host_map(2, address=9), host_map(3)}
+
+
+def test_what_another_past_had_and_the_new_one_has_not_may_have_left_leases(store: HostMapStore) -> None:
+    store.accept_delta(announced(4, [host_map(1), host_map(2)], since=0), [host_map(1), host_map(2)], ())
+    later = Origin("region-1", "cluster-1", "history-2")
+    store.accept_delta(announced(1, [host_map(2)], since=0, subnet="subnet-9", origin=later), [host_map(2)], ())
+    assert store.former_leases() == {host_map(1)}
+
+
+def test_the_file_of_an_older_version_is_brought_up_to_date(path: Path) -> None:
+    HostMapStore.open(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE former_lease")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    store = HostMapStore.open(path)
+    assert store.former_leases() == frozenset()
+    store.close()
+
+
 def test_the_file_of_a_newer_version_is_left_alone(path: Path) -> None:
     HostMapStore.open(path).close()
     with sqlite3.connect(path) as connection:

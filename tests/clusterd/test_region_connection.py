@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.task import Clock
+from twisted.protocols.amp import RemoteAmpError
 from zope.interface import implementer
 
 from clusterd.accepted_host_maps import AcceptedHostMaps
@@ -223,6 +224,27 @@ def test_after_a_lost_connection_it_registers_with_what_it_holds(cluster: Cluste
     )
     assert cluster.registered == 2
     assert [state.subnet for state in cluster.region.states] == ["subnet-1"]
+
+
+def test_nobody_listens_to_a_connection_that_is_over(cluster: Cluster) -> None:
+    cluster.start()
+    assert cluster.endpoint.wire is not None
+    former = cluster.endpoint.wire.client.locator
+    cluster.cut()
+    cluster.pass_time(2 * LAST_RETRY_SECONDS + 1)
+    assert cluster.registered == 2
+    said = {"history": "history-1", "subnet": "subnet-1", "cidr": CIDR, "to_generation": 1}
+    late = Outcome(
+        former.apply_host_maps(
+            **said,
+            from_generation=0,
+            digest=digest_of([host_map(1)]),
+            upserts=[host_map(1)],
+            removals=[],
+            request_ids=[],
+        )
+    )
+    assert isinstance(late.error, RemoteAmpError) and cluster.store.subnets() == ()
 
 
 def test_what_happens_while_the_region_is_away_is_told_afterwards(cluster: Cluster) -> None:

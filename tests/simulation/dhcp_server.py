@@ -10,10 +10,14 @@ from tests.simulation.steps import Process, Steps
 
 @dataclass
 class DhcpServer:
-    """What it serves is `maps`. `refusing` says when a call fails: before, half-way or after it took effect."""
+    """What it serves is `maps`. `refusing` says when a call fails: before, half-way or after it took effect.
+
+    Every client takes its lease at once, and keeps it until that is ended, whatever becomes of its host map.
+    """
 
     name: str
     maps: frozenset[HostMap] = frozenset()
+    leases: frozenset[HostMap] = frozenset()
     refusing: str | None = None
     rejected: set[Identifier] = field(default_factory=set)  # does not take host maps with these
     stuck: set[Identifier] = field(default_factory=set)  # nor lets go of host maps with these
@@ -63,9 +67,14 @@ class SimulatedBackend:
 
     async def release(self, removed: Collection[HostMap]) -> None:
         await self._turn()
-        if self._server.refusing is not None:
-            raise BackendError("the server does not end leases now")
+        server = self._server
+        refusing = server.refusing
+        if refusing != "before":
+            ended = sorted(removed)[:1] if refusing == "half-way" else removed
+            server.leases = (server.leases - frozenset(ended)) | server.maps
         await self._turn()
+        if refusing is not None:
+            raise BackendError(f"the server failed {refusing} ending leases")
 
     async def close(self) -> None:
         """There is nothing to give back."""
@@ -84,6 +93,7 @@ class SimulatedBackend:
             server.maps = before - frozenset(sorted(before - after)[:1])
         elif refusing != "before":
             server.maps = after
+        server.leases |= server.maps
         await self._turn()
         if refusing is not None:
             raise BackendError(f"the server failed {refusing}")

@@ -27,6 +27,10 @@ class Mutant:
     new: str
 
 
+# Two rules have no mutant here. That unfinished transfers are discarded when another connection registers frees their
+# disk space and nothing else: every connection begins its own transfers, which discards what is left of an earlier one.
+# That a dispatcher looks once more before it tells a cluster to forget makes a window smaller that cannot be closed, in
+# which a cluster loses for a moment what it is to serve again; `test_host_map_dispatch.py` has the case.
 MUTANTS = (
     Mutant(
         "a difference continues the accepted generation",
@@ -84,28 +88,22 @@ MUTANTS = (
     Mutant(
         "only an identifier's own releasing address is taken back",
         "regiond/domain/plan.py",
-        "            and self.identifiers_of(holder, removed=True) <= set(claim.identifiers)\n",
+        "            and self.identifiers_of(holder, removed=True) | holder.identifiers <= set(claim.identifiers)\n",
         "",
     ),
     Mutant(
         "a cluster that registers says what it really has",
         "regiond/host_map_dispatch.py",
-        "Acknowledge(connection.cluster, state.subnet, accepted, applied, reset=True)",
-        "Acknowledge(connection.cluster, state.subnet, accepted, applied)",
+        "state.subnet, accepted, applied, reset=True, epoch",
+        "state.subnet, accepted, applied, epoch",
     ),
     Mutant(
         "a cluster is no holder any more when it has forgotten, not before",
         "regiond/host_map_dispatch.py",
         "        await self._calls.forget(target.connection, target.subnet, target.cidr)\n"
-        "        await self._record(Forgotten(cluster, target.subnet))\n",
-        "        await self._record(Forgotten(cluster, target.subnet))\n"
+        "        await self._record(Forgotten(cluster, target.subnet, target.connection.epoch))\n",
+        "        await self._record(Forgotten(cluster, target.subnet, target.connection.epoch))\n"
         "        await self._calls.forget(target.connection, target.subnet, target.cidr)\n",
-    ),
-    Mutant(
-        "what is served again meanwhile is not forgotten",
-        "regiond/host_map_dispatch.py",
-        'if target.role == "draining" and not await self._is_to_forget(target):',
-        "if False:",
     ),
     Mutant(
         "what nobody was told of is found by the sweep",
@@ -168,10 +166,22 @@ MUTANTS = (
         "        self._unreported = {}\n",
     ),
     Mutant(
-        "a transfer does not outlive its connection",
-        "clusterd/accepted_host_maps.py",
-        "        await self._stored(self._store.discard_transfers)\n",
-        "",
+        "nobody is listened to on a connection that is over",
+        "clusterd/region_responders.py",
+        "if self._over:",
+        "if False:",
+    ),
+    Mutant(
+        "a lease that may be left is on disk",
+        "clusterd/convergence.py",
+        "self._store.former_leases(),",
+        "frozenset(),",
+    ),
+    Mutant(
+        "a lease is owed before the removal is accepted",
+        "clusterd/host_map_tables.py",
+        "if change.before is not None and (change.after",
+        "if False and (change.after",
     ),
     Mutant(
         "removed host maps are in a difference",

@@ -64,6 +64,8 @@ EVENTS: dict[str, tuple[st.SearchStrategy[int], ...]] = {
     "start-region": (),
     "late-snapshot": (_cluster, _network, st.integers(1, 4)),  # of so many generations ago
     "late-difference": (_cluster, _network, st.integers(1, 4)),
+    "late-on-former-connection": (_cluster, _network, st.integers(0, 4), _flag),  # the same there; a whole set
+    "lossy-difference": (_cluster, _network),
     "database": (_flag,),
     "slow-server": (_cluster, _flag),
     "slow-thread": (_cluster, _flag),

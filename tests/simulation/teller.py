@@ -2,20 +2,19 @@
 
 import gc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 
-from clusterd.protocol.digest import digest_of
-from clusterd.protocol.errors import ProtocolError
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
-from regiond.domain.ids import Prefix, format_id
+from regiond.domain.ids import Prefix, parse_id
 from regiond.domain.mutations import Actor, Claim, Mutation, NewDevice, Outcome, Release
 from regiond.domain.reservations import Kind, Reservation
 from tests.clusterd.log_events import logged
 from tests.simulation.cluster import Cluster
 from tests.simulation.database import is_refusal
+from tests.simulation.other_senders import send_past_dispatcher
 from tests.simulation.stories import Event, Story
 from tests.simulation.watch import Violated, Watch
 from tests.simulation.world import ACCOUNT, NETWORKS, World, interface, number_of
@@ -69,7 +68,7 @@ class Teller:
         self.world = World(story.hold)
         self.watch = Watch(self.world)
         self._claims: list[Reservation] = []
-        self._images: dict[str, tuple[bytes, frozenset[HostMap]]] = {}
+        self._images: dict[str, tuple[bytes, frozenset[HostMap], frozenset[HostMap]]] = {}
 
     def prepare(self) -> None:
         """Everybody is up, and has registered."""
@@ -211,27 +210,38 @@ class Teller:
     def late_difference(self, cluster: int, network: int, ago: int) -> None:
         self._late(cluster, network, ago, whole=False)
 
-    def _late(self, cluster: int, network: int, ago: int, *, whole: bool) -> None:
+    def lossy_difference(self, cluster: int, network: int) -> None:
+        """What a regiond that loses host maps would send next: the cluster has to refuse it."""
+        one = self._cluster(cluster)
+        subnet = self._served_by(one, network)
+        held = next((r for r, _ in one.disk.contents() if parse_id(Prefix.SUBNET, r.subnet) == subnet), None)
+        since = 0 if held is None or held.forgetting else held.accepted_generation
+        if subnet is not None:
+            changes = self.watch.changes_since(subnet, since)
+            send_past_dispatcher(
+                self.world, one.accepted, subnet, [replace(change, wanted=change.before) for change in changes[:1]]
+            )
+
+    def late_on_former_connection(self, cluster: int, network: int, ago: int, whole: int) -> None:
+        """What still comes out of a connection that is over: nobody listens, also when the subnet was forgotten."""
         one, subnet = self._cluster(cluster), self.world.subnet_with(NETWORKS[network])
-        once = None if subnet is None else self.watch.desired_once(subnet, ago)
-        row = self.world.tables.deliveries.get((subnet, self.world.cluster_id(one)))
-        if subnet is None or once is None or not one.process.alive or row is None or row["role"] != "serving":
-            return
-        generation, wanted, before = once
-        said = (self.world.region.identity.history, format_id(Prefix.SUBNET, subnet), NETWORKS[network])
-        accepted, digest = one.accepted, digest_of(wanted)
+        former = [w.client for w in self.world.wires if w.client.process is one.process and w is not one.wire]
+        if subnet is not None and one.process.alive and former:
+            send_past_dispatcher(
+                self.world, former[-1].protocol.locator, subnet, self.watch.change_once(subnet, ago), whole=bool(whole)
+            )
 
-        async def send() -> None:
-            if whole:
-                await accepted.begin_transfer(*said, None, generation, digest, len(wanted))
-                await accepted.transfer_page(said[1], generation, sorted(wanted), ())
-                await accepted.commit_transfer(said[1], generation)
-            else:
-                gone = {m.identifier for m in before} - {m.identifier for m in wanted}
-                come = sorted(wanted - before)
-                await accepted.apply_host_maps(*said, generation - 1, generation, digest, come, sorted(gone), ())
+    def _late(self, cluster: int, network: int, ago: int, *, whole: bool) -> None:
+        one = self._cluster(cluster)
+        subnet = self._served_by(one, network)
+        if subnet is not None:
+            send_past_dispatcher(self.world, one.accepted, subnet, self.watch.change_once(subnet, ago), whole=whole)
 
-        Deferred.fromCoroutine(send()).addErrback(lambda failure: failure.trap(ProtocolError) and None)
+    def _served_by(self, cluster: Cluster, network: int) -> int | None:
+        """The subnet of that network, when the cluster serves it and lives."""
+        subnet = self.world.subnet_with(NETWORKS[network])
+        row = self.world.tables.deliveries.get((subnet, self.world.cluster_id(cluster)))
+        return subnet if cluster.process.alive and row is not None and row["role"] == "serving" else None
 
     def database(self, up: int) -> None:
         self.world.database.down = not up
@@ -281,16 +291,15 @@ class Teller:
 
     def save_disk(self, cluster: int) -> None:
         one = self._cluster(cluster)
-        self._images[one.name] = (one.disk.image(), one.server.maps)
+        self._images[one.name] = (one.disk.image(), one.server.maps, one.server.leases)
 
     def old_disk(self, cluster: int) -> None:
         """The controller is back as it was; clusterd starts from that."""
         one = self._cluster(cluster)
         if one.name in self._images:
             self.kill_cluster(cluster)
-            image, maps = self._images[one.name]
+            image, one.server.maps, one.server.leases = self._images[one.name]
             one.disk.restore(image)
-            one.server.maps = maps
             self.watch.old_disk(one)
             one.start()
 

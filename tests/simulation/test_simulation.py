@@ -6,6 +6,7 @@ from random import SystemRandom
 
 import pytest
 
+from tests.simulation.mutants import MUTANTS, ROOT, Mutant
 from tests.simulation.runs import run_seed
 from tests.simulation.stories import EVENTS, Story
 from tests.simulation.teller import tell
@@ -34,6 +35,11 @@ def test_every_event_can_be_told_and_written_down() -> None:
     story = Story(5, True, tuple((name, (0,) * len(numbers)) for name, numbers in EVENTS.items()))
     assert Story.read(str(story)) == story
     tell(story)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.rule)
+def test_every_mutant_finds_what_it_breaks(mutant: Mutant) -> None:
+    assert (ROOT / mutant.file).read_text().count(mutant.old) == 1
 
 
 @pytest.mark.parametrize("text", ["", "hold 5", "hold 5; pair 0; invent 1", "hold 5; pair 0; claim 1"])

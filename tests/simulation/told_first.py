@@ -14,4 +14,41 @@ TOLD_FIRST = {
     "a late difference brings nothing back": (
         "hold 0; pair 0; claim 0 1 0; calm 0; release 0 0; calm 0; pass 2 100 0; late-difference 0 0 1; calm 0"
     ),
+    "a late snapshot on a former connection brings nothing back of a subnet that was forgotten": (
+        "hold 0; pair 0; claim 0 1 0; calm 0; unserve 0 0; pass 3 100 0; calm 0; release 0 0; calm 0; pass 2 100 0;"
+        "cut 0 0 0 1 1; pass 20 100 0; late-on-former-connection 0 0 1 1; calm 0"
+    ),
+    "a late difference on a former connection brings nothing back of a subnet that was forgotten": (
+        "hold 0; pair 0; claim 0 1 0; calm 0; unserve 0 0; pass 3 100 0; calm 0; release 0 0; calm 0; pass 2 100 0;"
+        "cut 0 0 0 1 1; pass 20 100 0; late-on-former-connection 0 0 1 0; calm 0"
+    ),
+    "a difference that has not the announced digest is not stored": (
+        "hold 0; pair 0; claim 0 1 0; calm 0; stall-network 0 1; claim 0 2 0; calm 0; lossy-difference 0 0; calm 0"
+    ),
+    "an address that nobody serves any more rests, too": (
+        "hold 30; pair 0; claim 0 1 0; calm 0; unserve 0 0; pass 3 100 0; calm 0; release 0 0; calm 0"
+    ),
+    "a removal that the server refused is not applied": (
+        "hold 0; pair 0; claim 0 1 0; calm 0; reject 0 1 1; release 0 0; calm 0; pass 2 100 0"
+    ),
+    "what was not compared because of an error is not applied": (
+        "hold 0; pair 0; claim 0 1 0; calm 0; refuse 0 1; claim 0 2 0; calm 0; restart-cluster 0; pass 2 100 0; calm 0"
+    ),
+    "what changed while the region was away is told when it comes back": (
+        "hold 0; pair 0; reject 0 1 0; claim 0 1 0; calm 0; partition 0 1; heal-server 0; pass 70 5 0; pass 70 5 0;"
+        "pass 70 5 0; pass 70 5 0; pass 70 5 0; calm 0; partition 0 0; pass 20 100 0"
+    ),
+    "a cluster with an old disk is given what it lost": (
+        "hold 0; pair 0; save-disk 0; claim 0 1 0; calm 0; old-disk 0; pass 5 100 0; calm 0"
+    ),
+    "what could not be stored is sent again": (
+        "hold 0; pair 0; claim 0 1 0; calm 0; full-disk 0 1; claim 0 2 0; calm 0; full-disk 0 0; calm 0"
+    ),
+    "an address of two identifiers is not taken back by one of them": (
+        "hold 30; pair 0; claim-for-two 0 1; calm 0; release 0 0; calm 0; claim 0 1 0; calm 0"
+    ),
+    "a lease that is left when clusterd dies between the removal and its end is ended": (
+        "hold 0; pair 0; claim 0 1 0; claim 0 2 0; calm 0; slow-server 0 1; release 0 0; calm 0; let-server 0 1;"
+        "restart-cluster 0; pass 2 200 0; slow-server 0 0; calm 0"
+    ),
 }

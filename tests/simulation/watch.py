@@ -6,6 +6,8 @@ an old disk comes back. What the first brought is tainted until clusterd has rep
 excused until it has what is desired. Nothing else is.
 """
 
+from dataclasses import dataclass
+
 from clusterd.acceptance import SubnetRecord
 from clusterd.protocol.digest import digest_of
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
@@ -23,6 +25,16 @@ NONE: frozenset[HostMap] = frozenset()
 
 class Violated(AssertionError):
     """Something that must be true is not."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was desired at a generation and before; `digested` is the set whose digest is announced."""
+
+    generation: int
+    before: frozenset[HostMap]
+    wanted: frozenset[HostMap]
+    digested: frozenset[HostMap]
 
 
 class Watch:
@@ -53,11 +65,15 @@ class Watch:
         self._excused.add(cluster.name)
         self._accepted = {key: record for key, record in self._accepted.items() if key[0] != cluster.name}
 
-    def desired_once(self, subnet: int, ago: int) -> tuple[int, frozenset[HostMap], frozenset[HostMap]] | None:
-        """A generation so many ago, what was desired then, and before; None for none."""
+    def change_once(self, subnet: int, ago: int) -> list["Change"]:
+        """The change to a generation so many ago; empty for none."""
+        generation = len(self._sets.get(subnet, [])) - 1 - ago
+        return self.changes_since(subnet, generation - 1)[:1] if generation > 0 else []
+
+    def changes_since(self, subnet: int, generation: int) -> list["Change"]:
+        """What was desired after that generation, change by change."""
         sets = self._sets.get(subnet, [])
-        generation = len(sets) - 1 - ago
-        return (generation, sets[generation], sets[generation - 1]) if generation > 0 else None
+        return [Change(n, sets[n - 1], sets[n], sets[n]) for n in range(generation + 1, len(sets))]
 
     # ---- after a step ----
 
@@ -142,11 +158,14 @@ class Watch:
         for subnet, sets in self._sets.items():
             row = self._world.tables.deliveries.get((subnet, number))
             served = by_subnet.get(subnet, set())
+            leased = {m for m in cluster.server.leases - maps if self._world.subnet_of(m) == subnet}
             if row is not None and row["role"] != "former":
                 applied = row["applied_generation"]
-                _must(served <= NONE.union(*sets[applied:]), f"{here} serves {served} though {applied} is applied")
-            elif served:
-                raise Violated(f"{here} serves {served} and is no holder")
+                once = NONE.union(*sets[applied:])
+                _must(served <= once, f"{here} serves {served} though {applied} is applied")
+                _must(leased <= once, f"{here} has the leases {leased} though {applied} is applied")
+            elif served or leased:
+                raise Violated(f"{here} serves {served}, has the leases {leased} and is no holder")
             record = self._records[here].get(subnet)
             if record is not None:
                 if row is not None and row["role"] == "serving":
@@ -239,6 +258,8 @@ class Watch:
                     return f"the region does not know that {subnet} is at {generation}: {row}"
         if held or served:
             return f"it has more: {held}, {served}"
+        if cluster.server.leases != cluster.server.maps:
+            return f"leases are left: {cluster.server.leases - cluster.server.maps}"
         if any(of == number for _, of, _, _ in tables.rejected):
             return "something is rejected"
         return None
