@@ -1,7 +1,5 @@
 """The backend `isc` with real dhcpd and real clients, in network namespaces."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,8 +16,6 @@ from tests.lab.isc_fixtures import CLIENT_MAC, backend, in_thread, network, serv
 from tests.lab.namespaces import Network
 from tests.lab.raw_v4 import RawClient4
 from tests.lab.site import DrivenSite
-from tests.lab.unprivileged import command_line
-from tests.requirements import need
 
 __all__ = ["backend", "network", "server", "v4"]
 
@@ -37,16 +33,6 @@ async def test_contract(scenario: Scenario, backend: IscBackend, server: DhcpdSe
     before = server.identity
     await scenario(backend)
     assert server.identity == before
-
-
-def test_contract_without_root() -> None:
-    """In a user namespace, as an ordinary user runs the tests."""
-    probe = subprocess.run(command_line(["true"]), check=False, capture_output=True, text=True)
-    need(probe.returncode == 0, f"user namespaces are not available: {probe.stderr.strip()}")
-    tests = f"{Path(__file__)}::test_contract[removes_before_it_adds]"
-    command = command_line([sys.executable, "-m", "pytest", "-q", tests])
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=Path(__file__).parents[3])
-    assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
 @pytest_twisted.ensureDeferred
