@@ -44,6 +44,6 @@ lint: ## ruff, mypy, import-linter
 	@.ci/check lint
 
 clean: ## remove .venv, the caches and what a build left; not .run, the state of `make run`
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
 	find clusterd regiond tests twisted -name __pycache__ -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache
