@@ -1,10 +1,12 @@
 """A reader of the change feed, as the dispatcher is one: from the generation that it has to the desired one."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
+from clusterd.protocol.arguments import HOST_MAPS
 from clusterd.protocol.digest import digest_of_map
 from clusterd.protocol.values import HostMap, Identifier
 from regiond.storage.deliveries import DeliveryReads
@@ -67,19 +69,33 @@ class Reader:
             if difference.upserts or difference.removals or difference.digest != self._digests[subnet]:
                 self.violations.append(f"subnet {subnet} changed within generation {known}")
             return
+        if difference.beyond_horizon:
+            # Nobody holds these subnets, so removals are soon forgotten: who comes too late reads the whole set.
+            whole = await self._reads.transfer(0, subnet, None)
+            assert whole is not None
+            upserts = [host_map for page in whole.upsert_pages for host_map in HOST_MAPS.fromString(page)]
+            removals = set(self.maps[subnet]) - {host_map.identifier for host_map in upserts}
+            self._take(subnet, upserts, removals, whole.to_generation, whole.digest)
+        else:
+            upserted, removed = difference.upserts, difference.removals
+            self._take(subnet, upserted, removed, difference.to_generation, difference.digest)
+            self.differences += 1
+
+    def _take(
+        self, subnet: int, upserts: Iterable[HostMap], removals: Iterable[Identifier], generation: int, digest: int
+    ) -> None:
         maps = self.maps[subnet]
-        for upsert in difference.upserts:
+        for upsert in upserts:
             self._replace(subnet, maps.pop(upsert.identifier, None), upsert)
             maps[upsert.identifier] = upsert
-        for identifier in difference.removals:
+        for identifier in removals:
             self._replace(subnet, maps.pop(identifier, None), None)
-        if self._digests[subnet] != difference.digest:
+        if self._digests[subnet] != digest:
             self.violations.append(
-                f"subnet {subnet}: the differences up to generation {difference.to_generation} make another digest"
+                f"subnet {subnet}: the differences up to generation {generation} make another digest"
             )
-            self._digests[subnet] = difference.digest
-        self.generations[subnet] = difference.to_generation
-        self.differences += 1
+            self._digests[subnet] = digest
+        self.generations[subnet] = generation
 
     def _replace(self, subnet: int, before: HostMap | None, after: HostMap | None) -> None:
         for host_map in (before, after):
