@@ -45,7 +45,7 @@ class Clusters(Protocol):
 
     async def disconnected(self, cluster: int, epoch: int) -> None: ...
 
-    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport]) -> object: ...
+    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport], epoch: int) -> object: ...
 
 
 class Deliveries(Protocol):
@@ -279,7 +279,7 @@ class HostMapDispatch:
         self._held.drop_cluster(cluster)
 
     async def topology(self, connection: Connection, reports: Sequence[InterfaceReport]) -> None:
-        await self._clusters.apply_topology(connection.cluster, reports)
+        await self._clusters.apply_topology(connection.cluster, reports, connection.epoch)
         self._announce.topology_changed()
         await self._adopt_all(connection)
 

@@ -63,12 +63,20 @@ class ClusterStore:
         )
         return {row[0]: row[1] for row in rows}
 
-    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport]) -> TopologyPlan:
-        """Make the stored picture of this cluster the reported one, in one transaction; logs one line per change."""
+    async def apply_topology(
+        self, cluster: int, reports: Sequence[InterfaceReport], epoch: int | None = None
+    ) -> TopologyPlan:
+        """Make the stored picture of this cluster the reported one, in one transaction; logs one line per change.
+
+        `epoch` is the number of the connection that the report came on: when the cluster has a later one nothing
+        changes, because what it reports there must not be overwritten by what was true before.
+        """
 
         async def apply(session: Session) -> TopologyPlan:
             await session.run(_TOPOLOGY_LOCK)
-            vrf = (await session.run("SELECT vrf FROM cluster WHERE id = %s", (cluster,)))[0][0]
+            [(vrf, latest)] = await session.run("SELECT vrf, epoch FROM cluster WHERE id = %s", (cluster,))
+            if epoch is not None and epoch < latest:
+                return TopologyPlan({}, (), (), (), {})
             interfaces = await _known_interfaces(session, cluster)
             subnets = await _known_subnets(session, cluster, vrf, [report.cidr for report in reports])
             planned = plan_topology(reports, interfaces, subnets, self._new_id)

@@ -94,7 +94,7 @@ class FakeStorage:
         await self._turn()
         self.ended.append((cluster, epoch))
 
-    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport]) -> None:
+    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport], epoch: int) -> None:
         await self._turn()
         self.topologies.append((cluster, tuple(reports)))
 

@@ -22,9 +22,16 @@ def register(tables: Tables, name: str, new_id: NewId) -> Registered:
 
 
 def apply_topology(
-    tables: Tables, cluster: int, reports: Sequence[InterfaceReport], new_id: NewId, hold: int = 600
+    tables: Tables,
+    cluster: int,
+    reports: Sequence[InterfaceReport],
+    new_id: NewId,
+    hold: int = 600,
+    epoch: int | None = None,
 ) -> None:
     """Make the picture of this cluster the reported one. `hold` is the release hold of new subnets."""
+    if epoch is not None and epoch < tables.epochs[cluster]:
+        return
     planned = plan_topology(
         reports, _known_interfaces(tables, cluster), _known_subnets(tables, cluster, reports), new_id
     )

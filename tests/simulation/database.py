@@ -129,9 +129,10 @@ class SimulatedStorage(FakeStorage):
     async def disconnected(self, cluster: int, epoch: int) -> None:
         await self._done(lambda: None)
 
-    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport]) -> None:
+    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport], epoch: int) -> None:
+        await self._steps.turn(topologies(cluster, epoch), self._process)
         await self._done(
-            lambda: topology.apply_topology(self.tables, cluster, reports, self._new_id, self._database.hold)
+            lambda: topology.apply_topology(self.tables, cluster, reports, self._new_id, self._database.hold, epoch)
         )
 
     async def drain_absent(self) -> None:
@@ -186,6 +187,11 @@ class SimulatedStorage(FakeStorage):
 
     async def execute(self, statement: str, parameters: Sequence[Any] = (), *, retry: bool = False) -> None:
         """Old answers to idempotency keys: there are none here."""
+
+
+def topologies(cluster: int, epoch: int) -> str:
+    """The queue of what is reported on one connection."""
+    return f"{DATABASE} and the topology of {cluster} by {epoch}"
 
 
 def is_refusal(error: object) -> bool:

@@ -27,10 +27,12 @@ class Mutant:
     new: str
 
 
-# Two rules have no mutant here. That unfinished transfers are discarded when another connection registers frees their
+# Three rules have no mutant here. That unfinished transfers are discarded when another connection registers frees their
 # disk space and nothing else: every connection begins its own transfers, which discards what is left of an earlier one.
 # That a dispatcher looks once more before it tells a cluster to forget makes a window smaller that cannot be closed, in
 # which a cluster loses for a moment what it is to serve again; `test_host_map_dispatch.py` has the case.
+# That responders refuse reports on a superseded connection is one of three locks on that door: the connection is cut,
+# too, and what is recorded carries the connection's number, which is the one that counts. The same file has the case.
 MUTANTS = (
     Mutant(
         "a difference continues the accepted generation",
@@ -118,10 +120,10 @@ MUTANTS = (
         "        pass\n",
     ),
     Mutant(
-        "a superseded connection does not speak for its cluster",
-        "regiond/cluster_rpc.py",
-        "if self._connections.get(self._connection.cluster) is not self._connection:",
-        "if False:",
+        "a superseded connection's interfaces are nobody's",
+        "regiond/host_map_dispatch.py",
+        "reports, connection.epoch)",
+        "reports, 1 << 62)",
     ),
     Mutant(
         "a removal that the server refused holds applied back",

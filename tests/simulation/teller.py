@@ -13,7 +13,7 @@ from regiond.domain.mutations import Actor, Claim, Mutation, NewDevice, Outcome,
 from regiond.domain.reservations import Kind, Reservation
 from tests.clusterd.log_events import logged
 from tests.simulation.cluster import Cluster
-from tests.simulation.database import is_refusal
+from tests.simulation.database import is_refusal, topologies
 from tests.simulation.other_senders import send_past_dispatcher
 from tests.simulation.stories import Event, Story
 from tests.simulation.watch import Violated, Watch
@@ -246,6 +246,14 @@ class Teller:
     def database(self, up: int) -> None:
         self.world.database.down = not up
 
+    def slow_topologies(self, cluster: int, on: int) -> None:
+        """What is reported on the latest connection is not done, until what is reported on all of them is."""
+        number = self.world.cluster_id(self._cluster(cluster))
+        if number is not None:
+            latest = self.world.tables.epochs[number]
+            for epoch in range(latest if on else 1, latest + 1):
+                (self.world.steps.freeze if on else self.world.steps.thaw)(topologies(number, epoch))
+
     def slow_server(self, cluster: int, on: int) -> None:
         one = self._cluster(cluster)
         (self.world.steps.freeze if on else self.world.steps.thaw)(one.server.queue)
@@ -350,6 +358,7 @@ class Teller:
         for cluster in range(len(world.clusters)):
             self.partition(cluster, 0)
             self.stall_network(cluster, 0)
+            self.slow_topologies(cluster, 0)
             self.slow_server(cluster, 0)
             self.slow_thread(cluster, 0)
             self.full_disk(cluster, 0)

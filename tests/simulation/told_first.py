@@ -44,6 +44,10 @@ TOLD_FIRST = {
     "what could not be stored is sent again": (
         "hold 0; pair 0; claim 0 1 0; calm 0; full-disk 0 1; claim 0 2 0; calm 0; full-disk 0 0; calm 0"
     ),
+    "interfaces that were reported on a former connection do not replace those of today": (
+        "hold 0; pair 0; slow-topologies 0 1; networks 0 1; pass 2 100 0; calm 0; cut 0 0 0 1 1; networks 0 3;"
+        "pass 20 100 0; calm 0; slow-topologies 0 0; calm 0"
+    ),
     "an address of two identifiers is not taken back by one of them": (
         "hold 30; pair 0; claim-for-two 0 1; calm 0; release 0 0; calm 0; claim 0 1 0; calm 0"
     ),

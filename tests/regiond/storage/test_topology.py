@@ -71,6 +71,18 @@ async def test_a_new_network_becomes_a_subnet_without_gateway_and_controller(dat
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_was_reported_on_a_former_connection_does_not_replace_what_is_reported_now(database: str) -> None:
+    async with region_on(database, reactor) as region:
+        said = Introduction("rack-a", "file", "0")
+        former = await region.clusters.register(ByName("rack-a"), said)
+        latest = await region.clusters.register(ByName("rack-a"), said)
+        await region.clusters.apply_topology(latest.cluster, [report()], latest.epoch)
+        late = await region.clusters.apply_topology(former.cluster, [report(cidr="198.51.100.0/24")], former.epoch)
+        assert not late.interfaces
+        assert await interfaces(region) == {("rack-a", "eth0", NET): ("serving", True, True)}
+
+
+@pytest_twisted.ensureDeferred
 async def test_addresses_of_the_infrastructure_leave_the_free_space_and_come_back(database: str) -> None:
     async with region_on(database, reactor) as region:
         rack = await registered(region, "rack-a")
