@@ -1,7 +1,8 @@
 """The region's tables in memory, with what `batch_facts` and `batch_write` (migration 0002) do to them.
 
 Both take the documents that the real functions take and give the rows that the real ones give, so that everything in
-`regiond.storage.batch` is used as it is. `tests/regiond/storage/test_stories_on_postgres.py` keeps this fake true.
+`regiond.storage.batch` is used as it is. `test_stories_on_postgres.py` and `test_quotas_on_postgres.py` in
+`tests/regiond/storage` keep this fake true.
 """
 
 import json

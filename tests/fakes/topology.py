@@ -1,4 +1,7 @@
-"""What `storage.topology.ClusterStore` does to the tables, in memory: the same plan, the same rows."""
+"""What `storage.topology.ClusterStore` does to the tables, in memory: the same plan, the same rows.
+
+`tests/regiond/storage/test_topology_on_postgres.py` keeps this fake true.
+"""
 
 from collections.abc import Sequence
 from datetime import timedelta
