@@ -61,9 +61,14 @@ class ServerChanges:
             self._owed -= _leases(present) | _leases(refused)
         ended = frozenset(self._owed)
         if ended or whole:
-            await self._backend.release(ended)
+            await self._backend.release(frozenset(filter(self._may_have_leases, ended)))
             self._owed.clear()
         return Changed(rejections, ended)
+
+    def _may_have_leases(self, host_map: HostMap) -> bool:
+        """Not one that this server never could be given: it need not even bear the question."""
+        can = self._backend.capabilities
+        return host_map.family in can.families and host_map.identifier.kind in can.identifiers
 
 
 def _leases(host_maps: Collection[HostMap]) -> set[HostMap]:

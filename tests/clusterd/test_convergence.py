@@ -1,6 +1,7 @@
 """The driver: what is accepted reaches the server, whatever the server does meanwhile."""
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -499,6 +500,15 @@ def test_a_lease_of_a_host_map_that_stays_is_not_ended_when_its_name_changes(sit
     named = HostMap(host_map(1).identifier, host_map(1).address, "printer")
     site.change([named])
     assert site.backend.maps == {named} and site.backend.released == []
+
+
+def test_a_server_is_not_asked_for_leases_of_what_it_cannot_serve(site: Site) -> None:
+    site.backend.capabilities = replace(site.backend.capabilities, families=frozenset({6}))
+    site.change([host_map(1)])
+    site.backend.released.clear()
+    site.change([], [host_map(1).identifier])
+    assert site.applied() == 2 and set(site.backend.released) == {frozenset()}
+    assert site.store.former_leases() == frozenset()
 
 
 def test_a_lease_is_ended_of_what_somebody_else_removed_before(site: Site) -> None:

@@ -130,7 +130,7 @@ class SimulatedStorage(FakeStorage):
         await self._done(lambda: None)
 
     async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport], epoch: int) -> None:
-        await self._steps.turn(topologies(cluster, epoch), self._process)
+        await self._steps.turn(topologies(cluster, self.tables.epochs[cluster]), self._process)
         await self._done(
             lambda: topology.apply_topology(self.tables, cluster, reports, self._new_id, self._database.hold, epoch)
         )
@@ -190,7 +190,7 @@ class SimulatedStorage(FakeStorage):
 
 
 def topologies(cluster: int, epoch: int) -> str:
-    """The queue of what is reported on one connection."""
+    """The queue of what is reported while this is the cluster's latest connection."""
     return f"{DATABASE} and the topology of {cluster} by {epoch}"
 
 

@@ -28,6 +28,13 @@ TOLD_FIRST = {
     "an address that nobody serves any more rests, too": (
         "hold 30; pair 0; claim 0 1 0; calm 0; unserve 0 0; pass 3 100 0; calm 0; release 0 0; calm 0"
     ),
+    "an address is not free while one of two clusters serves it": (
+        "hold 0; pair 1; claim 0 1 0; pass 3 100 0; calm 0; slow-server 1 1; release 0 0; calm 0; pass 2 100 0; calm 0"
+    ),
+    "what was accepted when clusterd died is applied before anything later is": (
+        "hold 0; pair 0; claim 0 1 0; calm 0; slow-server 0 1; claim 0 2 0; calm 0; restart-cluster 0;"
+        "slow-server 0 0; pass 2 200 0; calm 0; claim 0 3 0; calm 0"
+    ),
     "a removal that the server refused is not applied": (
         "hold 0; pair 0; claim 0 1 0; calm 0; reject 0 1 1; release 0 0; calm 0; pass 2 100 0"
     ),
