@@ -6,6 +6,9 @@ import click
 
 from regiond.ctl.command import Settings, json_option, pass_settings
 from regiond.ctl.output import print_fields, print_json, print_table
+from regiond.domain.recovery import FindingKind
+
+_CLUSTER = ("id", "name", "heard", "connected", "last_heard", "software_version")
 
 
 @click.command()
@@ -47,27 +50,29 @@ def _print(shown: Any) -> None:
         click.echo()
         print_table(
             ("CLUSTER", "NAME", "HEARD", "CONNECTED", "LAST HEARD OF", "VERSION"),
-            (
-                [
-                    each["id"],
-                    each["name"],
-                    each["heard"],
-                    each["connected"],
-                    each["last_heard"],
-                    each["software_version"],
-                ]
-                for each in shown["clusters"]
-            ),
+            ([each[name] for name in _CLUSTER] for each in shown["clusters"]),
         )
     if shown["subnets"]:
-        click.echo()
+        click.echo("\nNothing can be claimed on these, nor is anything delivered, before who they wait for was heard:")
         print_table(
             ("SUBNET", "NETWORK", "VRF", "WAITS FOR"),
             ([each["id"], each["cidr"], each["vrf"], ",".join(each["waits_for"])] for each in shown["subnets"]),
         )
-    if shown["findings"]:
-        click.echo()
+    _print_findings(shown)
+
+
+def _print_findings(shown: Any) -> None:
+    """What somebody has to look at, in full; of what is reserved again there may be thousands."""
+    told = [each for each in shown["findings"] if each["kind"] != FindingKind.RECOVERED]
+    if told:
+        click.echo("\nWorth a look:")
         print_table(
             ("FINDING", "ADDRESS", "RESERVATION", "WHAT"),
-            ([each["kind"], each["address"], each["reservation"], each["detail"]] for each in shown["findings"]),
+            ([each["kind"], each["address"], each["reservation"], each["detail"]] for each in told),
         )
+    recovered = shown["counts"].get(FindingKind.RECOVERED, 0)
+    more = sum(shown["counts"].values()) - recovered - len(told)
+    if more:
+        click.echo(f"and {more} more, the earliest ones")
+    if recovered:
+        click.echo(f"\nReserved again: {recovered}, see regionctl reservations list --kind {FindingKind.RECOVERED}")

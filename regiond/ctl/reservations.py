@@ -7,6 +7,7 @@ import click
 from regiond.ctl.client import segment
 from regiond.ctl.command import DURATION, Settings, given, json_option, pass_settings
 from regiond.ctl.output import RESERVATION_COLUMNS, plain, print_fields, print_json, print_table, reservation_rows
+from regiond.domain.reservations import Kind
 
 _TOLD = (
     *("id", "address", "kind", "status", "owner", "client_id", "duid", "alias", "hostname", "device", "node", "group"),
@@ -21,7 +22,7 @@ def reservations() -> None:
 
 @reservations.command("list")
 @click.option("--subnet", multiple=True, metavar="SELECTOR", help="On this subnet: a network, cluster:nic or id.")
-@click.option("--kind", multiple=True, type=click.Choice(["device", "node", "user"]), help="Of this kind.")
+@click.option("--kind", multiple=True, type=click.Choice([kind.value for kind in Kind]), help="Of this kind.")
 @click.option("--status", multiple=True, type=click.Choice(["active", "releasing"]), help="In this state.")
 @click.option("--mac", multiple=True, metavar="MAC", help="With this MAC address.")
 @click.option("--address", multiple=True, metavar="ADDRESS", help="This address.")

@@ -20,6 +20,9 @@ from regiond.storage.settling import Settled, settle_subnet
 
 MAX_LISTED_FINDINGS: Final = 500
 
+# In the lost past clusters may have connected, each time with the next number, and still be: no past has had so many.
+LOST_EPOCHS: Final = 1_000_000
+
 _CONNECTED: Final = "(c.connected_since IS NOT NULL AND c.last_heard > now() - interval '60 s')"
 _HOLDING: Final = "d.role IN ('serving', 'draining')"
 
@@ -81,8 +84,9 @@ class RecoveryStore:
             )
             await session.run("DELETE FROM evidence")
             await session.run(
-                f"""UPDATE cluster c SET epoch = epoch + 1, unheard = EXISTS (
-                        SELECT FROM delivery d WHERE d.cluster = c.id AND {_HOLDING})"""  # noqa: S608
+                f"""UPDATE cluster c SET epoch = epoch + %s, connected_since = NULL, unheard = EXISTS (
+                        SELECT FROM delivery d WHERE d.cluster = c.id AND {_HOLDING})""",  # noqa: S608
+                (LOST_EPOCHS,),
             )
             await session.run(
                 f"""UPDATE delivery d SET accepted_generation = 0, applied_generation = 0, error = NULL, since = now()
@@ -114,8 +118,9 @@ class RecoveryStore:
             )
             if names and not force:
                 raise errors.NotAllHeard(
-                    f"{len(names)} clusters may serve addresses that the region does not know of, and were not heard: "
-                    f"{', '.join(names[:20])}. Ended by force, the region may give such an address to somebody else",
+                    "these may serve addresses that the region does not know of, and were not heard: "
+                    f"{', '.join(names[:20])}{' and more' if len(names) > 20 else ''}. Where it is ended by force, the "
+                    "region may give such an address to somebody else",
                     clusters=list(names),
                 )
             await session.run("UPDATE cluster SET unheard = false WHERE unheard")

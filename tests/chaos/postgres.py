@@ -132,6 +132,12 @@ class PostgresServer:
         dsn = extensions.make_dsn(**primary.parameters, application_name=self.place.name)
         self._servers.run(*("pg_basebackup", "-D", str(self.data), "-R", "-X", "stream", "-c", "fast", "-d", dsn))
 
+    def back_up(self, primary: "PostgresServer") -> None:
+        """Become a base backup of a running server: what is started from it is a server of its own."""
+        self._make_place()
+        dsn = extensions.make_dsn(**primary.parameters, application_name=self.place.name)
+        self._servers.run(*("pg_basebackup", "-D", str(self.data), "-X", "stream", "-c", "fast", "-d", dsn))
+
     def _make_place(self) -> None:
         self.place.mkdir(mode=0o711)
         self._servers.own(self.sockets)

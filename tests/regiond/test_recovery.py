@@ -273,6 +273,20 @@ async def test_a_recovery_of_a_database_that_lost_nothing_changes_nothing(databa
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_connection_of_the_lost_past_that_still_lives_is_cut(database: str, tmp_path: Path) -> None:
+    """The database has forgotten that the cluster connected, and would give the same numbers again."""
+    backend = FakeBackend()
+    async with office(database, tmp_path) as at, rack(at, tmp_path / "disk", backend) as here:
+        await here.report(NET)
+        await claim(at, await at.subnet(NET), 1)
+        await at.region.pool.execute("UPDATE cluster SET epoch = epoch - 1")
+        assert await at.recoveries.begin(change_of(at.region), "a failover lost commits") is not None
+        await until(lambda: is_over(at))
+        assert len(here.registrations) == 2
+        assert (await found(at)).counts == {}
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_subnet_that_the_backup_does_not_know_is_not_claimable_before_its_cluster_was_heard(
     postgres: TestServer, database: str, tmp_path: Path
 ) -> None:
