@@ -57,6 +57,8 @@ class Deliveries(Protocol):
 
     async def superseded(self, connections: Mapping[int, int]) -> list[int]: ...
 
+    async def below(self, generations: Mapping[int, int]) -> dict[int, int]: ...
+
     async def difference(self, cluster: int, subnet: int, accepted: int, at_most: int) -> Difference | None: ...
 
     async def transfer(self, cluster: int, subnet: int, accepted: int | None) -> Transfer | None: ...
@@ -104,6 +106,7 @@ class _Target:
     role: str
     accepted: int
     as_of: int
+    seen: int = 0  # the highest generation that the cluster has said to have, recorded or not
     in_flight: bool = False
     again: bool = False
     replace: bool = False  # the cluster holds what no difference can build on: send the whole set
@@ -176,9 +179,23 @@ class HostMapDispatch:
             connection = self._connections.get(cluster)
             if connection is not None and connection.epoch == here[cluster]:
                 self._superseded(connection)
+        await self._look_for_lost_commits()
         asked = next(self._moments)
         for state in await self._reads.stragglers(list(self._ready)):
             self._adopt(state, asked)
+
+    async def _look_for_lost_commits(self) -> None:
+        """A failover may have lost them with nothing left to deliver, under clusters that stay connected."""
+        ahead: dict[int, _Target] = {}
+        for targets in self._held.by_cluster.values():
+            for target in targets.values():
+                if target.seen > (ahead[target.subnet].seen if target.subnet in ahead else 0):
+                    ahead[target.subnet] = target
+        below = await self._reads.below({subnet: target.seen for subnet, target in ahead.items()})
+        for subnet, generation in below.items():
+            target = ahead[subnet]
+            if self._ready.get(target.connection.cluster) is target.connection:
+                await self._lost_commits(target, target.seen, generation)
 
     # ---- what clusters say (cluster_rpc.Listening) ----
 
@@ -315,6 +332,7 @@ class HostMapDispatch:
             return
         elif not target.in_flight:
             target.accepted = state.accepted_generation
+        target.seen = max(target.seen, target.accepted)
         target.cidr, target.role, target.as_of = state.cidr, state.role, asked
         if state.role == "draining" or state.accepted_generation != state.generation:
             self._kick(target)
@@ -380,6 +398,7 @@ class HostMapDispatch:
             return await self._lost_commits(target, target.accepted, change.to_generation)
         try:
             accepted = await self._send(target, change)
+            target.seen = max(target.seen, accepted)
         except errors.GenerationMismatch as mismatch:
             if mismatch.accepted > change.to_generation:
                 return await self._lost_commits(target, mismatch.accepted, change.to_generation)

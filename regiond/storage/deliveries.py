@@ -156,6 +156,16 @@ class DeliveryReads:
         )
         return [row[0] for row in rows]
 
+    async def below(self, generations: Mapping[int, int]) -> dict[int, int]:
+        """The generations of those of these subnets that have not reached the one that is given with them."""
+        rows = await self._pool.query(
+            """SELECT s.id, s.generation FROM unnest(%s::bigint[], %s::bigint[]) AS q(id, generation)
+               JOIN subnet s ON s.id = q.id WHERE s.generation < q.generation""",
+            (list(generations), list(generations.values())),
+            retry=True,
+        )
+        return dict(rows)
+
     async def difference(self, cluster: int, subnet: int, accepted: int, at_most: int) -> Difference | None:
         """From a known generation to the desired one; None when the subnet is gone."""
         rows = await self._pool.query(

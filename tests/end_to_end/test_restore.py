@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class Sites:
         """Claim until nothing is free: what was given."""
 
         def all_there_is(_: int) -> list[str]:
-            given = []
+            given: list[str] = []
             while True:
                 reply = self.region.api.request("POST", "reservations", {"interface": interface})
                 if reply.status != 201:
@@ -155,7 +156,7 @@ def sites_on(network: Network, directory: Path) -> Iterator[Sites]:
         sites = Sites(directory, servers, network, region, near, far, running)
         for cluster, cidr in ((near, NEAR), (far, FAR)):
             cluster.up()
-            eventually(lambda cidr=cidr: _is_claimable(sites, cidr), f"{cidr} is claimable")
+            eventually(partial(_is_claimable, sites, cidr), f"{cidr} is claimable")
             region.api.patch(subnet_path(cidr), {"release_hold_seconds": 0})
         yield sites
         region = sites.region

@@ -129,6 +129,11 @@ class FakeStorage:
         await self._turn()
         return [cluster for cluster, epoch in connections.items() if self._epoch(cluster) > epoch]
 
+    async def below(self, generations: Mapping[int, int]) -> dict[int, int]:
+        await self._turn()
+        reached = {subnet: int(self.tables.subnets[subnet]["generation"]) for subnet in generations}
+        return {subnet: reached[subnet] for subnet, least in generations.items() if reached[subnet] < least}
+
     async def difference(self, cluster: int, subnet: int, accepted: int, at_most: int) -> Difference | None:
         await self._turn()
         known = self.tables.subnets.get(subnet)

@@ -15,6 +15,7 @@ from tests.regiond.site import (
     HISTORY,
     NET,
     OTHER_NET,
+    RACK,
     SUBNET,
     Site,
     cluster,
@@ -68,6 +69,23 @@ def test_a_cluster_with_another_history_is_cut_so_that_it_registers_again(site: 
     site.claim()
     assert not made.server.connected_now
     assert site.connections.clusters() == []
+
+
+def test_commits_that_are_lost_under_a_connected_cluster_are_noticed_without_any_claim(
+    site: Site, cluster: FakeCluster
+) -> None:
+    made = site.register(cluster)
+    site.claim()
+    site.claim()
+    assert site.is_settled(cluster)
+    site.sweep()
+    assert site.hearing.begun == []
+    # As the standby has it, which was promoted: nothing is left to deliver there.
+    site.tables.subnets[NET]["generation"] = 1
+    site.tables.deliveries[NET, RACK].update(accepted_generation=1, applied_generation=1)
+    site.sweep()
+    assert site.hearing.begun == [f"cluster rack-7 is at generation 2 of {SUBNET}, the database at 1"]
+    assert not made.server.connected_now
 
 
 def test_a_cluster_ahead_of_the_region_is_shown_and_confirms_nothing(site: Site, cluster: FakeCluster) -> None:

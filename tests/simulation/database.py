@@ -149,6 +149,9 @@ class SimulatedStorage(FakeStorage):
     async def superseded(self, connections: Mapping[int, int]) -> list[int]:
         return await self._answer(super().superseded(connections))
 
+    async def below(self, generations: Mapping[int, int]) -> dict[int, int]:
+        return await self._answer(super().below(generations))
+
     async def difference(self, cluster: int, subnet: int, accepted: int, at_most: int) -> Difference | None:
         # A difference of two rows is too long now and then, so that pages are sent, too.
         return await self._answer(super().difference(cluster, subnet, accepted, self._random.choice((1, at_most))))
