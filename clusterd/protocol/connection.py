@@ -93,6 +93,9 @@ class Link(amp.AMP):
     def connectionMade(self) -> None:
         super().connectionMade()
         assert self.transport is not None
+        # A box of two TLS records is not held back until the peer's delayed acknowledgement of the first (40 ms).
+        if (set_no_delay := getattr(self.transport, "setTcpNoDelay", None)) is not None:
+            set_no_delay(True)
         self._peer = peer_name(self.transport.getPeer())
         self.connected_now = True
         self._pinging = LoopingCall(self._ping)

@@ -32,6 +32,7 @@ from clusterd.daemon.mutual_tls import (
     peer_certificate,
     region_context,
 )
+from clusterd.protocol.connection import Link, Responders
 from tests.certificates import (
     CLUSTER,
     OTHER_REGION,
@@ -160,6 +161,17 @@ async def test_each_side_knows_the_other_by_its_certificate(listen: Listen) -> N
     client.transport.abortConnection()
     await client.lost
     assert server.turned_away == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_link_does_not_hold_small_boxes_back(listen: Listen) -> None:
+    server = await listen(region_context(region_credentials(OURS), REGION))
+    context = cluster_context(cluster_credentials(OURS), REGION)
+    endpoint = server.address.client_endpoint(reactor, TlsConnections(lambda: context))
+    link: Any = await endpoint.connect(Factory.forProtocol(lambda: Link(reactor, Responders())))
+    assert link.transport.getTcpNoDelay()
+    link.abort()
+    await link.lost
 
 
 FOREIGN = authority()
