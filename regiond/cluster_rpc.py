@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -28,6 +28,9 @@ from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.reads import RegionIdentity
 
 MAX_TOPOLOGY_ROWS = 5000
+# When a thousand clusters come at once they wait here, and not for the database's connections, of which whoever asks
+# over HTTP needs some too.
+MAX_HEARD_AT_ONCE = 4
 MAX_SERVER_ROWS = 250_000  # pools and static entries; a server of ours has at most 100,000 host maps
 LONGEST_NOTING_SECONDS = 1.0
 
@@ -152,6 +155,7 @@ class ClusterResponders(Responders):
         identify: Identify,
         renew: Renew | None,
         later: Callable[[Awaitable[None]], None],
+        turns: DeferredSemaphore,
     ) -> None:
         self._link = link
         self._identity = identity
@@ -161,6 +165,7 @@ class ClusterResponders(Responders):
         self._identify = identify
         self._renew = renew
         self._later = later
+        self._turns = turns
         self._connection: Connection | None = None
         self._sequence = -1
         self._pages: dict[int, Sequence[InterfaceReport]] = {}
@@ -222,8 +227,8 @@ class ClusterResponders(Responders):
         self._connection = connection
         self._connections.by_cluster[connection.cluster] = connection
         # Before any topology of this connection can bring a subnet that could be claimed from.
-        await self._heard(self._contact.expect(connection, bool(reports_dhcp_server)))
-        await self._heard(self._listening.registered(connection, StoreOrigin(region, history), held))
+        await self._in_turn(lambda: self._contact.expect(connection, bool(reports_dhcp_server)))
+        await self._in_turn(lambda: self._listening.registered(connection, StoreOrigin(region, history), held))
         self._log.info(
             "cluster {cluster} registered from {peer}",
             event="cluster.registered",
@@ -243,7 +248,7 @@ class ClusterResponders(Responders):
 
     async def _admitted(self, identity: Identity, said: Introduction) -> Registered:
         try:
-            return await self._heard(self._listening.register(identity, said))
+            return await self._in_turn(lambda: self._listening.register(identity, said))
         except ClusterRefused as refused:
             self._log.warn(
                 "{peer} may not register as cluster {cluster}: {reason}",
@@ -292,7 +297,7 @@ class ClusterResponders(Responders):
             if len(self._pages) >= pages:
                 reports = [report for _, rows in sorted(self._pages.items()) for report in rows]
                 self._pages = {}
-                await self._heard(self._listening.topology(connection, reports))
+                await self._in_turn(lambda: self._listening.topology(connection, reports))
         return {}
 
     @commands.ReportDhcpServer.responder
@@ -324,7 +329,7 @@ class ClusterResponders(Responders):
             if len(come.seen) == pages:
                 self._server = _ServerPages(sequence, come.seen)
                 report = DhcpServerReport(come.pools, come.entries, come.remarks, come.error)
-                await self._heard(self._contact.report(connection, report))
+                await self._in_turn(lambda: self._contact.report(connection, report))
         return {}
 
     @commands.ReportHostMapState.responder
@@ -352,6 +357,14 @@ class ClusterResponders(Responders):
         if number is not None:
             await self._heard(self._listening.host_map_state(connection, number, applied_generation, rejected, error))
         return {}
+
+    async def _in_turn(self, listen: Callable[[], Awaitable[T]]) -> T:
+        """As `_heard`, a few clusters at a time: see MAX_HEARD_AT_ONCE."""
+        await self._turns.acquire()
+        try:
+            return await self._heard(listen())
+        finally:
+            self._turns.release()
 
     async def _heard(self, listened: Awaitable[T]) -> T:
         """What comes of it. A database that is away is nobody's bug: the cluster is told to come again."""
@@ -421,6 +434,7 @@ class ClusterLinkFactory(Factory):
         self._contact = contact
         self._identify = identify
         self._renew = renew
+        self._turns = DeferredSemaphore(MAX_HEARD_AT_ONCE)
         self._links: set[Link] = set()
         self._notes: set[Deferred[None]] = set()  # of ends that are being recorded
         self._log = Logger(namespace="region.link")
@@ -436,6 +450,7 @@ class ClusterLinkFactory(Factory):
             self._identify,
             self._renew,
             self._in_background,
+            self._turns,
         )
         link.answer_with(responders)
         self._links.add(link)

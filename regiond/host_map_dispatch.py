@@ -26,6 +26,7 @@ from regiond.domain.identity import Identity, Introduction, Registered
 from regiond.domain.ids import Prefix, format_id, parse_id
 from regiond.domain.mutations import Acknowledge, Actor, Forgotten, Mutation, Outcome, Step
 from regiond.domain.recovery import Past, is_beyond, past_of
+from regiond.domain.topology import TopologyPlan
 from regiond.host_map_calls import HostMapCalls
 from regiond.storage.deliveries import DeliveryState, Difference, Transfer
 from regiond.storage.errors import DatabaseUnavailable
@@ -45,7 +46,7 @@ class Clusters(Protocol):
 
     async def disconnected(self, cluster: int, epoch: int) -> None: ...
 
-    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport], epoch: int) -> object: ...
+    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport], epoch: int) -> TopologyPlan: ...
 
 
 class Deliveries(Protocol):
@@ -296,8 +297,9 @@ class HostMapDispatch:
         self._held.drop_cluster(cluster)
 
     async def topology(self, connection: Connection, reports: Sequence[InterfaceReport]) -> None:
-        await self._clusters.apply_topology(connection.cluster, reports, connection.epoch)
-        self._announce.topology_changed()
+        planned = await self._clusters.apply_topology(connection.cluster, reports, connection.epoch)
+        if planned.changes_interfaces:
+            self._announce.topology_changed()
         await self._adopt_all(connection)
 
     async def host_map_state(

@@ -61,6 +61,11 @@ class TopologyPlan:
     serve: Collection[int]
     infrastructure: Mapping[int, frozenset[tuple[str, str]]]
 
+    @property
+    def changes_interfaces(self) -> bool:
+        """Whether networks or interfaces will be others than they are: most reports only repeat what is known."""
+        return bool(self.new_subnets or self.vanished) or any(row.change is not None for row in self.interfaces)
+
 
 def plan_topology(
     reports: Sequence[InterfaceReport],

@@ -13,6 +13,7 @@ from clusterd.protocol.values import HostMap, Identifier, IdentifierKind, Interf
 from regiond.domain.errors import DomainError
 from regiond.domain.identity import Identity, Introduction, Registered
 from regiond.domain.mutations import Mutation, Outcome, Step
+from regiond.domain.topology import TopologyPlan, plan_topology
 from regiond.storage.batch import from_signed
 from regiond.storage.deliveries import DeliveryState, Difference, Transfer
 from regiond.storage.errors import DatabaseUnavailable
@@ -94,9 +95,10 @@ class FakeStorage:
         await self._turn()
         self.ended.append((cluster, epoch))
 
-    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport], epoch: int) -> None:
+    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport], epoch: int) -> TopologyPlan:
         await self._turn()
         self.topologies.append((cluster, tuple(reports)))
+        return plan_topology(reports, (), (), lambda: 1)  # as of a cluster that was never heard of
 
     # ---- Announce ----
 

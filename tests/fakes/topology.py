@@ -10,7 +10,7 @@ from clusterd.protocol.values import InterfaceReport
 from regiond.domain.identity import Registered
 from regiond.domain.ids import NewId
 from regiond.domain.networks import network
-from regiond.domain.topology import KnownInterface, KnownSubnet, plan_topology
+from regiond.domain.topology import KnownInterface, KnownSubnet, TopologyPlan, plan_topology
 from regiond.storage.topology import ABSENT_SECONDS
 from tests.fakes.tables import Row, Tables
 
@@ -31,10 +31,10 @@ def apply_topology(
     new_id: NewId,
     hold: int = 600,
     epoch: int | None = None,
-) -> None:
+) -> TopologyPlan:
     """Make the picture of this cluster the reported one. `hold` is the release hold of new subnets."""
     if epoch is not None and epoch < tables.epochs[cluster]:
-        return
+        return TopologyPlan({}, (), (), (), {})
     planned = plan_topology(
         reports, _known_interfaces(tables, cluster), _known_subnets(tables, cluster, reports), new_id
     )
@@ -65,6 +65,7 @@ def apply_topology(
             tables.infrastructure.append(row_)
     for subnet in {*planned.infrastructure, *planned.new_subnets}:
         tables.rebuild_free_ranges(subnet)
+    return planned
 
 
 def drain_absent(tables: Tables) -> None:

@@ -16,6 +16,7 @@ from regiond.domain.identity import Identity, Introduction, Registered
 from regiond.domain.ids import NewId
 from regiond.domain.mutations import Mutation, Outcome
 from regiond.domain.plan import plan
+from regiond.domain.topology import TopologyPlan
 from regiond.storage.batch import changes_document, facts_request, read_facts
 from regiond.storage.deliveries import DeliveryState, Difference, Transfer
 from regiond.storage.errors import DatabaseUnavailable
@@ -129,9 +130,9 @@ class SimulatedStorage(FakeStorage):
     async def disconnected(self, cluster: int, epoch: int) -> None:
         await self._done(lambda: None)
 
-    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport], epoch: int) -> None:
+    async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport], epoch: int) -> TopologyPlan:
         await self._steps.turn(topologies(cluster, self.tables.epochs[cluster]), self._process)
-        await self._done(
+        return await self._done(
             lambda: topology.apply_topology(self.tables, cluster, reports, self._new_id, self._database.hold, epoch)
         )
 
