@@ -155,7 +155,7 @@ def sites_on(network: Network, directory: Path) -> Iterator[Sites]:
         far = Cluster(directory, region.link, "far", namespace=network.server, nics=["s1"])
         sites = Sites(directory, servers, network, region, near, far, running)
         for cluster, cidr in ((near, NEAR), (far, FAR)):
-            cluster.up()
+            cluster.start("topology.reported", "contact.reported")  # before, nothing can be claimed there
             eventually(partial(_is_claimable, sites, cidr), f"{cidr} is claimable")
             region.api.patch(subnet_path(cidr), {"release_hold_seconds": 0})
         yield sites
@@ -313,7 +313,7 @@ def test_an_old_disk_and_the_disk_of_another_region_are_brought_up_to_date(sites
     sites.near.stop()
     old = sites.directory / "old"
     shutil.copytree(sites.near.state, old)
-    sites.near.up()
+    sites.near.start("topology.reported", "contact.reported")  # before, nothing can be claimed there
     sites.release(first[:10])
     second = sites.claim(NEAR, 20)
     eventually(sites.settled, "everything is applied")
@@ -323,7 +323,7 @@ def test_an_old_disk_and_the_disk_of_another_region_are_brought_up_to_date(sites
     sites.near.stop()
     shutil.rmtree(sites.near.state)
     shutil.copytree(old, sites.near.state)
-    sites.near.up()
+    sites.near.start("topology.reported", "contact.reported")  # before, nothing can be claimed there
     eventually(lambda: served_by(sites.near) == now, "the old disk has what it missed")
 
     # The same host joins another region, whose first claims are of the same network.
@@ -339,7 +339,7 @@ def test_an_old_disk_and_the_disk_of_another_region_are_brought_up_to_date(sites
     shutil.copytree(sites.near.state, moved.state)
     region.up()
     try:
-        moved.up()
+        moved.start("topology.reported", "contact.reported")  # before, nothing can be claimed there
         assert served_by(moved) == now, "served until the region of today says otherwise"
         body = {"mac": "02:ff:00:00:00:01", "interface": NEAR}
         (made,) = region.api.post("devices?wait=20", body)["reservations"]
