@@ -130,9 +130,12 @@ class Findings:
             if not self.is_ours(unquoted(found[1]).decode("utf-8", "replace")):
                 last[found[1]] = (found.start(), found[0])
         for at, declaration in last.values():
-            (host,) = parse(declaration, source, text.count("\n", 0, at) + 1)
-            if not any(inner.words == ("deleted",) for inner in host.block or ()):
-                self._one(host)
+            line = text.count("\n", 0, at) + 1
+            parsed = parse(declaration, source, line)
+            if len(parsed) != 1:
+                self._remark(f"{source}, line {line}: this host was not understood: its braces do not match")
+            elif not any(inner.words == ("deleted",) for inner in parsed[0].block or ()):
+                self._one(parsed[0])
 
     def _host(self, statement: Statement) -> None:
         name = unquoted(statement.words[1]).decode("utf-8", "replace") if len(statement.words) > 1 else ""
@@ -141,7 +144,7 @@ class Findings:
         clients: list[tuple[IdentifierKind, bytes]] = []
         addresses: list[str] = []
         hostname = name
-        for words in (inner.words for inner in statement.block or ()):
+        for words in (inner.words for inner in statement.block or () if inner.words):
             lowered = tuple(word.lower() for word in words)
             if lowered[:2] == ("hardware", "ethernet") and len(words) == 3:
                 clients.append((IdentifierKind.MAC, parse_mac(words[2])))

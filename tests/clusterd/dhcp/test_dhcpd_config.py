@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clusterd.dhcp.dhcpd_config import Findings, Malformed, Statement, octets, parse, unquoted
@@ -150,6 +150,11 @@ def test_nothing_written_there_is_a_bug_here(text: str) -> None:
 
 @settings(deadline=None)
 @given(st.text(st.sampled_from('{};"= \nrange6hostfixed-a:1.\\'), max_size=60))
+@example("{")
+@example("{}")
+@example("}")
+@example("}{")
+@example("{;}")
 def test_no_lease_is_a_bug_here(text: str) -> None:
     try:
         Findings(lambda name: ()).take_leases(f"host a {{\n{text}\n}}\n", "f")
