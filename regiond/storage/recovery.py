@@ -85,7 +85,7 @@ class RecoveryStore:
             await session.run("DELETE FROM evidence")
             await session.run(
                 f"""UPDATE cluster c SET epoch = epoch + %s, connected_since = NULL, unheard = EXISTS (
-                        SELECT FROM delivery d WHERE d.cluster = c.id AND {_HOLDING})""",  # noqa: S608
+                        SELECT FROM delivery d WHERE d.cluster = c.id AND {_HOLDING})""",  # noqa: S608 (constants only)
                 (LOST_EPOCHS,),
             )
             await session.run(
@@ -113,7 +113,7 @@ class RecoveryStore:
                 row[0]
                 for row in await session.run(
                     f"""SELECT c.name FROM cluster c WHERE c.unheard AND EXISTS (
-                            SELECT FROM delivery d WHERE d.cluster = c.id AND {_HOLDING}) ORDER BY c.name"""  # noqa: S608
+                            SELECT FROM delivery d WHERE d.cluster = c.id AND {_HOLDING}) ORDER BY c.name"""  # noqa: S608 (constants only)
                 )
             )
             if names and not force:
@@ -286,7 +286,7 @@ class RecoveryStore:
                         WHERE c.unheard OR EXISTS (
                             SELECT FROM delivery d JOIN subnet s ON s.id = d.subnet
                             WHERE d.cluster = c.id AND {_HOLDING} AND s.recovering_since IS NOT NULL)
-                        ORDER BY c.name"""  # noqa: S608 (constants only)
+                        ORDER BY c.name"""  # noqa: S608 (constants only) (constants only)
                 ),
                 await session.run(
                     f"""SELECT s.id, s.cidr::text, v.name, s.recovering_since,

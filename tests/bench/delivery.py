@@ -149,7 +149,7 @@ class _Delivery:
             while cursor.execute(behind) or cursor.fetchone() != (0,):
                 assert time.monotonic() < end, "not applied within 60 s"
                 cursor.connection.commit()
-                time.sleep(0.005)
+                time.sleep(0.005)  # between two looks at a condition, bounded: the resolution of the figure
         return round(time.time() - registered[0], 3)
 
     def fill(self, count: int) -> None:

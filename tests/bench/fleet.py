@@ -148,4 +148,4 @@ class _Fleet:
                     return round(time.monotonic() - began, 2)
                 cursor.connection.commit()
                 assert time.monotonic() - began < PATIENCE_SECONDS, true
-                time.sleep(0.02)  # between two looks
+                time.sleep(0.02)  # between two looks at a condition, bounded

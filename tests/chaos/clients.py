@@ -179,7 +179,7 @@ class Client(Thread):
                 self._ledger.answered(str(status), self._clock() - began)
                 if status != 503:
                     return status, content
-            time.sleep(self._random.uniform(*PAUSE_SECONDS))  # a client that tries again waits a little
+            time.sleep(self._random.uniform(*PAUSE_SECONDS))  # as a real client does: not a synchronisation
         raise LostAnswer
 
     def _attempt(self, where: Path, request: Request, *, hang_up: bool) -> tuple[int, Any]:

@@ -122,7 +122,7 @@ def main() -> int:
                 while True:
                     region.daemon.must_live()
                     site.must_live()
-                    time.sleep(0.2)  # between two looks, until Ctrl-C
+                    time.sleep(0.2)  # between two looks whether both daemons live; nothing waits for it, Ctrl-C ends it
             except KeyboardInterrupt:
                 _print("", "Stopping…")
             finally:

@@ -55,7 +55,7 @@ class Running:
         while (found := re.search(pattern, self.output, re.MULTILINE)) is None:
             assert self.process.poll() is None, self.output
             assert time.monotonic() < deadline, self.output
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two looks at the output, bounded
         return found
 
     def end(self) -> int:
@@ -101,7 +101,7 @@ def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.02)  # between two looks at a condition, bounded
 
 
 @pytest.fixture

@@ -29,7 +29,8 @@ class HostsTable:
         joined = "" if family == 4 else " LEFT JOIN ipv6_reservations r ON r.host_id = h.host_id"
         address = "h.ipv4_address" if family == 4 else "host(r.address::inet)"
         self._select = (
-            f"SELECT h.host_id, h.{self._subnet}, h.dhcp_identifier_type, h.dhcp_identifier, {address}, h.hostname, "  # noqa: S608
+            f"SELECT h.host_id, h.{self._subnet}, h.dhcp_identifier_type, "  # noqa: S608 (constants only)
+            f"h.dhcp_identifier, {address}, h.hostname, "
             f"coalesce(h.user_context = %(owner)s, false) FROM hosts h{joined}"
         )
 
@@ -141,7 +142,7 @@ INSERT INTO hosts (dhcp_identifier, dhcp_identifier_type, dhcp4_subnet_id, ipv4_
 SELECT decode(k.identifier, 'hex'), k.type, k.subnet, a.address, a.name, %(owner)s
 FROM {_KEYS.replace("AS k(", "WITH ORDINALITY AS k(").replace("subnet)", "subnet, n)")}
 JOIN unnest(%(addresses)s::bigint[], %(names)s::text[]) WITH ORDINALITY AS a(address, name, n) USING (n)
-"""  # noqa: S608
+"""  # noqa: S608 (constants only)
 
 _INSERT_V6 = f"""
 WITH given AS (
@@ -157,7 +158,7 @@ INSERT INTO ipv6_reservations (address, prefix_len, type, host_id)
 SELECT given.address::{{type}}, 128, 0, made.host_id
 FROM made JOIN given ON given.identifier = made.dhcp_identifier AND given.type = made.dhcp_identifier_type
     AND given.subnet = made.dhcp6_subnet_id
-"""  # noqa: S608
+"""  # noqa: S608 (constants only)
 
 
 def _pages(items: Sequence[T]) -> Iterator[Sequence[T]]:
