@@ -1,4 +1,4 @@
-"""A batch between the planner's values and the JSON of `batch_facts` and `batch_write` (migration 0002)."""
+"""A batch between the planner's values and the JSON of `batch_facts` and `batch_write` (migrations 0014 and 0002)."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -53,8 +53,10 @@ JOIN server_entry e ON e.cluster = d.cluster
     AND e.address BETWEEN host(network(s.cidr))::inet AND host(broadcast(s.cidr))::inet
 WHERE d.role IN ('serving', 'draining');
 
--- As before, less what is reported.
-CREATE OR REPLACE FUNCTION expected_free_ranges(the_subnet bigint, from_low inet DEFAULT NULL, to_high inet DEFAULT NULL)
+-- What the free ranges of a subnet, or of a part of it, have to be: what is usable, less ranges, infrastructure,
+-- reservations, and what DHCP servers have of their own. inetrange is continuous, so a gap may end open at an occupied
+-- address: step inside it.
+CREATE FUNCTION expected_free_ranges(the_subnet bigint, from_low inet DEFAULT NULL, to_high inet DEFAULT NULL)
 RETURNS TABLE (low inet, high inet)
 LANGUAGE sql STABLE AS $$
     WITH part AS (
@@ -100,118 +102,3 @@ CREATE TRIGGER delivery_begins AFTER INSERT ON delivery
     FOR EACH ROW WHEN (NEW.role <> 'former') EXECUTE FUNCTION delivery_speaks();
 CREATE TRIGGER delivery_speaks AFTER UPDATE OF role ON delivery
     FOR EACH ROW WHEN ((OLD.role = 'former') <> (NEW.role = 'former')) EXECUTE FUNCTION delivery_speaks();
-
--- As before, with who is awaited, and with the obstacles that are reported.
-CREATE OR REPLACE FUNCTION batch_facts(request jsonb) RETURNS TABLE (tag text, fact jsonb)
-LANGUAGE plpgsql VOLATILE
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off AS $$
-BEGIN
-    RETURN QUERY SELECT 'now', to_jsonb(now());
-    RETURN QUERY
-    SELECT 'subnet', jsonb_build_object(
-            'id', s.id, 'cidr', s.cidr, 'vrf', v.name, 'generation', s.generation, 'digest', s.digest,
-            'hold', s.release_hold_seconds,
-            'was_served', EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id),
-            'awaits', CASE WHEN s.claimable_anyway THEN '{}'::text[] ELSE ARRAY(
-                SELECT c.name FROM delivery d JOIN cluster c ON c.id = d.cluster
-                WHERE d.subnet = s.id AND d.role = 'serving' AND c.contact = 'awaited' ORDER BY c.name) END,
-            'free', (SELECT coalesce(jsonb_agg(jsonb_build_array(host(f.low), host(f.high))), '[]'::jsonb) FROM (
-                SELECT fr.low, fr.high FROM free_range fr WHERE fr.subnet = s.id ORDER BY fr.high LIMIT q.want) f))
-    FROM jsonb_to_recordset(request->'subnets') AS q(id bigint, want integer)
-    JOIN subnet s ON s.id = q.id JOIN vrf v ON v.id = s.vrf;
-
-    RETURN QUERY
-    SELECT 'delivery', jsonb_build_object(
-            'subnet', d.subnet, 'cluster', d.cluster, 'cluster_name', c.name, 'role', d.role,
-            'connected', c.connected_since IS NOT NULL AND c.last_heard > now() - interval '60 s',
-            'accepted_generation', d.accepted_generation,
-            'applied_generation', d.applied_generation, 'error', d.error, 'since', d.since)
-    FROM jsonb_to_recordset(request->'subnets') AS q(id bigint)
-    JOIN delivery d ON d.subnet = q.id JOIN cluster c ON c.id = d.cluster;
-
-    IF jsonb_array_length(request->'addresses') > 0 THEN
-        RETURN QUERY
-        SELECT 'free', jsonb_build_array(q.subnet, host(f.low), host(f.high))
-        FROM jsonb_to_recordset(request->'addresses') AS q(subnet bigint, before inet)
-        CROSS JOIN LATERAL (SELECT fr.low, fr.high FROM free_range fr
-            WHERE fr.subnet = q.subnet AND fr.high >= q.before ORDER BY fr.high LIMIT 2) f;
-        RETURN QUERY
-        SELECT 'reservation', reservation_json(r)
-        FROM jsonb_to_recordset(request->'addresses') AS q(subnet bigint, address inet)
-        JOIN reservation r ON r.subnet = q.subnet AND r.address = q.address;
-        RETURN QUERY
-        SELECT 'map', to_jsonb(m) || jsonb_build_object('identifier', encode(m.identifier, 'hex'), 'address', host(m.address))
-        FROM jsonb_to_recordset(request->'addresses') AS q(subnet bigint, address inet)
-        JOIN reservation r ON r.subnet = q.subnet AND r.address = q.address
-        JOIN host_map m ON m.reservation = r.id;
-        -- The static entry comes first: of several obstacles the first one is told, and this one can be adopted.
-        RETURN QUERY
-        SELECT 'obstacle', jsonb_build_object('subnet', q.subnet, 'address', host(q.address),
-                'kind', 'static-entry', 'low', host(q.address), 'high', host(q.address), 'cluster', c.name)
-        FROM jsonb_to_recordset(request->'addresses') AS q(subnet bigint, address inet)
-        JOIN reported_entry e ON e.subnet = q.subnet AND e.address = q.address
-        JOIN cluster c ON c.id = e.cluster;
-        RETURN QUERY
-        SELECT 'obstacle', jsonb_build_object('subnet', q.subnet, 'address', host(q.address),
-                'kind', 'dynamic', 'low', host(p.low), 'high', host(p.high), 'cluster', c.name)
-        FROM jsonb_to_recordset(request->'addresses') AS q(subnet bigint, address inet)
-        JOIN reported_range p ON p.subnet = q.subnet AND q.address BETWEEN p.low AND p.high
-        JOIN cluster c ON c.id = p.cluster;
-        RETURN QUERY
-        SELECT 'obstacle', jsonb_build_object('subnet', q.subnet, 'address', host(q.address),
-                'kind', g.kind, 'low', host(g.low), 'high', host(g.high))
-        FROM jsonb_to_recordset(request->'addresses') AS q(subnet bigint, address inet)
-        JOIN address_range g ON g.subnet = q.subnet AND inetrange(g.low, g.high, '[]') @> q.address
-        UNION ALL
-        SELECT 'obstacle', jsonb_build_object('subnet', q.subnet, 'address', host(q.address),
-                'kind', i.kind, 'low', host(i.address), 'high', host(i.address))
-        FROM jsonb_to_recordset(request->'addresses') AS q(subnet bigint, address inet)
-        JOIN infrastructure_address i ON i.subnet = q.subnet AND i.address = q.address;
-    END IF;
-
-    IF jsonb_array_length(request->'identifiers') > 0 THEN
-        RETURN QUERY
-        SELECT 'map', to_jsonb(m) || jsonb_build_object('identifier', encode(m.identifier, 'hex'), 'address', host(m.address))
-        FROM jsonb_to_recordset(request->'identifiers') AS q(subnet bigint, kind text, identifier text)
-        JOIN host_map m ON m.subnet = q.subnet AND m.kind = q.kind AND m.identifier = decode(q.identifier, 'hex');
-        -- The holder of a matching map, and all maps of that holder.
-        RETURN QUERY
-        SELECT 'reservation', reservation_json(r)
-        FROM jsonb_to_recordset(request->'identifiers') AS q(subnet bigint, kind text, identifier text)
-        JOIN host_map m ON m.subnet = q.subnet AND m.kind = q.kind AND m.identifier = decode(q.identifier, 'hex')
-        JOIN reservation r ON r.subnet = m.subnet AND r.address = m.address;
-        RETURN QUERY
-        SELECT 'map', to_jsonb(n) || jsonb_build_object('identifier', encode(n.identifier, 'hex'), 'address', host(n.address))
-        FROM jsonb_to_recordset(request->'identifiers') AS q(subnet bigint, kind text, identifier text)
-        JOIN host_map m ON m.subnet = q.subnet AND m.kind = q.kind AND m.identifier = decode(q.identifier, 'hex')
-        JOIN host_map n ON n.reservation = m.reservation;
-    END IF;
-
-    IF jsonb_array_length(request->'keys') > 0 THEN
-        RETURN QUERY
-        SELECT 'answered', jsonb_build_object('account', i.account, 'key', i.key, 'fingerprint', i.fingerprint, 'answer', i.answer)
-        FROM jsonb_to_recordset(request->'keys') AS q(account bigint, key text)
-        JOIN idempotency i ON i.account = q.account AND i.key = q.key;
-    END IF;
-
-    -- A limit over all subnets is one that batches on different subnets share: they wait for each other here. The
-    -- counts are read by a statement of their own, so that it sees what was committed meanwhile.
-    IF jsonb_array_length(request->'quotas') > 0 THEN
-        PERFORM FROM account a
-        WHERE a.id IN (SELECT q.account FROM jsonb_to_recordset(request->'quotas') AS q(account bigint))
-          AND a.max_reservations IS NOT NULL
-        ORDER BY a.id FOR NO KEY UPDATE;
-        RETURN QUERY
-        SELECT 'quota', jsonb_build_object(
-                'account', a.id, 'limit', a.max_reservations, 'limit_per_subnet', a.max_reservations_per_subnet,
-                'used', (SELECT coalesce(sum(c.reservations), 0) FROM reservation_count c WHERE c.account = a.id),
-                'used_on', (SELECT coalesce(jsonb_object_agg(c.subnet, c.reservations), '{}'::jsonb)
-                    FROM jsonb_to_recordset(request->'quotas') AS q(account bigint, subnet bigint)
-                    JOIN reservation_count c ON c.account = q.account AND c.subnet = q.subnet
-                    WHERE q.account = a.id))
-        FROM account a
-        WHERE a.id IN (SELECT q.account FROM jsonb_to_recordset(request->'quotas') AS q(account bigint))
-          AND (a.max_reservations IS NOT NULL OR a.max_reservations_per_subnet IS NOT NULL);
-    END IF;
-END $$;

@@ -79,8 +79,13 @@ CREATE TABLE recovery_finding (
 );
 CREATE INDEX recovery_finding_history ON recovery_finding (history, id);
 
--- As in 0012; `recovering`, `epoch` and `unheard` are new.
-CREATE OR REPLACE FUNCTION batch_facts(request jsonb) RETURNS TABLE (tag text, fact jsonb)
+-- request: {"subnets": [{"id", "want"}], "addresses": [{"subnet", "before", "address"}],
+--           "identifiers": [{"subnet", "kind", "identifier"}], "keys": [{"account", "key"}],
+--           "quotas": [{"account", "subnet"}]} (owners of user claims)
+-- `want` is how many lowest free ranges to read; `before` is the address below `address` (a free range that ends
+-- there is a neighbour). Rows come tagged; the caller holds the subnets' locks and runs this as a statement of
+-- its own, so that it sees what was committed while it waited for them.
+CREATE FUNCTION batch_facts(request jsonb) RETURNS TABLE (tag text, fact jsonb)
 LANGUAGE plpgsql VOLATILE
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off AS $$
