@@ -38,8 +38,9 @@ from regiond.domain.errors import ClusterHoldsHostMaps, NoClusterListener, NotFo
 from regiond.domain.identity import EnrolmentOffer
 from regiond.domain.ids import Prefix, format_id
 from regiond.enrolment_door import MAX_REFUSALS
+from regiond.region import Region
 from regiond.requests import Caller, RequestContext
-from regiond.service import Region, RegionDaemon
+from regiond.service import RegionDaemon
 from tests.certificates import now
 from tests.fakes.cluster import FakeCluster
 from tests.waiting import until

@@ -1,0 +1,204 @@
+"""A region: its parts on an open database, wired together."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from regiond.accounts import Accounts, random_id
+from regiond.adoption import Adoptions
+from regiond.audit_trail import AuditTrail
+from regiond.catalogue import Catalogue
+from regiond.claims import Claims
+from regiond.cluster_rpc import ClusterLinkFactory, Connections, identify_by_certificate, identify_plain
+from regiond.edits import Edits
+from regiond.enrolment import Enrolment, Eviction, RegionCertificates
+from regiond.enrolment_door import EnrolmentDoor
+from regiond.first_contact import FirstContacts
+from regiond.health import Health
+from regiond.hearing import Hearing
+from regiond.host_map_dispatch import HostMapDispatch
+from regiond.http.application import Application
+from regiond.http.rate import RateLimit
+from regiond.http.use_cases import UseCases
+from regiond.inventory import Inventory
+from regiond.progress import Progress
+from regiond.recovery import Recoveries
+from regiond.storage.accounts import AccountStore
+from regiond.storage.audit import AuditReads
+from regiond.storage.certificates import CertificateStore
+from regiond.storage.check import SubnetChecks
+from regiond.storage.connection import Vet
+from regiond.storage.deliveries import DeliveryReads
+from regiond.storage.doorbell import Doorbell, Rung
+from regiond.storage.errors import DatabaseUnavailable
+from regiond.storage.first_contact import FirstContactStore
+from regiond.storage.nodes import NodeStore
+from regiond.storage.pool import Pool
+from regiond.storage.ranges import RangeStore
+from regiond.storage.reads import Reads, RegionIdentity
+from regiond.storage.recovery import RecoveryStore
+from regiond.storage.subnets import SubnetStore
+from regiond.storage.topology import ClusterStore
+from regiond.storage.writer import Writer
+from regiond.subnets import Subnets
+from regiond.sweeps import Sweeps
+from regiond.witness import Witness
+
+
+class _Announcements:
+    """Something was committed here: those who wait here and the other regionds hear of it."""
+
+    def __init__(self, progress: Progress, catalogue: Catalogue, doorbell: Doorbell) -> None:
+        self._progress = progress
+        self._catalogue = catalogue
+        self._doorbell = doorbell
+
+    def acknowledged(self, subnets: Iterable[int]) -> None:
+        self._progress.acknowledged(subnets)
+        self._doorbell.acknowledged(subnets)
+
+    def topology_changed(self) -> None:
+        self._catalogue.changed()
+        self._doorbell.topology_changed()
+
+
+class Region:
+    """The parts of a region on an open database, and the order in which they start and stop."""
+
+    _log = Logger(namespace="regiond")
+
+    def __init__(
+        self,
+        reactor: Any,
+        dsn: str,
+        pool: Pool,
+        writing: Pool,
+        identity: RegionIdentity,
+        certificates: RegionCertificates,
+        witness_file: Path,
+        *,
+        vet: Vet | None = None,
+        rate: RateLimit | None = None,
+    ) -> None:
+        self.reads = Reads(pool)
+        self.catalogue = Catalogue(reactor, self.reads)
+        self.progress = Progress(reactor, self.reads)
+        self.connections = Connections()
+        self.doorbell = Doorbell(reactor, dsn, pool, self._rung, vet=vet)
+        self.writer = Writer(reactor, writing, self._committed)
+        self.clusters = ClusterStore(pool, random_id)
+        announce = _Announcements(self.progress, self.catalogue, self.doorbell)
+        deliveries, recoveries = DeliveryReads(pool), RecoveryStore(pool, random_id)
+        hearing = Hearing(reactor, recoveries)
+        self.witness = Witness(witness_file, identity.region, recoveries, hearing.begin)
+        self.dispatch = HostMapDispatch(
+            reactor,
+            self.connections,
+            self.clusters,
+            deliveries,
+            self.writer,
+            hearing,
+            identity.region,
+            announce,
+        )
+        self.accounts = Accounts(reactor, AccountStore(pool))
+        self.inventory = Inventory(self.reads, self.catalogue)
+        self.claims = Claims(
+            self.writer, self.reads, NodeStore(pool, random_id), self.catalogue, self.progress, random_id
+        )
+        self.subnets = Subnets(self.inventory, RangeStore(pool, random_id), SubnetStore(pool), SubnetChecks(pool))
+        certificate_store = CertificateStore(pool, random_id)
+        self.enrolment = Enrolment(
+            certificates, certificate_store, self.inventory, self.clusters, self.writer, self._certificates_changed
+        )
+        edits = Edits(self.writer, self.reads, self.claims, self.progress)
+        contacts = FirstContactStore(pool, random_id)
+        use_cases = UseCases(
+            self.claims,
+            edits,
+            self.inventory,
+            self.enrolment,
+            self.subnets,
+            Adoptions(contacts, self.inventory, self.reads, self.writer, random_id),
+            self.accounts,
+            AuditTrail(AuditReads(pool)),
+            Recoveries(recoveries, hearing),
+            Health(pool),
+        )
+        self.application = Application(reactor, use_cases, rate=rate)
+        contact = FirstContacts(contacts, announce.topology_changed)
+        self.plain_links = ClusterLinkFactory(
+            reactor, identity, self.connections, self.dispatch, contact, identify_plain
+        )
+        self.links = ClusterLinkFactory(
+            reactor, identity, self.connections, self.dispatch, contact, identify_by_certificate, self.enrolment.renew
+        )
+        self.eviction = Eviction(certificate_store, self.links, self.connections)
+        self.is_enrolling = certificate_store.is_enrolling
+        self.door: EnrolmentDoor | None = None
+        self.sweeps = Sweeps(
+            reactor,
+            pool,
+            self.writer,
+            self.dispatch.sweep,
+            self.clusters.drain_absent,
+            self._heartbeat,
+            hearing.settle,
+            self.witness.beat,
+            deliveries.prune_tombstones,
+        )
+
+    def _committed(self, subnets: frozenset[int]) -> None:
+        self.dispatch.committed(subnets)
+        self.doorbell.host_maps(subnets)
+
+    async def _certificates_changed(self) -> None:
+        self.catalogue.changed()
+        self.doorbell.certificates_changed()
+        await self.look_at_certificates()
+
+    async def look_at_certificates(self) -> None:
+        """Somebody may have to be cut off, or the door for enrolment be opened or closed."""
+        with suppress(DatabaseUnavailable):  # then the sweep looks again
+            await self.eviction.look()
+        if self.door is not None:
+            await self.door.look()
+
+    def _not_looked(self, failure: Failure) -> None:
+        self._log.failure("what became of certificates was not looked at", failure, event="certificates.bug")
+
+    def _rung(self, rung: Rung) -> None:
+        if rung.certificates:
+            Deferred.fromCoroutine(self.look_at_certificates()).addErrback(self._not_looked)
+            self.catalogue.changed()
+        if rung.topology:
+            self.catalogue.changed()
+        if rung.host_maps is not None:
+            self.dispatch.committed(rung.host_maps)
+        if rung.acknowledged is not None:
+            self.progress.acknowledged(rung.acknowledged)
+
+    async def _heartbeat(self) -> None:
+        if connected := self.connections.clusters():
+            self.eviction.supersede(await self.clusters.heard(connected))
+        await self.eviction.look()
+        if self.door is not None:
+            await self.door.look()
+
+    def start(self) -> None:
+        self.doorbell.start()
+        self.sweeps.start()
+
+    async def stop(self) -> None:
+        await self.sweeps.stop()
+        if self.door is not None:
+            await self.door.close()
+        await self.links.close()
+        await self.plain_links.close()
+        await self.writer.stop()
+        await self.doorbell.stop()
