@@ -2,9 +2,11 @@
 
 from regiond.domain.first_contact import ForeignEntry
 from regiond.domain.ids import Prefix, format_id
-from regiond.http import representations, shapes
-from regiond.http.bodies import Adopting, ForeignEntryPage, NoQuery
+from regiond.http.bodies.adoption import Adopting, ForeignEntryPage
+from regiond.http.bodies.base import NoQuery
+from regiond.http.representations import adoption as show
 from regiond.http.routing import BASE, SELECTING, Access, Answer, Call, Route, page
+from regiond.http.shapes import adoption as shapes
 from regiond.http.use_cases import UseCases
 
 CLUSTER = f"{BASE}/clusters/{{cluster}}"
@@ -15,7 +17,7 @@ def _id(foreign: ForeignEntry) -> str:
 
 
 async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return Answer(200, representations.dhcp_server(await use.adoptions.contact(call.context, call.path["cluster"])))
+    return Answer(200, show.dhcp_server(await use.adoptions.contact(call.context, call.path["cluster"])))
 
 
 async def list_entries(use: UseCases, call: Call[None, ForeignEntryPage]) -> Answer:
@@ -23,7 +25,7 @@ async def list_entries(use: UseCases, call: Call[None, ForeignEntryPage]) -> Ans
     rows = await use.adoptions.entries(
         call.context, call.path["cluster"], subnet=query.subnet, limit=query.limit + 1, after=query.after
     )
-    return page(call, rows, representations.foreign_entry, _id)
+    return page(call, rows, show.foreign_entry, _id)
 
 
 async def adopt(use: UseCases, call: Call[Adopting, NoQuery]) -> Answer:
@@ -31,7 +33,7 @@ async def adopt(use: UseCases, call: Call[Adopting, NoQuery]) -> Answer:
     results = await use.adoptions.adopt(
         call.context, call.path["cluster"], entries=call.body.entries, owner=call.body.owner
     )
-    return Answer(200, [representations.adoption_result(result) for result in results])
+    return Answer(200, [show.adoption_result(result) for result in results])
 
 
 ROUTES = [

@@ -13,8 +13,7 @@ from twisted.logger import Logger, LogLevel
 
 from regiond.domain.errors import DomainError
 from regiond.domain.ids import parse_id
-from regiond.http import representations
-from regiond.http.bodies import Forcing, Page, Query, Waiting
+from regiond.http.bodies.base import Forcing, Page, Query, Waiting
 from regiond.http.problems import MEDIA_TYPE, Problem, invalid, of_database, of_domain_error
 from regiond.http.rate import RateLimit
 from regiond.http.reading import (
@@ -25,6 +24,7 @@ from regiond.http.reading import (
     read_query,
     split_query,
 )
+from regiond.http.representations.reservations import holder
 from regiond.http.routes import ROUTES
 from regiond.http.routing import Access, Answer, Call, Found, Raw, Route, Router
 from regiond.http.use_cases import UseCases
@@ -112,7 +112,7 @@ class Application:
             outgoing = _encoded_problem(problem, exchange.request_id)
         except DomainError as error:
             caller = exchange.caller or _NOBODY
-            refusal = of_domain_error(error, lambda held: representations.holder(held, caller))
+            refusal = of_domain_error(error, lambda held: holder(held, caller))
             outgoing = _encoded_problem(refusal, exchange.request_id)
         except DatabaseUnavailable as error:
             self._log.warn(

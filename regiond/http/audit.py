@@ -1,9 +1,10 @@
 """The audit over HTTP."""
 
 from regiond.domain.ids import Prefix, format_id
-from regiond.http import representations, shapes
-from regiond.http.bodies import AuditPage
+from regiond.http.bodies.audit import AuditPage
+from regiond.http.representations import audit as show
 from regiond.http.routing import BASE, Access, Answer, Call, Route, page
+from regiond.http.shapes import audit as shapes
 from regiond.http.use_cases import UseCases
 
 
@@ -11,7 +12,7 @@ async def read_list(use: UseCases, call: Call[None, AuditPage]) -> Answer:
     """The newest first: a page goes on with what is older."""
     query = call.query
     rows = await use.audit.entries(call.context, filters=query.filters, limit=query.limit + 1, after=query.after)
-    return page(call, rows, representations.audit_entry, lambda entry: format_id(Prefix.AUDIT_ENTRY, entry.id))
+    return page(call, rows, show.audit_entry, lambda entry: format_id(Prefix.AUDIT_ENTRY, entry.id))
 
 
 ROUTES = [

@@ -2,9 +2,13 @@
 
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.views import DeviceView
-from regiond.http import representations, shapes
-from regiond.http.bodies import DeviceChange, Forcing, NewDevice, NoQuery, Page, Waiting
+from regiond.http.bodies.base import Forcing, NoQuery, Page, Waiting
+from regiond.http.bodies.devices import DeviceChange, NewDevice
+from regiond.http.representations import devices as show
+from regiond.http.representations.reservations import reservation
 from regiond.http.routing import BASE, CLAIMING, Access, Answer, Call, Route, created, page, released, shown
+from regiond.http.shapes import devices as shapes
+from regiond.http.shapes.reservations import Releasing
 from regiond.http.use_cases import UseCases
 
 PATH = f"{BASE}/devices"
@@ -26,26 +30,26 @@ async def create(use: UseCases, call: Call[NewDevice, Waiting]) -> Answer:
         owner=body.owner,
         comment=body.comment,
     )
-    return created(representations.device(view), f"{PATH}/{_id(view)}", new)
+    return created(show.device(view), f"{PATH}/{_id(view)}", new)
 
 
 async def read_list(use: UseCases, call: Call[None, Page]) -> Answer:
     rows = await use.claims.list_devices(call.context, filters={}, limit=call.query.limit + 1, after=call.query.after)
-    return page(call, rows, representations.device, _id)
+    return page(call, rows, show.device, _id)
 
 
 async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return shown(representations.device(await use.claims.device(call.context, call.path["device"])))
+    return shown(show.device(await use.claims.device(call.context, call.path["device"])))
 
 
 async def change(use: UseCases, call: Call[DeviceChange, Waiting]) -> Answer:
     view = await use.edits.change_device(call.context, call.path["device"], changes=call.body.given)
-    return shown(representations.device(view))
+    return shown(show.device(view))
 
 
 async def delete(use: UseCases, call: Call[None, Forcing]) -> Answer:
     still = await use.claims.delete_device(call.context, call.path["device"], force=call.query.force)
-    return released(still, lambda: {"releasing": [representations.reservation(view) for view in still]})
+    return released(still, lambda: {"releasing": [reservation(view) for view in still]})
 
 
 ROUTES = [
@@ -84,6 +88,6 @@ ROUTES = [
         query=Forcing,
         statuses=(204, 202),
         conditional=True,
-        releasing=shapes.Releasing,
+        releasing=Releasing,
     ),
 ]

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any, Final
 
 from regiond.http import openapi
-from regiond.http.bodies import NoQuery
+from regiond.http.bodies.base import NoQuery
 from regiond.http.routing import BASE, Access, Answer, Call, Raw, Route
 from regiond.http.use_cases import UseCases
 

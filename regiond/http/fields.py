@@ -116,4 +116,5 @@ Wait = Annotated[
     float, Field(ge=0, le=MAX_WAIT_SECONDS, description="seconds", examples=[2.5]), BeforeValidator(_seconds)
 ]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE), BeforeValidator(_number)]
+Line = Annotated[str, Field(json_schema_extra={"format": "hostmap-line"})]
 Flag = Annotated[bool, BeforeValidator(_flag)]

@@ -1,9 +1,9 @@
 """What watches the daemon asks: is it alive, can it serve."""
 
-from regiond.http import shapes
-from regiond.http.bodies import NoQuery
+from regiond.http.bodies.base import NoQuery
 from regiond.http.problems import Problem
 from regiond.http.routing import Access, Answer, Call, Route
+from regiond.http.shapes import health as shapes
 from regiond.http.use_cases import UseCases
 
 

@@ -1,9 +1,11 @@
 """Clusters and cluster interfaces over HTTP: what the region knows of the sites."""
 
 from regiond.domain.ids import Prefix, format_id
-from regiond.http import representations, shapes
-from regiond.http.bodies import Forgetting, InterfacePage, NewEnrolmentBody, NoQuery, Page
+from regiond.http.bodies.base import NoQuery, Page
+from regiond.http.bodies.networks import Forgetting, InterfacePage, NewEnrolmentBody
+from regiond.http.representations import networks as show
 from regiond.http.routing import BASE, SELECTING, Access, Answer, Call, Route, created, page_of_all
+from regiond.http.shapes import networks as shapes
 from regiond.http.use_cases import UseCases
 
 CLUSTER = f"{BASE}/clusters/{{cluster}}"
@@ -11,16 +13,16 @@ CLUSTER = f"{BASE}/clusters/{{cluster}}"
 
 async def list_clusters(use: UseCases, call: Call[None, Page]) -> Answer:
     rows = await use.inventory.clusters()
-    return page_of_all(call, rows, representations.cluster, lambda view: format_id(Prefix.CLUSTER, view.id))
+    return page_of_all(call, rows, show.cluster, lambda view: format_id(Prefix.CLUSTER, view.id))
 
 
 async def read_cluster(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return Answer(200, representations.cluster(await use.inventory.cluster(call.path["cluster"])))
+    return Answer(200, show.cluster(await use.inventory.cluster(call.path["cluster"])))
 
 
 async def offer_enrolment(use: UseCases, call: Call[NewEnrolmentBody, NoQuery]) -> Answer:
     offer = await use.enrolment.offer(call.context, call.path["cluster"], seconds=call.body.expires_in)
-    return created(representations.enrolment(offer), None)
+    return created(show.enrolment(offer), None)
 
 
 async def withdraw_enrolment(use: UseCases, call: Call[None, NoQuery]) -> Answer:
@@ -29,7 +31,7 @@ async def withdraw_enrolment(use: UseCases, call: Call[None, NoQuery]) -> Answer
 
 
 async def revoke_cluster(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return Answer(200, representations.cluster(await use.enrolment.revoke(call.context, call.path["cluster"])))
+    return Answer(200, show.cluster(await use.enrolment.revoke(call.context, call.path["cluster"])))
 
 
 async def forget_cluster(use: UseCases, call: Call[None, Forgetting]) -> Answer:
@@ -41,14 +43,14 @@ async def list_interfaces(use: UseCases, call: Call[None, InterfacePage]) -> Ans
     return page_of_all(
         call,
         await use.inventory.interfaces(call.query.selector),
-        lambda view: representations.interface(view, call.caller),
+        lambda view: show.interface(view, call.caller),
         lambda view: format_id(Prefix.CLUSTER_INTERFACE, view.id),
     )
 
 
 async def read_interface(use: UseCases, call: Call[None, NoQuery]) -> Answer:
     view = await use.inventory.interface(call.path["interface"])
-    return Answer(200, representations.interface(view, call.caller))
+    return Answer(200, show.interface(view, call.caller))
 
 
 ROUTES = [

@@ -2,8 +2,10 @@
 
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.views import NodeView, ReservationView
-from regiond.http import representations, shapes
-from regiond.http.bodies import Forcing, NewNode, NewNodeAddress, NodeChange, NoQuery, Page, Waiting
+from regiond.http.bodies.base import Forcing, NoQuery, Page, Waiting
+from regiond.http.bodies.nodes import NewNode, NewNodeAddress, NodeChange
+from regiond.http.representations import nodes as show
+from regiond.http.representations.reservations import reservation
 from regiond.http.routing import (
     BASE,
     CLAIMING,
@@ -17,6 +19,8 @@ from regiond.http.routing import (
     released,
     shown,
 )
+from regiond.http.shapes import nodes as shapes
+from regiond.http.shapes.reservations import Releasing, Reservation
 from regiond.http.use_cases import UseCases
 
 PATH = f"{BASE}/nodes"
@@ -38,16 +42,16 @@ async def create(use: UseCases, call: Call[NewNode, NoQuery]) -> Answer:
     view = await use.claims.create_node(
         call.context, hostname=body.hostname, macs=tuple(body.macs), owner=body.owner, comment=body.comment
     )
-    return created(representations.node(view), f"{PATH}/{_id(view)}")
+    return created(show.node(view), f"{PATH}/{_id(view)}")
 
 
 async def read_list(use: UseCases, call: Call[None, Page]) -> Answer:
     rows = await use.claims.list_nodes(call.context, filters={}, limit=call.query.limit + 1, after=call.query.after)
-    return page(call, rows, representations.node, _id)
+    return page(call, rows, show.node, _id)
 
 
 async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return shown(representations.node(await use.claims.node(call.context, call.path["node"])))
+    return shown(show.node(await use.claims.node(call.context, call.path["node"])))
 
 
 async def change(use: UseCases, call: Call[NodeChange, Waiting]) -> Answer:
@@ -55,12 +59,12 @@ async def change(use: UseCases, call: Call[NodeChange, Waiting]) -> Answer:
     if call.body.replaced_macs is not None:
         changes["replaced_macs"] = {each.old: each.new for each in call.body.replaced_macs}
     view = await use.edits.change_node(call.context, call.path["node"], changes=changes)
-    return shown(representations.node(view))
+    return shown(show.node(view))
 
 
 async def delete(use: UseCases, call: Call[None, Forcing]) -> Answer:
     still = await use.claims.delete_node(call.context, call.path["node"], force=call.query.force)
-    return released(still, lambda: {"releasing": [representations.reservation(view) for view in still]})
+    return released(still, lambda: {"releasing": [reservation(view) for view in still]})
 
 
 async def claim_address(use: UseCases, call: Call[NewNodeAddress, Waiting]) -> Answer:
@@ -76,24 +80,24 @@ async def claim_address(use: UseCases, call: Call[NewNodeAddress, Waiting]) -> A
         address=body.address,
         hostname=body.hostname,
     )
-    return created(representations.reservation(view), f"{call.url()}/{_reservation_id(view)}", new)
+    return created(reservation(view), f"{call.url()}/{_reservation_id(view)}", new)
 
 
 async def list_addresses(use: UseCases, call: Call[None, Page]) -> Answer:
     rows = await use.claims.list_node_addresses(call.context, call.path["node"])
-    return page_of_all(call, rows, representations.reservation, _reservation_id)
+    return page_of_all(call, rows, reservation, _reservation_id)
 
 
 async def read_address(use: UseCases, call: Call[None, NoQuery]) -> Answer:
     view = await use.claims.node_address(call.context, call.path["node"], call.path["reservation"])
-    return shown(representations.reservation(view))
+    return shown(reservation(view))
 
 
 async def release_address(use: UseCases, call: Call[None, Forcing]) -> Answer:
     still = await use.claims.release_node_address(
         call.context, call.path["node"], call.path["reservation"], force=call.query.force
     )
-    return released(still, lambda: representations.reservation(still[0]))
+    return released(still, lambda: reservation(still[0]))
 
 
 ROUTES = [
@@ -131,7 +135,7 @@ ROUTES = [
         query=Forcing,
         statuses=(204, 202),
         conditional=True,
-        releasing=shapes.Releasing,
+        releasing=Releasing,
     ),
     Route(
         "POST",
@@ -142,7 +146,7 @@ ROUTES = [
         NewNodeAddress,
         Waiting,
         (201, 200),
-        shows=shapes.Reservation,
+        shows=Reservation,
         refusals=CLAIMING,
     ),
     Route(
@@ -153,9 +157,9 @@ ROUTES = [
         "List a node's extra addresses",
         query=Page,
         list_of=Prefix.RESERVATION,
-        shows=shapes.Reservation,
+        shows=Reservation,
     ),
-    Route("GET", ADDRESS, read_address, Access.USER, "Read one extra address", shows=shapes.Reservation),
+    Route("GET", ADDRESS, read_address, Access.USER, "Read one extra address", shows=Reservation),
     Route(
         "DELETE",
         ADDRESS,
@@ -165,6 +169,6 @@ ROUTES = [
         query=Forcing,
         statuses=(204, 202),
         conditional=True,
-        releasing=shapes.Reservation,
+        releasing=Reservation,
     ),
 ]

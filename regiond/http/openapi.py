@@ -14,10 +14,10 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from regiond.domain.ids import ID_BITS, Prefix
-from regiond.http import shapes
-from regiond.http.bodies import Body, Change, Forcing, Query
+from regiond.http.bodies.base import Body, Change, Forcing, Query
 from regiond.http.problems import MEDIA_TYPE, PROBLEMS
 from regiond.http.routing import Access, Raw, Route
+from regiond.http.shapes.problems import Problem
 
 _REFERENCE: Final = "#/components/schemas/{model}"
 _CHANGING: Final = frozenset({"POST", "PATCH", "DELETE"})
@@ -209,7 +209,7 @@ def _tag(route: Route) -> str:
 
 def _schemas(routes: Iterable[Route]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    shown: list[Any] = [shapes.Problem]
+    shown: list[Any] = [Problem]
     for route in routes:
         if route.body is not None:
             found.update(_body_schemas(route.body))

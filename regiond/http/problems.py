@@ -10,7 +10,7 @@ from typing import Any, Final
 from regiond.domain.errors import Candidate, DomainError
 from regiond.domain.ranges import AddressRange
 from regiond.domain.reservations import Reservation
-from regiond.http import representations
+from regiond.http.representations.subnets import address_range
 from regiond.storage.errors import DatabaseUnavailable
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -117,7 +117,7 @@ def _plain(value: Any, show_holder: Callable[[Reservation], Any]) -> Any:
     if isinstance(value, Reservation):
         return show_holder(value)
     if isinstance(value, AddressRange):
-        return representations.address_range(value)
+        return address_range(value)
     if isinstance(value, Candidate):
         return asdict(value)
     if isinstance(value, list | tuple):

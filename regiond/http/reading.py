@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
 
-from regiond.http.bodies import Query
+from regiond.http.bodies.base import Query
 from regiond.http.problems import Problem, invalid
 
 MAX_ERRORS: Final = 50

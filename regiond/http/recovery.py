@@ -1,25 +1,27 @@
 """Recovery over HTTP: what was heard of the clusters, what became of it."""
 
-from regiond.http import representations, shapes
-from regiond.http.bodies import NoQuery, RecoveryBegin, RecoveryEnd
+from regiond.http.bodies.base import NoQuery
+from regiond.http.bodies.recovery import RecoveryBegin, RecoveryEnd
+from regiond.http.representations import recovery as show
 from regiond.http.routing import BASE, Access, Answer, Call, Route
+from regiond.http.shapes import recovery as shapes
 from regiond.http.use_cases import UseCases
 
 PATH = f"{BASE}/recovery"
 
 
 async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return Answer(200, representations.recovery(await use.recovery.recovery(call.context)))
+    return Answer(200, show.recovery(await use.recovery.recovery(call.context)))
 
 
 async def begin(use: UseCases, call: Call[RecoveryBegin, NoQuery]) -> Answer:
     view = await use.recovery.begin(call.context, reason=call.body.reason)
-    return Answer(200, representations.recovery(view))
+    return Answer(200, show.recovery(view))
 
 
 async def end(use: UseCases, call: Call[RecoveryEnd, NoQuery]) -> Answer:
     view = await use.recovery.end(call.context, force=call.body.force)
-    return Answer(200, representations.recovery(view))
+    return Answer(200, show.recovery(view))
 
 
 ROUTES = [

@@ -5,9 +5,11 @@ from datetime import timedelta
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import ReservationEdit
 from regiond.domain.views import ReservationView
-from regiond.http import representations, shapes
-from regiond.http.bodies import Forcing, NewReservation, NoQuery, ReservationChange, ReservationPage, Waiting
+from regiond.http.bodies.base import Forcing, NoQuery, Waiting
+from regiond.http.bodies.reservations import NewReservation, ReservationChange, ReservationPage
+from regiond.http.representations import reservations as show
 from regiond.http.routing import BASE, CLAIMING, SELECTING, Access, Answer, Call, Route, created, page, released, shown
+from regiond.http.shapes import reservations as shapes
 from regiond.http.use_cases import UseCases
 
 PATH = f"{BASE}/reservations"
@@ -34,11 +36,11 @@ async def create(use: UseCases, call: Call[NewReservation, Waiting]) -> Answer:
         expires_at=None if body.expires_in is None else call.now + timedelta(seconds=body.expires_in),
     )
     if body.count == 1:
-        return created(representations.reservation(views[0]), f"{PATH}/{_id(views[0])}", new)
+        return created(show.reservation(views[0]), f"{PATH}/{_id(views[0])}", new)
     group = views[0].reservation.group
     content = {
         "group": None if group is None else format_id(Prefix.GROUP, group),
-        "reservations": [representations.reservation(view) for view in views],
+        "reservations": [show.reservation(view) for view in views],
     }
     return created(content, None, new)
 
@@ -48,12 +50,12 @@ async def read_list(use: UseCases, call: Call[None, ReservationPage]) -> Answer:
     rows = await use.claims.list_reservations(
         call.context, filters=query.filters, limit=query.limit + 1, after=query.after
     )
-    return page(call, rows, representations.reservation, _id)
+    return page(call, rows, show.reservation, _id)
 
 
 async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:
     view = await use.claims.reservation(call.context, call.path["reservation"])
-    return shown(representations.reservation(view))
+    return shown(show.reservation(view))
 
 
 async def change(use: UseCases, call: Call[ReservationChange, Waiting]) -> Answer:
@@ -67,12 +69,12 @@ async def change(use: UseCases, call: Call[ReservationChange, Waiting]) -> Answe
         seconds = given["expires_in"]
         changes["expires_at"] = None if seconds is None else call.now + timedelta(seconds=seconds)
     view = await use.edits.change_reservation(call.context, call.path["reservation"], changes=changes)
-    return shown(representations.reservation(view))
+    return shown(show.reservation(view))
 
 
 async def release(use: UseCases, call: Call[None, Forcing]) -> Answer:
     still = await use.claims.release_reservation(call.context, call.path["reservation"], force=call.query.force)
-    return released(still, lambda: representations.reservation(still[0]))
+    return released(still, lambda: show.reservation(still[0]))
 
 
 ROUTES = [

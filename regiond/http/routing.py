@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote, unquote_to_bytes, urlencode
 
 from regiond.domain.ids import Prefix
-from regiond.http.bodies import Body, NoQuery, Page, Query
+from regiond.http.bodies.base import Body, NoQuery, Page, Query
 from regiond.http.use_cases import UseCases
 from regiond.requests import Caller, RequestContext
 

@@ -2,9 +2,12 @@
 
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.ranges import AddressRange
-from regiond.http import representations, shapes
-from regiond.http.bodies import Available, ForcingRange, NewRange, NoQuery, Page, RangeChange, SubnetChange
+from regiond.http.bodies.base import NoQuery, Page
+from regiond.http.bodies.subnets import Available, ForcingRange, NewRange, RangeChange, SubnetChange
+from regiond.http.representations import subnets as show
 from regiond.http.routing import BASE, SELECTING, Access, Answer, Call, Route, created, page_of_all, shown
+from regiond.http.shapes import subnets as shapes
+from regiond.http.shapes.values import Address
 from regiond.http.use_cases import UseCases
 
 PATH = f"{BASE}/subnets"
@@ -20,20 +23,20 @@ def _range_id(held: AddressRange) -> str:
 
 async def read_list(use: UseCases, call: Call[None, Page]) -> Answer:
     rows = await use.inventory.subnets()
-    return page_of_all(call, rows, representations.subnet, lambda view: format_id(Prefix.SUBNET, view.id))
+    return page_of_all(call, rows, show.subnet, lambda view: format_id(Prefix.SUBNET, view.id))
 
 
 async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return shown(representations.subnet(await use.inventory.subnet(call.path["subnet"])))
+    return shown(show.subnet(await use.inventory.subnet(call.path["subnet"])))
 
 
 async def change(use: UseCases, call: Call[SubnetChange, NoQuery]) -> Answer:
     view = await use.subnets.change_subnet(call.context, call.path["subnet"], **call.body.given)
-    return shown(representations.subnet(view))
+    return shown(show.subnet(view))
 
 
 async def read_utilisation(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return Answer(200, representations.utilisation(await use.subnets.utilisation(call.path["subnet"])))
+    return Answer(200, show.utilisation(await use.subnets.utilisation(call.path["subnet"])))
 
 
 async def read_available(use: UseCases, call: Call[None, Available]) -> Answer:
@@ -42,7 +45,7 @@ async def read_available(use: UseCases, call: Call[None, Available]) -> Answer:
 
 async def list_ranges(use: UseCases, call: Call[None, Page]) -> Answer:
     rows = await use.subnets.list_ranges(call.path["subnet"])
-    return page_of_all(call, rows, representations.address_range, _range_id)
+    return page_of_all(call, rows, show.address_range, _range_id)
 
 
 async def add_range(use: UseCases, call: Call[NewRange, ForcingRange]) -> Answer:
@@ -56,18 +59,18 @@ async def add_range(use: UseCases, call: Call[NewRange, ForcingRange]) -> Answer
         comment=body.comment,
         force=call.query.force,
     )
-    return created(representations.address_range(made), f"{call.url()}/{_range_id(made)}")
+    return created(show.address_range(made), f"{call.url()}/{_range_id(made)}")
 
 
 async def read_range(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return shown(representations.address_range(await use.subnets.range(call.path["subnet"], call.path["range"])))
+    return shown(show.address_range(await use.subnets.range(call.path["subnet"], call.path["range"])))
 
 
 async def change_range(use: UseCases, call: Call[RangeChange, ForcingRange]) -> Answer:
     changed = await use.subnets.change_range(
         call.context, call.path["subnet"], call.path["range"], changes=call.body.given, force=call.query.force
     )
-    return shown(representations.address_range(changed))
+    return shown(show.address_range(changed))
 
 
 async def remove_range(use: UseCases, call: Call[None, NoQuery]) -> Answer:
@@ -76,12 +79,12 @@ async def remove_range(use: UseCases, call: Call[None, NoQuery]) -> Answer:
 
 
 async def check(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return Answer(200, representations.check_report(await use.subnets.check(call.context, call.path["subnet"])))
+    return Answer(200, show.check_report(await use.subnets.check(call.context, call.path["subnet"])))
 
 
 async def repair(use: UseCases, call: Call[None, NoQuery]) -> Answer:
     """What a check finds after the repair."""
-    return Answer(200, representations.check_report(await use.subnets.repair(call.context, call.path["subnet"])))
+    return Answer(200, show.check_report(await use.subnets.repair(call.context, call.path["subnet"])))
 
 
 ROUTES = [
@@ -116,7 +119,7 @@ ROUTES = [
         Access.USER,
         "The lowest free addresses",
         query=Available,
-        shows=list[shapes.Address],
+        shows=list[Address],
         refusals=SELECTING,
     ),
     Route(

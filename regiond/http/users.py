@@ -4,9 +4,11 @@ from datetime import timedelta
 
 from regiond.domain.accounts import AccountView, TokenView
 from regiond.domain.ids import Prefix, format_id
-from regiond.http import representations, shapes
-from regiond.http.bodies import AccountChange, NewAccount, NewTokenBody, NoQuery, Page, TokenPage
+from regiond.http.bodies.base import NoQuery, Page
+from regiond.http.bodies.users import AccountChange, NewAccount, NewTokenBody, TokenPage
+from regiond.http.representations import users as show
 from regiond.http.routing import BASE, Access, Answer, Call, Route, created, page, shown
+from regiond.http.shapes import users as shapes
 from regiond.http.use_cases import UseCases
 
 USERS = f"{BASE}/users"
@@ -25,21 +27,21 @@ def _token_id(view: TokenView) -> str:
 
 async def create_user(use: UseCases, call: Call[NewAccount, NoQuery]) -> Answer:
     view = await use.accounts.create_account(call.context, name=call.body.name, role=call.body.role)
-    return created(representations.account(view), f"{USERS}/{_account_id(view)}")
+    return created(show.account(view), f"{USERS}/{_account_id(view)}")
 
 
 async def list_users(use: UseCases, call: Call[None, Page]) -> Answer:
     rows = await use.accounts.list_accounts(call.context, limit=call.query.limit + 1, after=call.query.after)
-    return page(call, rows, representations.account, _account_id)
+    return page(call, rows, show.account, _account_id)
 
 
 async def read_user(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return shown(representations.account(await use.accounts.account(call.context, call.path["user"])))
+    return shown(show.account(await use.accounts.account(call.context, call.path["user"])))
 
 
 async def change_user(use: UseCases, call: Call[AccountChange, NoQuery]) -> Answer:
     view = await use.accounts.change_account(call.context, call.path["user"], changes=call.body.given)
-    return shown(representations.account(view))
+    return shown(show.account(view))
 
 
 async def create_token(use: UseCases, call: Call[NewTokenBody, NoQuery]) -> Answer:
@@ -52,18 +54,18 @@ async def create_token(use: UseCases, call: Call[NewTokenBody, NoQuery]) -> Answ
         read_only=body.read_only,
         expires_at=None if body.expires_in is None else call.now + timedelta(seconds=body.expires_in),
     )
-    content = {**representations.token(made.token), "token": made.text}
+    content = {**show.token(made.token), "token": made.text}
     return created(content, f"{TOKENS}/{_token_id(made.token)}")
 
 
 async def list_tokens(use: UseCases, call: Call[None, TokenPage]) -> Answer:
     query = call.query
     rows = await use.accounts.list_tokens(call.context, account=query.account, limit=query.limit + 1, after=query.after)
-    return page(call, rows, representations.token, _token_id)
+    return page(call, rows, show.token, _token_id)
 
 
 async def read_token(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return shown(representations.token(await use.accounts.token(call.context, call.path["token"])))
+    return shown(show.token(await use.accounts.token(call.context, call.path["token"])))
 
 
 async def revoke_token(use: UseCases, call: Call[None, NoQuery]) -> Answer:

@@ -9,7 +9,7 @@ import jsonschema_rs
 import pytest
 import pytest_twisted
 
-from regiond.http.bodies import Body
+from regiond.http.bodies.base import Body
 from regiond.http.openapi import refusals
 from regiond.http.problems import PROBLEMS
 from regiond.http.reading import read_body

@@ -1,0 +1,31 @@
+"""What is sent about clusters and their interfaces."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from regiond.http.bodies.base import Body, Page, Query
+from regiond.http.fields import Flag, SelectorText, Whole
+
+MAX_ENROLMENT_SECONDS = 7 * 86400
+
+
+class NewEnrolmentBody(Body):
+    """A one-time token for a cluster; an hour by default."""
+
+    examples: ClassVar[Mapping[str, Any]] = {"a day": {"expires_in": 86400}}
+
+    expires_in: Annotated[int, Field(ge=60, le=MAX_ENROLMENT_SECONDS), Whole] | None = None
+
+
+class Forgetting(Query):
+    """Forget a cluster that may still serve host maps: its DHCP server is off for good, says the admin."""
+
+    dhcp_is_off: Flag = False
+
+
+class InterfacePage(Page):
+    """With `selector`, only the cluster interfaces that it names."""
+
+    selector: SelectorText | None = None

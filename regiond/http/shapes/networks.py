@@ -1,0 +1,81 @@
+"""What clusters and their interfaces look like."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from regiond.http.shapes.values import (
+    Address,
+    Cidr,
+    ClusterId,
+    ClusterInterfaceId,
+    ClusterName,
+    Count,
+    Mac,
+    Moment,
+    Shape,
+    SubnetId,
+)
+
+
+class ClusterSubnet(Shape):
+    """What a cluster has of a subnet: `pending` generations are on their way."""
+
+    id: SubnetId
+    cidr: Cidr
+    role: Annotated[str, Field(json_schema_extra={"enum": ["serving", "draining", "former"]})]
+    desired_generation: Count
+    accepted_generation: Count
+    applied_generation: Count
+    pending: int
+    error: str | None
+    since: Moment
+
+
+class Cluster(Shape):
+    """A site as the region knows it."""
+
+    id: ClusterId
+    name: str
+    vrf: str
+    hostname: str
+    backend: str
+    software_version: str
+    connected: bool
+    connected_since: Moment | None
+    last_heard: Moment | None
+    enrolled: Moment | None
+    certificate_expires: Moment | None
+    revoked: Moment | None
+    turns_seen: Moment | None
+    subnets: list[ClusterSubnet]
+
+
+class Enrolment(Shape):
+    """How a cluster of this name enrols. The token is shown this once."""
+
+    name: str
+    token: str | None
+    expires_at: Moment
+    endpoint: str
+    fingerprint: str
+    command: str
+
+
+class ClusterInterface(Shape):
+    """One NIC of a cluster controller on one subnet."""
+
+    id: ClusterInterfaceId
+    cluster: ClusterName
+    nic: str
+    cidr: Cidr
+    vrf: str
+    subnet: SubnetId | None
+    addresses: list[Address]
+    gateways: list[Address]
+    mac: Annotated[Mac | None, Field(description="for admins")]
+    kind: str
+    vlan: int | None
+    up: bool
+    present: bool
+    serving: Annotated[str, Field(json_schema_extra={"enum": ["serving", "shared-subnet", "conflict"]})]

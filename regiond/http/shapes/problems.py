@@ -1,0 +1,51 @@
+"""What errors look like."""
+
+from typing import Literal, NotRequired
+
+from regiond.http.shapes.reservations import HeldByAnother, Record
+from regiond.http.shapes.subnets import Range
+from regiond.http.shapes.values import Cidr, Count, Etag, Shape
+
+
+class Mistake(Shape):
+    """`pointer`: a JSON pointer into the body, `?name` of the query, or the name of a header."""
+
+    pointer: str
+    detail: str
+
+
+class Candidate(Shape):
+    id: str
+    cluster: str | None
+    nic: str | None
+    cidr: Cidr
+    vrf: str
+
+
+class Problem(Shape):
+    """What went wrong (RFC 9457). `type` is stable; the members after `request_id` belong to some types only."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: NotRequired[list[Mistake]]
+    position: NotRequired[int]
+    selector: NotRequired[str]
+    candidates: NotRequired[list[Candidate]]
+    subnets: NotRequired[list[str]]
+    holder: NotRequired[Record | HeldByAnother | None]
+    location: NotRequired[str]
+    etag: NotRequired[Etag]
+    range: NotRequired[Range]
+    reservations: NotRequired[list[Record | HeldByAnother]]
+    count: NotRequired[Count]
+    scope: NotRequired[Literal["account", "subnet"]]
+    limit: NotRequired[Count]
+    used: NotRequired[int]
+    wanted: NotRequired[Count]
+    max_bytes: NotRequired[Count]
+    reference: NotRequired[str]
+    shortcomings: NotRequired[list[str]]
+    outcome_unknown: NotRequired[bool]
