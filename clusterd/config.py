@@ -12,7 +12,7 @@ backend = "file"                           # or "dnsmasq", "isc", "kea"
 hosts_file = "/var/lib/hostmap/cluster/dhcp-hosts"
 hosts_directory = "/var/lib/hostmap/cluster/dhcp-hosts.new"   # where dnsmasq learns of additions
 pid_file = "/run/dnsmasq/dnsmasq.pid"      # dnsmasq's, to tell it of changes
-                                           # or "isc": see clusterd.dhcp.isc_settings
+                                           # or "isc": see clusterd.dhcp.isc.settings
 
 [topology]
 ignore = ["ib*"]                           # NICs not to report, as shell patterns
@@ -28,7 +28,7 @@ from pydantic import AfterValidator, Field
 from clusterd.daemon.config_file import AbsolutePath, Strict
 from clusterd.daemon.endpoints import LinkAddress, LinkAddressSetting, TlsAddress, UnixAddress
 from clusterd.dhcp.backends import DhcpSettings
-from clusterd.dhcp.file_settings import FileSettings
+from clusterd.dhcp.file.settings import FileSettings
 from clusterd.protocol.values import parse_name
 
 DEFAULT_STATE_DIRECTORY = Path("/var/lib/hostmap/cluster")

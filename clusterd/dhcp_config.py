@@ -18,9 +18,9 @@ from urllib.parse import quote, urlsplit
 from clusterd.config import ClusterSettings
 from clusterd.daemon.config_file import ConfigError, read_secret
 from clusterd.dhcp.backends import hosts_of_dnsmasq
-from clusterd.dhcp.dnsmasq_settings import DnsmasqSettings
+from clusterd.dhcp.dnsmasq.settings import DnsmasqSettings
 from clusterd.dhcp.fragments import SiteNetwork, dnsmasq_fragment, isc_fragment, kea_fragment
-from clusterd.dhcp.isc_settings import IscSettings
+from clusterd.dhcp.isc.settings import IscSettings
 from clusterd.dhcp.kea.settings import KeaSettings
 from clusterd.join import usual_settings
 from clusterd.netlink import open_netlink, snapshot

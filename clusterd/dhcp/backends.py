@@ -11,11 +11,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from clusterd.dhcp.backend import Backend
-from clusterd.dhcp.dnsmasq_settings import DnsmasqSettings
-from clusterd.dhcp.file_settings import FileSettings
+from clusterd.dhcp.dnsmasq.settings import DnsmasqSettings
+from clusterd.dhcp.file.settings import FileSettings
 from clusterd.dhcp.first_contact import Look, NothingToRead, ServerReader
 from clusterd.dhcp.host_system import run_in_threads_of
-from clusterd.dhcp.isc_settings import IscSettings
+from clusterd.dhcp.isc.settings import IscSettings
 from clusterd.dhcp.kea.settings import KeaSettings
 
 HOSTS_FILE = "dhcp-hosts"
@@ -46,17 +46,17 @@ def make_backend(settings: ServerSettings, state_directory: Path, reactor: Any) 
     """
     match settings:
         case FileSettings():
-            from clusterd.dhcp.file import FileBackend
+            from clusterd.dhcp.file.backend import FileBackend
 
             path = settings.hosts_file or state_directory / HOSTS_FILE
             return FileBackend(path, run_in_thread=run_in_threads_of(reactor))
         case DnsmasqSettings():
-            from clusterd.dhcp.dnsmasq import dnsmasq_backend
+            from clusterd.dhcp.dnsmasq.backend import dnsmasq_backend
 
             path, directory = hosts_of_dnsmasq(settings, state_directory)
             return dnsmasq_backend(path, directory, settings.pid_file, reactor)
         case IscSettings():
-            from clusterd.dhcp.isc import isc_backend
+            from clusterd.dhcp.isc.backend import isc_backend
 
             return isc_backend(settings, reactor)
         case KeaSettings():
@@ -75,13 +75,13 @@ def make_reader(settings: ServerSettings, state_directory: Path, look: Look, rea
         case FileSettings():
             return NothingToRead()
         case DnsmasqSettings():
-            from clusterd.dhcp.dnsmasq_contact import DnsmasqReader
+            from clusterd.dhcp.dnsmasq.contact import DnsmasqReader
 
             ours = hosts_of_dnsmasq(settings, state_directory)
             return DnsmasqReader(settings.pid_file, settings.configuration_file, ours, look, run_in_thread)
         case IscSettings():
-            from clusterd.dhcp.dhcpd_contact import DhcpdReader
-            from clusterd.dhcp.isc_hosts import is_ours
+            from clusterd.dhcp.isc.contact import DhcpdReader
+            from clusterd.dhcp.isc.hosts import is_ours
 
             ipv6 = settings.ipv6
             return DhcpdReader(
@@ -92,8 +92,8 @@ def make_reader(settings: ServerSettings, state_directory: Path, look: Look, rea
                 run_in_thread,
             )
         case KeaSettings():
+            from clusterd.dhcp.kea.contact import KeaReader
             from clusterd.dhcp.kea.reservations import is_ours as is_our_reservation
-            from clusterd.dhcp.kea_contact import KeaReader
 
             configurations = [settings.dhcp4_config] if settings.dhcp4_socket else []
             configurations += [settings.dhcp6_config] if settings.dhcp6_socket else []

@@ -8,8 +8,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Final
 
-from clusterd.dhcp.dnsmasq_settings import DnsmasqSettings
-from clusterd.dhcp.isc_settings import IscSettings
+from clusterd.dhcp.dnsmasq.settings import DnsmasqSettings
+from clusterd.dhcp.isc.settings import IscSettings
 from clusterd.dhcp.kea.include_text import file_name
 from clusterd.dhcp.kea.settings import KeaSettings, Way
 from clusterd.protocol.addresses import Family

@@ -11,7 +11,7 @@ from psycopg2 import extensions
 from twisted.internet.threads import deferToThread
 
 from clusterd.dhcp.backend import Backend
-from clusterd.dhcp.dnsmasq import dnsmasq_backend
+from clusterd.dhcp.dnsmasq.backend import dnsmasq_backend
 from clusterd.dhcp.kea.backend import kea_backend
 from tests.lab.dhcpd import dhcpd
 from tests.lab.kea import SCRIPTS, KeaServers, kea

@@ -9,10 +9,10 @@ from clusterd.config import ClusterSettings
 from clusterd.daemon.config_file import ConfigError, load, validate
 from clusterd.daemon.endpoints import TlsAddress, UnixAddress
 from clusterd.dhcp.backends import make_backend
-from clusterd.dhcp.dnsmasq_settings import DnsmasqSettings
-from clusterd.dhcp.file import FileBackend
-from clusterd.dhcp.file_settings import FileSettings
-from clusterd.dhcp.isc_settings import IscSettings
+from clusterd.dhcp.dnsmasq.settings import DnsmasqSettings
+from clusterd.dhcp.file.backend import FileBackend
+from clusterd.dhcp.file.settings import FileSettings
+from clusterd.dhcp.isc.settings import IscSettings
 
 
 def test_an_empty_file_is_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

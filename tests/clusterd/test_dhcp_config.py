@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from clusterd import dhcp_config
-from clusterd.dhcp.dhcpd_contact import DhcpdReader
-from clusterd.dhcp.dnsmasq_contact import DnsmasqReader
+from clusterd.dhcp.dnsmasq.contact import DnsmasqReader
 from clusterd.dhcp.first_contact import ServerReader
 from clusterd.dhcp.host_system import run_at_once
-from clusterd.dhcp.kea_contact import KeaReader
+from clusterd.dhcp.isc.contact import DhcpdReader
+from clusterd.dhcp.kea.contact import KeaReader
 from clusterd.protocol.values import InterfaceReport
 from tests.clusterd.dhcp.checkers import check
 from tests.clusterd.dhcp.samples import pools

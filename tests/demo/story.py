@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from clusterd.dhcp.dnsmasq_lines import parse
+from clusterd.dhcp.host_lines import parse
 from tests.demo.api import Api
 from tests.demo.processes import DemoFailed, output_of
 from tests.demo.site import CLUSTER

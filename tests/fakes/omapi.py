@@ -11,8 +11,8 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from clusterd.dhcp.isc_key import OmapiKey
-from clusterd.dhcp.omapi import HmacSha256
+from clusterd.dhcp.isc.key import OmapiKey
+from clusterd.dhcp.isc.omapi import HmacSha256
 
 _HANDLE = 77
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from twisted.internet.task import Clock, deferLater
 
 from clusterd.dhcp.backend import BackendError
-from clusterd.dhcp.dnsmasq_lines import parse
+from clusterd.dhcp.host_lines import parse
 from clusterd.dhcp.signalled_server import RunningServer
 from clusterd.protocol.values import HostMap
 

@@ -11,8 +11,8 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from clusterd.dhcp.isc import IscBackend, isc_backend
-from clusterd.dhcp.isc_settings import Ipv6Settings, IscSettings
+from clusterd.dhcp.isc.backend import IscBackend, isc_backend
+from clusterd.dhcp.isc.settings import Ipv6Settings, IscSettings
 from tests.lab.endpoints import EndpointInNamespace
 from tests.lab.namespaces import LaboratoryError, Network, within
 from tests.lab.servers import ProcessIdentity, wait_until

@@ -10,7 +10,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from clusterd.dhcp.isc import IscBackend
+from clusterd.dhcp.isc.backend import IscBackend
 from tests.lab import namespaces
 from tests.lab.clients import missing_clients
 from tests.lab.dhcpd import DhcpdServer, dhcpd

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import react
 
-from clusterd.dhcp.dnsmasq_lines import parse
+from clusterd.dhcp.host_lines import parse
 from clusterd.dhcp.host_system import FileVersion
 from clusterd.protocol.values import HostMap, IdentifierKind
 from tests.lab.dhcp_messages import NO_ADDRESS, Kind, Message, Option, decode

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
 
-from clusterd.dhcp.file import FileBackend
+from clusterd.dhcp.file.backend import FileBackend
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
 from tests.lab.dhcp_messages import Answer, Kind, Message, Option, decode
 from tests.lab.relay_client import RelayClient

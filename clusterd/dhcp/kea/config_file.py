@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from clusterd.dhcp.kea_config import parse
+from clusterd.dhcp.kea.findings import parse
 
 
 class ConfigFileError(ValueError):

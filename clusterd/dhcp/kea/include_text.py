@@ -3,8 +3,8 @@
 import json
 from collections.abc import Collection
 
+from clusterd.dhcp.kea.findings import plain_json
 from clusterd.dhcp.kea.reservations import reservation
-from clusterd.dhcp.kea_config import plain_json
 from clusterd.protocol.addresses import Family, pack_address
 from clusterd.protocol.values import HostMap
 

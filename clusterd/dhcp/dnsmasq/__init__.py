@@ -1,0 +1,1 @@
+"""dnsmasq: a hosts file, a directory that it watches, and SIGHUP."""

@@ -1,0 +1,380 @@
+"""The backend `dnsmasq`: host maps in its `dhcp-hostsfile`, additions also by its `dhcp-hostsdir`; IPv4 and IPv6.
+
+# Note [Two ways to dnsmasq]
+The hosts file always says everything: it is what a dnsmasq that starts reads, and what is read back. dnsmasq reads it
+again on SIGHUP only, and answers nobody meanwhile. Parsing IPv4 lines costs the square of their number (0.01 s at
+1,000 lines, 0.15 s at 10,000, 3.8 s at 50,000; IPv6 lines are linear). Hence a limit, a warning, and a pause between
+SIGHUPs that follows the last parse.
+
+Additions do not have to wait for that. dnsmasq watches the hosts directory and reads a new file there within a
+millisecond, without forgetting anything: the lines of new addresses are shown to it in a file of their own, then
+written to the hosts file, and then that file is taken away again, which dnsmasq does not notice. It never takes back
+what it has read, and the first host map of an address wins (`duplicate dhcp-host IP address`). So removals, moves and
+changes of a line are a SIGHUP, and so is everything whose effect is not certain: a step that failed, a process of
+dnsmasq or of ours that is new. Whatever step a crash comes after, the hosts file and a SIGHUP put it right.
+
+dnsmasq cannot be asked what it holds. A change counts as in effect when the process that runs has read the file's
+present version to its end (see `clusterd.dhcp.signalled_server`); until then every call tries again.
+"""
+
+import os
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import DeferredLock
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from clusterd.dhcp.backend import BackendError, Rejection
+from clusterd.dhcp.dnsmasq.leases import stale_leases
+from clusterd.dhcp.dnsmasq.own_settings import Configuration, read_configuration, settings_obstacles
+from clusterd.dhcp.dnsmasq.release import LeaseEnding
+from clusterd.dhcp.file.backend import FileBackend
+from clusterd.dhcp.host_lines import OWNER_MARK, parse_line
+from clusterd.dhcp.host_system import (
+    READABLE_BY_ALL,
+    FileVersion,
+    RunInThread,
+    run_at_once,
+    run_in_threads_of,
+    writing_obstacles,
+)
+from clusterd.dhcp.signalled_server import RunningServer, ServerWithPidFile, SignalledServer
+from clusterd.protocol.values import HostMap
+
+MAX_HOST_MAPS = 50_000
+MANY_IPV4_HOST_MAPS = 20_000
+MAX_SHOWN = 100  # lines shown in one file: each is compared with all that dnsmasq has
+SHORTEST_PAUSE_SECONDS = 0.25
+PAUSE_PER_PARSE = 4.0  # dnsmasq is deaf for at most a fifth of the time, whatever the rate of changes
+READ_TIMEOUT_SECONDS = 20.0
+SHOW_TIMEOUT_SECONDS = 5.0
+SHOWN_PREFIX = "hostmap-"
+
+_log = Logger()
+
+
+class DnsmasqBackend:
+    """One dnsmasq that reads `hosts_file` and watches `hosts_directory`; see Note [Two ways to dnsmasq]."""
+
+    name = "dnsmasq"
+
+    def __init__(
+        self,
+        hosts_file: Path,
+        hosts_directory: Path,
+        server: SignalledServer,
+        clock: IReactorTime,
+        leases: LeaseEnding,
+        *,
+        run_in_thread: RunInThread = run_at_once,
+        max_host_maps: int = MAX_HOST_MAPS,
+        read_timeout: float = READ_TIMEOUT_SECONDS,
+        show_timeout: float = SHOW_TIMEOUT_SECONDS,
+    ) -> None:
+        self._file = FileBackend(hosts_file, run_in_thread=run_in_thread, max_host_maps=max_host_maps)
+        self.capabilities = self._file.capabilities
+        self._hosts_file = hosts_file
+        self._hosts_directory = hosts_directory
+        self._server = server
+        self._clock = clock
+        self._leases = leases
+        self._run_in_thread = run_in_thread
+        self._read_timeout = read_timeout
+        self._show_timeout = show_timeout
+        self._one_at_a_time = DeferredLock()
+        self._in_effect: tuple[FileVersion, RunningServer] | None = None
+        self._configured: tuple[RunningServer, Configuration] | None = None
+        self._blind: RunningServer | None = None  # it did not see what it was shown
+        self._shown = 0
+        self._next_reload = 0.0
+        self._many = False
+        self._told: tuple[str, ...] = ()
+
+    async def check(self) -> list[str]:
+        """What is missing, one sentence each. Tries it out: dnsmasq is made to read the file that there is."""
+        obstacles = await self._file.check()
+        if obstacles:
+            return obstacles
+        try:
+            async with self._turn():
+                server = self._server.find()
+                host_maps = await self._file.parsed()
+                obstacles = await self._settings_obstacles(server, host_maps)
+                if (await self._configuration(server)).reads("dhcp-hostsdir", self._hosts_directory):
+                    shown = self._hosts_directory / SHOWN_PREFIX
+                    obstacles += await self._run_in_thread(lambda: writing_obstacles(shown))
+                version = await self._file.version()
+                if version is not None and self._in_effect != (version, server):
+                    await self._reload(server)
+                await self._leases.read((await self._configuration(server)).lease_file)
+        except BackendError as error:
+            obstacles.append(f"{error}.")
+        return obstacles
+
+    async def read(self) -> frozenset[HostMap]:
+        """What the file says, once dnsmasq has read it, without what dnsmasq refuses. Raises BackendError."""
+        async with self._turn():
+            host_maps = await self._file.read()
+            self._warn_of_many()
+            await self._bring_into_effect()
+            server = self._server.find()
+            self._tell_obstacles(await self._settings_obstacles(server, host_maps))
+            return host_maps.difference(_refused(await self._configuration(server), host_maps))
+
+    async def apply(self, removed: Collection[HostMap], added: Collection[HostMap]) -> tuple[Rejection, ...]:
+        """See Backend. The file is written also when dnsmasq is away: it reads it when it comes."""
+        async with self._turn():
+            refused = await self._refused_by_server(added)
+            wanted = [host_map for host_map in added if host_map not in refused]
+            shown_to = await self._show(removed, wanted)
+            rejections = await self._file.apply([*removed, *refused], wanted)
+            self._warn_of_many()
+            if shown_to is not None:
+                await self._is_shown_to(shown_to)
+            await self._bring_into_effect()
+            return (*rejections, *_rejections(refused))
+
+    async def replace(self, host_maps: Collection[HostMap]) -> tuple[Rejection, ...]:
+        """See Backend."""
+        async with self._turn():
+            refused = await self._refused_by_server(host_maps)
+            rejections = await self._file.replace([host_map for host_map in host_maps if host_map not in refused])
+            self._warn_of_many()
+            await self._bring_into_effect()
+            return (*rejections, *_rejections(refused))
+
+    async def verify(self, host_maps: Collection[HostMap]) -> frozenset[HostMap]:
+        """Which of these the file has, once dnsmasq has read it. Raises BackendError."""
+        async with self._turn():
+            present = await self._file.verify(host_maps)
+            await self._bring_into_effect()
+            return present
+
+    async def release(self, removed: Collection[HostMap]) -> None:
+        """End the leases of former owners, in their name; one that stays is logged. Raises BackendError."""
+        async with self._turn():
+            configuration = await self._configuration(self._server.find())
+            try:
+                known = await self._leases.read(configuration.lease_file)
+            except BackendError as error:  # the removal is in effect all the same
+                _log.warn("leases of former clients stay: {reason}", event="dnsmasq.leases-unread", reason=str(error))
+                return
+            at = await self._file.at([lease.address for lease in known.leases])
+            stale = stale_leases(known.leases, removed, lambda address: at[address], configuration.only_static)
+            if stale:
+                await self._leases.end(stale, known.server_duid, configuration.lease_file)
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        await self._one_at_a_time.acquire()
+        try:
+            yield
+        finally:
+            self._one_at_a_time.release()
+
+    # ---- the hosts directory ----
+
+    async def _show(self, removed: Collection[HostMap], added: Collection[HostMap]) -> RunningServer | None:
+        """Have dnsmasq serve what is new at once, where it can. Answers who does, if that is the whole change."""
+        in_effect = self._in_effect
+        if in_effect is None or in_effect[1] == self._blind or len(added) > MAX_SHOWN:
+            return None
+        if in_effect != (await self._file.version(), self._running()):
+            return None
+        if not (await self._configuration(in_effect[1])).reads("dhcp-hostsdir", self._hosts_directory):
+            return None
+        lines = await self._file.lines_of_new(added)
+        if not lines or self._file.count(4) + self._file.count(6) + len(lines) > self.capabilities.max_host_maps:
+            return None
+        already = await self._file.verify({*removed, *added})
+        self._in_effect = None  # dnsmasq has what the file has not, until the file is written
+        self._shown += 1
+        hidden = self._hosts_directory / f".{SHOWN_PREFIX}{self._shown}"
+        shown = self._hosts_directory / f"{SHOWN_PREFIX}{self._shown}"
+        try:
+            await self._run_in_thread(lambda: _write(hidden, lines))
+            await self._server.show(in_effect[1], hidden, shown, self._show_timeout)
+        except BackendError as error:
+            self._blind = in_effect[1]
+            _log.warn(
+                "additions wait for SIGHUP from now on: {reason}",
+                event="dnsmasq.directory-unread",
+                path=str(self._hosts_directory),
+                reason=str(error),
+            )
+            return None
+        whole = not already.intersection(removed) and len(lines) == len(set(added) - already)
+        return in_effect[1] if whole else None
+
+    async def _is_shown_to(self, server: RunningServer) -> None:
+        """The file is written, and says what this process has: nothing else is needed."""
+        version = await self._file.version()
+        await self._run_in_thread(lambda: _take_away(self._hosts_directory))
+        self._in_effect = None if version is None else (version, server)
+
+    # ---- SIGHUP ----
+
+    async def _bring_into_effect(self) -> None:
+        """See to it that the dnsmasq that runs has what the file says; nothing to do where that is known."""
+        version = await self._file.version()
+        if version is None:  # dnsmasq keeps what it has read from a file that is gone; it does not from an empty one
+            await self._file.replace(())
+            version = await self._file.version()
+        server = self._server.find()
+        if version is None or self._in_effect == (version, server):
+            return
+        self._in_effect = None
+        await self._run_in_thread(lambda: _take_away(self._hosts_directory))
+        await self._reload(server)
+        self._in_effect = (version, server)
+
+    async def _reload(self, server: RunningServer) -> None:
+        await self._pause()
+        try:
+            seconds = await self._server.reload(server, self._hosts_file, self._read_timeout)
+        except BackendError as error:
+            why = self._server.why_unreadable(server, self._hosts_file)
+            raise error if why is None else BackendError(f"{error} {why.removesuffix('.')}") from None
+        self._next_reload = self._clock.seconds() + max(SHORTEST_PAUSE_SECONDS, PAUSE_PER_PARSE * seconds)
+        _log.debug(
+            "dnsmasq has read {path} in {seconds} s",
+            event="dnsmasq.reloaded",
+            path=str(self._hosts_file),
+            pid=server.pid,
+            seconds=round(seconds, 4),
+        )
+
+    async def _pause(self) -> None:
+        wait = self._next_reload - self._clock.seconds()
+        if wait > 0:
+            await deferLater(self._clock, wait)
+
+    def _running(self) -> RunningServer | None:
+        try:
+            return self._server.find()
+        except BackendError:
+            return None
+
+    # ---- dnsmasq's own settings ----
+
+    async def _configuration(self, server: RunningServer) -> Configuration:
+        """What this process was told at its start."""
+        if self._configured is None or self._configured[0] != server:
+            words = self._server.command_line(server)
+            configuration = await self._run_in_thread(lambda: read_configuration(words))
+            self._configured = (server, configuration)
+            if not configuration.reads("dhcp-hostsdir", self._hosts_directory):
+                _log.info(
+                    "additions wait for SIGHUP: with dhcp-hostsdir={path} dnsmasq would take them at once",
+                    event="dnsmasq.no-hosts-directory",
+                    path=str(self._hosts_directory),
+                )
+        return self._configured[1]
+
+    async def _refused_by_server(self, added: Collection[HostMap]) -> dict[HostMap, str]:
+        server = self._running()  # what one that is away refuses is found at its return
+        return {} if server is None else _refused(await self._configuration(server), added)
+
+    async def _settings_obstacles(self, server: RunningServer, host_maps: Collection[HostMap]) -> list[str]:
+        configuration = await self._configuration(server)
+        return await self._run_in_thread(
+            lambda: settings_obstacles(configuration, self._hosts_file, [one.address for one in host_maps])
+        )
+
+    def _tell_obstacles(self, obstacles: Collection[str]) -> None:
+        for obstacle in obstacles:
+            if obstacle not in self._told:
+                _log.warn("{obstacle}", event="dhcp-server.obstacle", backend=self.name, obstacle=obstacle)
+        self._told = tuple(obstacles)
+
+    def _warn_of_many(self) -> None:
+        count = self._file.count(4)
+        many = count > MANY_IPV4_HOST_MAPS
+        if many and not self._many:
+            _log.warn(
+                "{count} IPv4 host maps: dnsmasq answers nobody for about {seconds} s after each removal",
+                event="dnsmasq.many-host-maps",
+                count=count,
+                seconds=round(0.6 * (count / 20_000) ** 2, 1),
+                limit=self.capabilities.max_host_maps,
+            )
+        self._many = many
+
+
+def _refused(configuration: Configuration, host_maps: Collection[HostMap]) -> dict[HostMap, str]:
+    """The host maps whose address dnsmasq's own configuration gives to somebody else, in the words that it logs.
+
+    One of which its configuration says the same (an adopted entry) stays in our file, where dnsmasq skips it as a
+    duplicate: the client has its address by that entry, and keeps it when the entry is deleted.
+    """
+    taken = configuration.static_addresses
+    return {
+        host_map: f"duplicate dhcp-host IP address {host_map.address}: {taken[host_map.address].source} has "
+        f"dhcp-host={taken[host_map.address].value}"
+        for host_map in host_maps
+        if host_map.address in taken and not _says(taken[host_map.address].value, host_map)
+    }
+
+
+def _says(line: str, host_map: HostMap) -> bool:
+    """Whether a `dhcp-host` line gives this address to this client, whatever name it has there."""
+    return any((same.identifier, same.address) == (host_map.identifier, host_map.address) for same in parse_line(line))
+
+
+def _rejections(refused: dict[HostMap, str]) -> tuple[Rejection, ...]:
+    return tuple(Rejection(host_map, refused[host_map]) for host_map in sorted(refused))
+
+
+def _write(path: Path, lines: Collection[str]) -> None:
+    """Marked as ours; not flushed to the disk, for after a power cut dnsmasq starts with the hosts file."""
+    try:
+        with path.open("w") as file:
+            os.fchmod(file.fileno(), READABLE_BY_ALL)
+            file.write("\n".join([OWNER_MARK, *lines]) + "\n")
+    except OSError as error:
+        raise BackendError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _take_away(directory: Path) -> None:
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.removeprefix(".").startswith(SHOWN_PREFIX):
+                    Path(entry.path).unlink(missing_ok=True)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BackendError(f"cannot clear {directory}: {error.strerror or error}") from error
+
+
+def dnsmasq_backend(
+    hosts_file: Path,
+    hosts_directory: Path,
+    pid_file: Path,
+    reactor: Any,
+    *,
+    in_its_network: RunInThread | None = None,
+    read_timeout: float = READ_TIMEOUT_SECONDS,
+) -> DnsmasqBackend:
+    """The backend for the dnsmasq of this host that `pid_file` names.
+
+    `in_its_network` does blocking work in dnsmasq's network namespace, where that is not this process's.
+    """
+    in_thread = run_in_threads_of(reactor)
+    return DnsmasqBackend(
+        hosts_file,
+        hosts_directory,
+        ServerWithPidFile(pid_file, "dnsmasq", reactor),
+        reactor,
+        LeaseEnding(reactor, in_thread, in_its_network or in_thread),
+        run_in_thread=in_thread,
+        read_timeout=read_timeout,
+        show_timeout=min(read_timeout, SHOW_TIMEOUT_SECONDS),
+    )

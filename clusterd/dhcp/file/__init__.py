@@ -1,0 +1,1 @@
+"""No server: the host maps in one file."""

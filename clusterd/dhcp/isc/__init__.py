@@ -1,0 +1,1 @@
+"""ISC dhcpd: OMAPI for IPv4, an included file and a restart for IPv6."""
