@@ -24,6 +24,7 @@ from regiond.domain.errors import ClusterRefused, EnrolmentRefused
 from regiond.domain.first_contact import DhcpServerReport
 from regiond.domain.identity import ByCertificate, ByName, Identity, Introduction, Registered
 from regiond.domain.ids import Prefix, format_id, parse_id
+from regiond.newcomer import Newcomer
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.reads import RegionIdentity
 
@@ -156,8 +157,10 @@ class ClusterResponders(Responders):
         renew: Renew | None,
         later: Callable[[Awaitable[None]], None],
         turns: DeferredSemaphore,
+        newcomer: Newcomer,
     ) -> None:
-        self._link = link
+        self.link = link
+        self.newcomer = newcomer
         self._identity = identity
         self._connections = connections
         self._listening = listening
@@ -170,6 +173,10 @@ class ClusterResponders(Responders):
         self._sequence = -1
         self._pages: dict[int, Sequence[InterfaceReport]] = {}
         self._server = _ServerPages()
+
+    @property
+    def has_registered(self) -> bool:
+        return self._connection is not None
 
     @commands.Register.responder
     async def register(
@@ -191,50 +198,21 @@ class ClusterResponders(Responders):
             )
         if self._connection is not None:
             raise errors.RegistrationRefused("this connection has registered already")
-        identity = self._identify(self._link, cluster)
-        said = Introduction(hostname, backend, software_version, instance)
-        registered = await self._admitted(identity, said)
-        name = registered.name
-        serial = identity.serial if isinstance(identity, ByCertificate) else None
-        connection = Connection(
-            registered.cluster, name, registered.epoch, self._link, registered.history, registered.unheard, serial
-        )
-        if not self._link.connected_now:
-            # Gone while the database was asked; whoever registers next speaks for the cluster.
-            raise errors.RegistrationRefused("the connection ended")
-        former = self._connections.get(connection.cluster)
-        if registered.takes_turns:
-            self._log.error(
-                "two hosts take turns as cluster {cluster}, now {hostname} at {peer}: a disk was cloned, or one "
-                "identity is on two hosts. Revoke it and enrol each by a name of its own",
-                event="cluster.takes-turns",
-                cluster=name,
-                peer=self._link.peer,
-                hostname=hostname,
-            )
-        if former is not None and former.epoch > connection.epoch:
-            # Two registrations were answered by the database in another order than they come back here.
-            raise errors.RegistrationRefused("a newer connection speaks for this cluster")
-        if former is not None:
-            self._log.warn(
-                "cluster {cluster} connected again from {peer}: cutting its connection from {former}",
-                event="cluster.superseded",
-                cluster=name,
-                peer=self._link.peer,
-                former=former.link.peer,
-            )
-            former.link.abort()
-        self._connection = connection
-        self._connections.by_cluster[connection.cluster] = connection
+        self.newcomer.stop_waiting()
+        try:
+            connection = await self._enter(cluster, Introduction(hostname, backend, software_version, instance))
+        finally:
+            if self._connection is None:
+                self.newcomer.wait()
         # Before any topology of this connection can bring a subnet that could be claimed from.
         await self._in_turn(lambda: self._contact.expect(connection, bool(reports_dhcp_server)))
         await self._in_turn(lambda: self._listening.registered(connection, StoreOrigin(region, history), held))
         self._log.info(
             "cluster {cluster} registered from {peer}",
             event="cluster.registered",
-            cluster=name,
+            cluster=connection.name,
             id=format_id(Prefix.CLUSTER, connection.cluster),
-            peer=self._link.peer,
+            peer=self.link.peer,
             hostname=hostname,
             backend=backend,
             software_version=software_version,
@@ -246,14 +224,55 @@ class ClusterResponders(Responders):
             "cluster": format_id(Prefix.CLUSTER, connection.cluster),
         }
 
+    async def _enter(self, claimed_name: str | None, said: Introduction) -> Connection:
+        """Let it in, as the one that speaks for its cluster from now on. Raises RegistrationRefused."""
+        identity = self._identify(self.link, claimed_name)
+        registered = await self._admitted(identity, said)
+        name = registered.name
+        serial = identity.serial if isinstance(identity, ByCertificate) else None
+        connection = Connection(
+            registered.cluster, name, registered.epoch, self.link, registered.history, registered.unheard, serial
+        )
+        if not self.link.connected_now:
+            # Gone while the database was asked; whoever registers next speaks for the cluster.
+            raise errors.RegistrationRefused("the connection ended")
+        former = self._connections.get(connection.cluster)
+        if registered.takes_turns:
+            self._log.error(
+                "two hosts take turns as cluster {cluster}, now {hostname} at {peer}: a disk was cloned, or one "
+                "identity is on two hosts. Revoke it and enrol each by a name of its own",
+                event="cluster.takes-turns",
+                cluster=name,
+                peer=self.link.peer,
+                hostname=said.hostname,
+            )
+        if former is not None and former.epoch > connection.epoch:
+            # Two registrations were answered by the database in another order than they come back here.
+            raise errors.RegistrationRefused("a newer connection speaks for this cluster")
+        if former is not None:
+            self._log.warn(
+                "cluster {cluster} connected again from {peer}: cutting its connection from {former}",
+                event="cluster.superseded",
+                cluster=name,
+                peer=self.link.peer,
+                former=former.link.peer,
+            )
+            former.link.abort()
+        self._connection = connection
+        self._connections.by_cluster[connection.cluster] = connection
+        return connection
+
     async def _admitted(self, identity: Identity, said: Introduction) -> Registered:
         try:
-            return await self._in_turn(lambda: self._listening.register(identity, said))
+            registered = await self._in_turn(lambda: self._listening.register(identity, said))
+            if self.newcomer.is_unwelcome:
+                raise ClusterRefused("its certificate was revoked or has expired")
+            return registered
         except ClusterRefused as refused:
             self._log.warn(
                 "{peer} may not register as cluster {cluster}: {reason}",
                 event="cluster.refused",
-                peer=self._link.peer,
+                peer=self.link.peer,
                 cluster=identity.name,
                 hostname=said.hostname,
                 reason=refused.detail,
@@ -272,7 +291,7 @@ class ClusterResponders(Responders):
             self._log.warn(
                 "cluster {cluster} at {peer} gets no new certificate: {reason}",
                 event="certificate.renewal-refused",
-                peer=self._link.peer,
+                peer=self.link.peer,
                 cluster=connection.name,
                 reason=refused.detail,
             )
@@ -385,7 +404,7 @@ class ClusterResponders(Responders):
         self._log.warn(
             "what {peer} said or did is not recorded: {reason}",
             event="link.database-away",
-            peer=self._link.peer,
+            peer=self.link.peer,
             reason=str(error)[:500],
         )
 
@@ -398,6 +417,7 @@ class ClusterResponders(Responders):
 
     def lost(self) -> None:
         """The link is gone."""
+        self.newcomer.gone()
         connection = self._connection
         if connection is None:
             return
@@ -407,7 +427,7 @@ class ClusterResponders(Responders):
             "cluster {cluster} disconnected",
             event="cluster.disconnected",
             cluster=connection.name,
-            peer=self._link.peer,
+            peer=self.link.peer,
         )
         self._later(self._note_end(connection))
 
@@ -435,7 +455,7 @@ class ClusterLinkFactory(Factory):
         self._identify = identify
         self._renew = renew
         self._turns = DeferredSemaphore(MAX_HEARD_AT_ONCE)
-        self._links: set[Link] = set()
+        self.peers: dict[Link, ClusterResponders] = {}
         self._notes: set[Deferred[None]] = set()  # of ends that are being recorded
         self._log = Logger(namespace="region.link")
 
@@ -451,18 +471,20 @@ class ClusterLinkFactory(Factory):
             self._renew,
             self._in_background,
             self._turns,
+            Newcomer(self._clock, link),
         )
         link.answer_with(responders)
-        self._links.add(link)
+        responders.newcomer.wait()
+        self.peers[link] = responders
         link.lost.addCallback(lambda _: self._lost(link, responders))
         return link
 
-    def by_serial(self) -> dict[str, list[Link]]:
-        """The living links by the serial of the certificate that they were let in with."""
-        found: dict[str, list[Link]] = {}
-        for link in self._links:
+    def by_serial(self) -> dict[str, list[ClusterResponders]]:
+        """Those who are connected, by the serial of the certificate that they were let in with."""
+        found: dict[str, list[ClusterResponders]] = {}
+        for link, peer in self.peers.items():
             if (shown := peer_certificate(link.transport)) is not None:
-                found.setdefault(shown.serial, []).append(link)
+                found.setdefault(shown.serial, []).append(peer)
         return found
 
     async def close(self) -> None:
@@ -471,7 +493,7 @@ class ClusterLinkFactory(Factory):
         A database that is away is not waited for: nothing heard of them tells the same a minute later. The listeners
         have to be closed already: what connects meanwhile is not waited for either.
         """
-        links = list(self._links)
+        links = list(self.peers)
         ends: list[Deferred[None]] = [Deferred() for _ in links]
         for link, end in zip(links, ends, strict=True):
             link.lost.addCallback(end.callback)
@@ -491,7 +513,7 @@ class ClusterLinkFactory(Factory):
             timer.cancel()
 
     def _lost(self, link: Link, responders: ClusterResponders) -> None:
-        self._links.discard(link)
+        del self.peers[link]
         responders.lost()
 
     def _in_background(self, work: Awaitable[None]) -> None:

@@ -21,7 +21,7 @@ from clusterd.protocol.connection import Link
 from clusterd.protocol.values import parse_name
 from regiond.accounts import random_id
 from regiond.certificates import CERTIFICATE_LIFE, Authority, load_authority, make_authority, requested_key, to_pem
-from regiond.cluster_rpc import Connections
+from regiond.cluster_rpc import ClusterResponders, Connections
 from regiond.domain import errors
 from regiond.domain.accounts import SALT_BYTES, SECRET_BYTES, StoredSecret, hash_of, make_secret
 from regiond.domain.identity import (
@@ -67,7 +67,7 @@ class Topology(Protocol):
 class Links(Protocol):
     """`cluster_rpc.ClusterLinkFactory`, the one of the TLS listeners."""
 
-    def by_serial(self) -> dict[str, list[Link]]: ...
+    def by_serial(self) -> dict[str, list[ClusterResponders]]: ...
 
 
 def wall_clock() -> datetime:
@@ -313,10 +313,15 @@ class Eviction:
         self._connections = connections
 
     async def look(self) -> None:
-        """By certificate, registered or not; and by cluster, for the links that have no certificate."""
+        """By certificate, and by cluster for the links that have no certificate. Who has not registered yet is not cut
+        but refused when it does: a cluster is told that it is revoked, however often it comes.
+        """
         by_serial = self._links.by_serial()
         gone = await self._store.revoked_among(list(by_serial)) if by_serial else set()
-        links = [link for serial in gone for link in by_serial[serial]]
+        peers = [peer for serial in gone for peer in by_serial[serial]]
+        for peer in peers:
+            peer.newcomer.is_unwelcome = True
+        links = [peer.link for peer in peers if peer.has_registered]
         connected = self._connections.clusters()
         refused = await self._store.refused_among(connected) if connected else set()
         registered = (self._connections.get(cluster) for cluster in refused)

@@ -60,7 +60,7 @@ class Responders(amp.CommandLocator):
 class Link(amp.AMP):
     """An AMP connection with this project's manners.
 
-    `ready` fires when the connection is made; `lost` fires with None when it is gone, whatever the reason.
+    `lost` fires with None when it is gone, whatever the reason.
     `responders` may also be set right after construction, by a caller whose responders need the link itself.
     """
 

@@ -79,7 +79,7 @@ class RegionTarget:
 
     def held(self) -> int:
         """How much is kept for peers."""
-        return len(self.site.factory._links) + len(self.site.connections.by_cluster)
+        return len(self.site.factory.peers) + len(self.site.connections.by_cluster)
 
 
 class ClusterTarget:

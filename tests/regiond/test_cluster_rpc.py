@@ -7,10 +7,12 @@ from twisted.protocols.amp import RemoteAmpError
 
 from clusterd.protocol import errors
 from clusterd.protocol.commands import PROTOCOL_VERSION, Register, ReportDhcpServer, ReportTopology
+from clusterd.protocol.connection import CallTimedOut
 from clusterd.protocol.errors import NotRegistered
 from clusterd.protocol.values import InterfaceReport, ServerEntry, ServerPool
 from regiond.cluster_rpc import LONGEST_NOTING_SECONDS
 from regiond.domain.first_contact import DhcpServerReport
+from regiond.newcomer import REGISTRATION_SECONDS
 from tests.clusterd.links import Outcome
 from tests.clusterd.log_events import logged
 from tests.fakes.cluster import FakeCluster
@@ -71,6 +73,50 @@ def test_the_newer_of_two_registrations_wins_whichever_is_answered_first(site: S
     assert isinstance(older.error, errors.RegistrationRefused)
     assert newer.error is None
     assert site.connections.by_cluster[RACK].epoch == 2
+
+
+def test_who_does_not_register_is_cut(site: Site, cluster: FakeCluster) -> None:
+    silent = FakeCluster("rack-8")
+    site.connect(silent)
+    site.register(cluster)
+    assert silent.link is not None and cluster.link is not None
+    site.pass_time(REGISTRATION_SECONDS - 1)
+    assert silent.link.connected_now
+    with logged() as events:
+        site.pass_time(1)
+    assert [link.connected_now for link in (silent.link, cluster.link)] == [False, True]
+    assert [(e["event"], e["seconds"]) for e in events] == [("link.unregistered", REGISTRATION_SECONDS)]
+
+
+def test_a_registration_that_the_database_takes_long_for_is_waited_for(site: Site, cluster: FakeCluster) -> None:
+    site.connect(cluster)
+    site.storage.hold_answers()
+    slow = Outcome(cluster.register())
+    site.flush()
+    site.pass_time(REGISTRATION_SECONDS / 2)
+    site.pass_time(REGISTRATION_SECONDS)
+    site.storage.answer(newest_first=True)
+    site.flush()
+    assert isinstance(slow.error, CallTimedOut), "which a cluster has ended long since"
+    assert site.connections.clusters() == [RACK]
+    site.pass_time(REGISTRATION_SECONDS)
+    assert site.connections.clusters() == [RACK]
+
+
+def test_who_is_revoked_while_it_registers_is_told_so_before_it_is_cut(site: Site, cluster: FakeCluster) -> None:
+    end = site.connect(cluster).server
+    site.storage.hold_answers()
+    registering = Outcome(cluster.register())
+    site.flush()
+    site.factory.peers[end].newcomer.is_unwelcome = True
+    site.storage.answer(newest_first=True)
+    site.flush()
+    assert isinstance(registering.error, errors.RegistrationRefused)
+    assert str(registering.error) == "its certificate was revoked or has expired"
+    assert site.connections.clusters() == []
+    assert end.connected_now
+    site.pass_time(REGISTRATION_SECONDS)
+    assert not end.connected_now
 
 
 def _reports(count: int) -> list[InterfaceReport]:
