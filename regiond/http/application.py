@@ -1,7 +1,7 @@
 """One request from bytes to bytes: find the route, know the caller, read what it takes, answer, log one line."""
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -26,7 +26,7 @@ from regiond.http.reading import (
 )
 from regiond.http.representations.reservations import holder
 from regiond.http.routes import ROUTES
-from regiond.http.routing import Access, Answer, Call, Found, Raw, Route, Router
+from regiond.http.routing import Access, Answer, Call, Found, Raw, Route, Router, Streamed
 from regiond.http.use_cases import UseCases
 from regiond.requests import Caller, RequestContext
 from regiond.storage.errors import DatabaseUnavailable
@@ -61,11 +61,11 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """What is sent back. A HEAD's body is there and not sent."""
+    """What is sent back. A HEAD's body is there and not sent; one in pieces has to be closed."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
-    body: bytes
+    body: bytes | AsyncGenerator[bytes, None]
 
 
 @dataclass(slots=True)
@@ -254,6 +254,10 @@ def _encoded(answer: Answer, request_id: str) -> Outgoing:
     if isinstance(answer.content, Raw):
         headers.append(("Content-Type", answer.content.media_type))
         return Outgoing(answer.status, tuple(headers), answer.content.content)
+    if isinstance(answer.content, Streamed):
+        assert answer.content.pieces is not None
+        headers.append(("Content-Type", answer.content.media_type))
+        return Outgoing(answer.status, tuple(headers), answer.content.pieces)
     headers.append(("Content-Type", "application/json"))
     return Outgoing(answer.status, tuple(headers), _json(answer.content))
 

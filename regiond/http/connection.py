@@ -6,18 +6,19 @@ instead of a reset connection, and thrown away; beyond DRAIN_BYTES the connectio
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from http import HTTPStatus
 from typing import Any, Final
 
 import httptools
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
 
 from regiond.http.application import MAX_BODY_BYTES, Application, Incoming, Outgoing
+from regiond.storage.errors import DatabaseUnavailable
 
 DRAIN_BYTES: Final = 16 * MAX_BODY_BYTES
 MAX_HEAD_BYTES: Final = 16_384
@@ -27,6 +28,7 @@ PROGRESS_BYTES: Final = 16_384  # a body that comes slower than this in a timeou
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _NO_BODY: Final = frozenset({204, 304})
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class HttpConnection(Protocol):
@@ -34,7 +36,7 @@ class HttpConnection(Protocol):
 
     `deadline`, in seconds of the site's clock, is when the client is hung up on: a head that is not whole by then,
     a body that has not grown by PROGRESS_BYTES, answers that nobody reads, or no request at all. While a request is
-    answered it is infinite.
+    answered it is infinite, but for a client that does not read what it is sent in pieces.
     """
 
     _log = Logger(namespace="region.http")
@@ -60,11 +62,14 @@ class HttpConnection(Protocol):
         self._arrived = arrived
         self._answered = answered
         self._parser = httptools.HttpRequestParser(self)
-        self._waiting: deque[tuple[Incoming, bool]] = deque()  # a request, and whether another may follow it
+        # a request, whether another may follow it, and whether the client knows chunks
+        self._waiting: deque[tuple[Incoming, bool, bool]] = deque()
         self._answering = False
         self._gone = False
         self._paused = False
         self._clogged = False  # the client does not read what it asked for
+        self._streaming: Deferred[None] | None = None  # a body that is sent piece by piece
+        self._unclogged: Deferred[None] | None = None  # for the next piece
         self._finishing = False
         self._refusal: int | None = None  # the status of the last answer, when what came is no HTTP
         self._begin()
@@ -97,6 +102,8 @@ class HttpConnection(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._gone = True
         self._waiting.clear()
+        if self._streaming is not None:
+            self._streaming.cancel()
         self._closed(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -108,7 +115,8 @@ class HttpConnection(Protocol):
         except httptools.HttpParserUpgrade:
             # Nothing here is upgraded to: the request was answered as it is, and is the last one (RFC 9110, 7.8).
             if self._waiting:
-                self._waiting[-1] = (self._waiting[-1][0], False)
+                incoming, _, knows_chunks = self._waiting.pop()
+                self._waiting.append((incoming, False, knows_chunks))
             self._refusal = 0
         except httptools.HttpParserError:
             self._refuse(400)
@@ -131,6 +139,9 @@ class HttpConnection(Protocol):
     def resumeProducing(self) -> None:
         self._clogged = False
         self._wait_for_client()
+        if (unclogged := self._unclogged) is not None:
+            self._unclogged = None
+            unclogged.callback(None)
         if not self._answering and not self._gone:
             self._next()
 
@@ -190,7 +201,8 @@ class HttpConnection(Protocol):
             local=self._local,
             too_large=self._size > MAX_BODY_BYTES,
         )
-        self._waiting.append((incoming, self._parser.should_keep_alive()))
+        knows_chunks = self._parser.get_http_version() != "1.0"
+        self._waiting.append((incoming, self._parser.should_keep_alive(), knows_chunks))
         self._begin()
 
     def _begin(self) -> None:
@@ -202,7 +214,9 @@ class HttpConnection(Protocol):
         self._in_head = True
 
     def _wait_for_client(self) -> None:
-        if not self._answering:
+        if self._answering and not (self._streaming is not None and self._clogged):
+            self.deadline = float("inf")
+        else:
             self.deadline = self._now() + self._timeout
 
     # ---- answers ----
@@ -215,11 +229,11 @@ class HttpConnection(Protocol):
 
     def _next(self) -> None:
         if self._waiting:
-            incoming, another = self._waiting.popleft()
+            incoming, another, knows_chunks = self._waiting.popleft()
             self._answering = True
-            self.deadline = float("inf")
+            self._wait_for_client()
             self._arrived()
-            answering = Deferred.fromCoroutine(self._answer(incoming, another))
+            answering = Deferred.fromCoroutine(self._answer(incoming, another, knows_chunks))
             answering.addErrback(self._broken)
             return
         if self._paused:
@@ -232,12 +246,19 @@ class HttpConnection(Protocol):
         elif self._finishing and not self._gone:
             self._hang_up()
 
-    async def _answer(self, incoming: Incoming, another: bool) -> None:
+    async def _answer(self, incoming: Incoming, another: bool, knows_chunks: bool) -> None:
         try:
             outgoing = await self._application.answer(incoming)
             another = another and not (self._finishing and not self._waiting)
-            if not self._gone:
-                self._write(response(outgoing, has_body=incoming.method != "HEAD", close=not another))
+            has_body = incoming.method != "HEAD"
+            if isinstance(outgoing.body, bytes):
+                if not self._gone:
+                    body = outgoing.body if has_body and outgoing.status not in _NO_BODY else b""
+                    self._write(head(outgoing, close=not another) + body)
+            else:
+                another = another and knows_chunks
+                whole = await self._stream(outgoing, outgoing.body, has_body, another, knows_chunks)
+                another = another and whole and not (self._finishing and not self._waiting)
         finally:
             self._answering = False
             self._answered()
@@ -249,6 +270,37 @@ class HttpConnection(Protocol):
             self._hang_up()
         elif not self._clogged:
             self._next()
+
+    async def _stream(
+        self, outgoing: Outgoing, pieces: AsyncGenerator[bytes, None], has_body: bool, another: bool, chunked: bool
+    ) -> bool:
+        """Send a body that is made meanwhile; whether the client has all of it."""
+        try:
+            if not self._gone:
+                self._write(head(outgoing, close=not another, chunked=chunked))
+            if self._gone or not has_body:
+                return not self._gone
+            self._streaming = Deferred.fromCoroutine(self._send(pieces, chunked))
+            await self._streaming
+            if chunked:
+                self._write(_LAST_CHUNK)
+            return True
+        except (CancelledError, DatabaseUnavailable) as error:
+            if not self._gone:
+                self._log.warn("an answer was cut off: {reason}", event="http.answer-cut", reason=str(error)[:500])
+                self._producer.abortConnection()
+            return False
+        finally:
+            self._streaming = None
+            await pieces.aclose()
+
+    async def _send(self, pieces: AsyncGenerator[bytes, None], chunked: bool) -> None:
+        async for piece in pieces:
+            if piece:  # an empty chunk would be the last one
+                self._write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+            while self._clogged:
+                self._unclogged = Deferred()
+                await self._unclogged
 
     def _hang_up(self) -> None:
         """When all is sent."""
@@ -269,13 +321,17 @@ class HttpConnection(Protocol):
         self.transport.write(data)
 
 
-def response(outgoing: Outgoing, *, has_body: bool, close: bool) -> bytes:
-    """The bytes of an answer. A HEAD's has the length of the body that it does not carry (RFC 9110, 9.3.2)."""
+def head(outgoing: Outgoing, *, close: bool, chunked: bool = False) -> bytes:
+    """What goes before a body. A HEAD's tells the length of the body that it does not carry (RFC 9110, 9.3.2).
+
+    A body in pieces comes in chunks, or, to a client of HTTP/1.0, until the connection is closed.
+    """
     parts = [_STATUS_LINES[outgoing.status]]
     parts.extend(f"{name}: {value}\r\n" for name, value in outgoing.headers)
-    if outgoing.status not in _NO_BODY:
+    if chunked:
+        parts.append("Transfer-Encoding: chunked\r\n")
+    elif isinstance(outgoing.body, bytes) and outgoing.status not in _NO_BODY:
         parts.append(f"Content-Length: {len(outgoing.body)}\r\n")
     parts.append(f"Date: {datetimeToString().decode()}\r\n")
     parts.append("Connection: close\r\n\r\n" if close else "\r\n")
-    head = "".join(parts).encode("latin-1")
-    return head + outgoing.body if has_body and outgoing.status not in _NO_BODY else head
+    return "".join(parts).encode("latin-1")

@@ -16,7 +16,7 @@ from pydantic.json_schema import models_json_schema
 from regiond.domain.ids import ID_BITS, Prefix
 from regiond.http.bodies.base import Body, Change, Forcing, Query
 from regiond.http.problems import MEDIA_TYPE, PROBLEMS
-from regiond.http.routing import Access, Raw, Route
+from regiond.http.routing import Access, Raw, Route, Streamed
 from regiond.http.shapes.problems import Problem
 
 _REFERENCE: Final = "#/components/schemas/{model}"
@@ -180,7 +180,7 @@ _HEADERS_OF_STATUS: Final = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 50
 def _content(route: Route, status: int) -> dict[str, Any] | None:
     if status == 204:
         return None
-    if isinstance(route.shows, Raw):
+    if isinstance(route.shows, Raw | Streamed):
         return {route.shows.media_type.partition(";")[0]: {"schema": {"type": "string"}}}
     shown = route.releasing if status == 202 else route.shows
     assert shown is not None, f"{route.method} {route.path} does not say what it shows with {status}"
@@ -213,7 +213,11 @@ def _schemas(routes: Iterable[Route]) -> dict[str, Any]:
     for route in routes:
         if route.body is not None:
             found.update(_body_schemas(route.body))
-        shown += [shape for shape in (route.shows, route.releasing) if shape is not None and not isinstance(shape, Raw)]
+        shown += [
+            shape
+            for shape in (route.shows, route.releasing)
+            if shape is not None and not isinstance(shape, Raw | Streamed)
+        ]
     for shape in shown:
         described = TypeAdapter(shape).json_schema(mode="serialization", ref_template=_REFERENCE)
         found.update(described.pop("$defs", {}))

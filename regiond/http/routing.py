@@ -1,6 +1,6 @@
 """Routes as values: method, path, who may, what it takes, what it answers. Nothing is reachable without such a row."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -36,8 +36,20 @@ class Raw:
 
 
 @dataclass(frozen=True, slots=True)
+class Streamed:
+    """A body that is sent piece by piece, as fast as the client reads. As what a route shows, `pieces` is None.
+
+    The status is told before the first piece is made, so whatever can be refused is refused before that: what is raised
+    later cuts the connection, and the client knows that it does not have all. The pieces are closed in any case.
+    """
+
+    media_type: str
+    pieces: AsyncGenerator[bytes, None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """A status and what can be JSON, or a Raw; None is no body at all."""
+    """A status and what can be JSON, a Raw or a Streamed; None is no body at all."""
 
     status: int
     content: Any = None

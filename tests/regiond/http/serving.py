@@ -1,7 +1,7 @@
 """The HTTP API on a loopback port or a UNIX socket, and requests to it."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +17,8 @@ from regiond.accounts import Accounts
 from regiond.config import MAX_CONNECTIONS
 from regiond.http.application import Application
 from regiond.http.rate import RateLimit
+from regiond.http.routes import ROUTES
+from regiond.http.routing import Route
 from regiond.http.site import ApiSite
 from tests.fakes.use_cases import NOW, FakeRegion
 from tests.regiond.http import promises
@@ -96,6 +98,7 @@ async def serving(
     most: int = MAX_CONNECTIONS,
     per_second: float | None = None,
     accounts: Accounts | None = None,
+    routes: Iterable[Route] = ROUTES,
 ) -> AsyncIterator[Server]:
     """A server on a free loopback port, or on a UNIX socket whose users are trusted. All use cases are scripted but
     `accounts`, when they are given.
@@ -103,7 +106,7 @@ async def serving(
     region = FakeRegion()
     use_cases = region.use_cases if accounts is None else replace(region.use_cases, accounts=accounts)
     rate = None if per_second is None else RateLimit(per_second)
-    application = Application(reactor, use_cases, rate=rate, now=lambda: NOW)
+    application = Application(reactor, use_cases, routes=routes, rate=rate, now=lambda: NOW)
     site = ApiSite(reactor, application, local=path is not None, timeout=timeout, most=most)
     endpoint = (
         TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1") if path is None else UNIXServerEndpoint(reactor, path)

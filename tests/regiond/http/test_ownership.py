@@ -94,6 +94,7 @@ class World:
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         raw = b"" if body is None else json.dumps(body).encode()
         answer = await self.application.answer(Incoming(method, path, headers, raw, local=False))
+        assert isinstance(answer.body, bytes)
         got = {name.lower(): value for name, value in answer.headers}
         promises.check(method, path, answer.status, got, answer.body)
         return answer.status, json.loads(answer.body) if answer.body else None
