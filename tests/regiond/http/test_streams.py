@@ -171,13 +171,18 @@ async def test_who_hangs_up_while_nothing_comes_stops_the_pieces(caught_logs: li
 async def test_pieces_that_cannot_be_made_cut_the_connection(
     error: Exception, logged: str, caught_logs: list[Any]
 ) -> None:
+    gate: Deferred[None] = Deferred()
+
     async def broken(pieces: Pieces) -> AsyncGenerator[bytes, None]:
         yield b"one"
+        await gate
         raise error
 
     async with streaming(broken) as (server, pieces):
         wire = await connected(server)
         wire.send(ASK)
+        await until(lambda: wire.received.endswith(b"one\r\n"))
+        gate.callback(None)
         await until(lambda: wire.closed.called)
         assert wire.received.endswith(b"one\r\n")  # without the last chunk: it is known that something is missing
         assert pieces.closed == 1
