@@ -14,7 +14,7 @@ hosts_directory = "/var/lib/hostmap/cluster/dhcp-hosts.new"   # where dnsmasq le
 pid_file = "/run/dnsmasq/dnsmasq.pid"      # dnsmasq's, to tell it of changes
                                            # or "isc": see clusterd.dhcp.isc.settings
 
-[topology]
+[topology]                                 # and [[relay]]: see clusterd.topology_config
 ignore = ["ib*"]                           # NICs not to report, as shell patterns
 watch = ["br-lan"]                         # NICs to report whatever else says otherwise
 """
@@ -30,12 +30,12 @@ from clusterd.daemon.endpoints import LinkAddress, LinkAddressSetting, TlsAddres
 from clusterd.dhcp.backends import DhcpSettings
 from clusterd.dhcp.file.settings import FileSettings
 from clusterd.protocol.values import parse_name
+from clusterd.topology import TopologySettings
+from clusterd.topology_config import MAX_RELAYS, RelayTable, TopologyTable, no_two_overlap
 
 DEFAULT_STATE_DIRECTORY = Path("/var/lib/hostmap/cluster")
 MAX_ENDPOINTS = 32
 LOCAL_REGION = UnixAddress("/var/lib/hostmap/region/clusters.sock")
-
-NicPattern = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 def _host_name() -> str:
@@ -65,13 +65,6 @@ class RegionSettings(Strict):
     ) = None
 
 
-class TopologySettings(Strict):
-    """Which NICs the region hears of."""
-
-    ignore: tuple[NicPattern, ...] = ()
-    watch: tuple[NicPattern, ...] = ()
-
-
 class ClusterSettings(Strict):
     """All of clusterd's settings."""
 
@@ -79,7 +72,13 @@ class ClusterSettings(Strict):
     state_directory: AbsolutePath = DEFAULT_STATE_DIRECTORY
     region: RegionSettings = RegionSettings()
     dhcp: DhcpSettings = FileSettings()
-    topology: TopologySettings = TopologySettings()
+    topology: TopologyTable = TopologyTable()
+    relay: Annotated[tuple[RelayTable, ...], AfterValidator(no_two_overlap), Field(max_length=MAX_RELAYS)] = ()
+
+    @property
+    def interfaces(self) -> TopologySettings:
+        """Which of this host's interfaces the region hears of, and of what else."""
+        return self.topology.settings(self.relay)
 
     @property
     def identity_path(self) -> Path:

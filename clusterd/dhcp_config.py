@@ -26,7 +26,7 @@ from clusterd.join import usual_settings
 from clusterd.netlink import open_netlink, snapshot
 from clusterd.protocol.addresses import canonical_address
 from clusterd.protocol.values import ServerPool, parse_network
-from clusterd.topology import TopologySettings, interface_reports
+from clusterd.topology import interface_reports
 
 ANSWER_SECONDS: Final = 30.0
 MAX_ANSWER_BYTES: Final = 16 << 20
@@ -38,12 +38,11 @@ class NoNetworks(Exception):
 
 def networks_here(settings: ClusterSettings) -> list[SiteNetwork]:
     """The networks of this host's NICs. Raises NoNetworks."""
-    topology = TopologySettings(settings.topology.ignore, settings.topology.watch)
     try:
-        reports = interface_reports(snapshot(open_netlink), topology)
+        reports = interface_reports(snapshot(open_netlink), settings.interfaces)
     except (OSError, ValueError) as error:
         raise NoNetworks(f"the interfaces of this host cannot be read: {error}") from None
-    return [SiteNetwork(report.cidr, report.nic, report.gateways) for report in reports]
+    return [SiteNetwork(report.cidr, report.nic, report.gateways, relayed=report.relayed) for report in reports]
 
 
 def networks_of_region(region: str, token_file: Path | None, cluster: str) -> list[SiteNetwork]:
@@ -57,12 +56,19 @@ def networks_of_region(region: str, token_file: Path | None, cluster: str) -> li
             ranges = _ask(region, token, f"/api/v1/subnets/{interface['subnet']}/ranges?limit=1000")
         pools = [ServerPool(each["low"], each["high"]) for each in ranges if each["kind"] == "dynamic"]
         routers = tuple(interface["gateways"])
-        found.append(SiteNetwork(interface["cidr"], interface["nic"], routers, (), tuple(dict.fromkeys(pools))))
+        found.append(
+            SiteNetwork(
+                interface["cidr"], interface["nic"], routers, (), tuple(dict.fromkeys(pools)), interface["relayed"]
+            )
+        )
     return found
 
 
 def parse_subnet(text: str) -> SiteNetwork:
-    """`192.0.2.0/24[,nic=eth1][,router=A][,dns=A][,pool=A-B]`, all but nic repeatedly. Raises ValueError."""
+    """`192.0.2.0/24[,nic=eth1][,via=eth1][,router=A][,dns=A][,pool=A-B]`. Raises ValueError.
+
+    `via` is the NIC of a relayed network; it and `nic` are said once, the others any number of times.
+    """
     cidr, *rest = text.split(",")
     site = SiteNetwork(parse_network(cidr))
     for word in rest:
@@ -70,6 +76,8 @@ def parse_subnet(text: str) -> SiteNetwork:
         match name:
             case "nic":
                 site = replace(site, nic=value)
+            case "via":
+                site = replace(site, nic=value, relayed=True)
             case "router":
                 site = replace(site, routers=(*site.routers, canonical_address(value)))
             case "dns":
@@ -78,7 +86,7 @@ def parse_subnet(text: str) -> SiteNetwork:
                 low, _, high = value.partition("-")
                 site = replace(site, pools=(*site.pools, ServerPool(low, high)))
             case _:
-                raise ValueError(f"{word!r}: expected nic=, router=, dns= or pool=")
+                raise ValueError(f"{word!r}: expected nic=, via=, router=, dns= or pool=")
     return site
 
 
@@ -130,8 +138,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_subnet,
         action="append",
         default=[],
-        metavar="CIDR[,nic=NAME][,router=A][,dns=A][,pool=A-B]",
-        help="a network, instead of those of this host",
+        metavar="CIDR[,nic=NAME][,via=NAME][,router=A][,dns=A][,pool=A-B]",
+        help="a network, instead of those of this host; via: one whose clients are relayed, and by which NIC they come",
     )
     parser.add_argument(
         "--dns", type=_address, action="append", default=[], metavar="ADDRESS", help="for every network"

@@ -30,7 +30,6 @@ from clusterd.identity import EnrolledEndpoint, IdentityFile, IdentityUnusable
 from clusterd.netlink import Monitor
 from clusterd.region_connection import Introduction, Region, RegionConnection
 from clusterd.store_thread import StoreThread
-from clusterd.topology import TopologySettings
 from clusterd.topology_reporter import Interfaces, TopologyReporter, look_in_thread
 
 
@@ -140,8 +139,7 @@ class ClusterDaemon(Service):
             random.random,
         )
         self._renewal = CertificateRenewal(self._reactor, self._identity_file, connection.renew_certificate)
-        topology = TopologySettings(settings.topology.ignore, settings.topology.watch)
-        look = self._look or look_in_thread(self._reactor, topology)
+        look = self._look or look_in_thread(self._reactor, settings.interfaces)
         self._topology = TopologyReporter(
             self._reactor,
             lambda changed: Monitor(self._reactor, changed),

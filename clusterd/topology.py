@@ -1,11 +1,12 @@
 """Pure: what the kernel knows of this host → the cluster interfaces that the region is told of.
 
-A cluster interface is a NIC on one network, so a NIC with two IPv4 and three IPv6 networks gives five reports.
+A cluster interface is a NIC on one network, so a NIC with two IPv4 and three IPv6 networks gives five reports. To what
+the kernel shows the cluster's configuration adds networks whose clients are relayed to this host, and VRFs.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -37,15 +38,56 @@ _NEVER_SERVED: dict[Family, tuple[tuple[int, int], ...]] = {4: ((127, 8), (0xA9F
 
 
 @dataclass(frozen=True, slots=True)
+class Relay:
+    """A network that is not on any NIC of this host: its clients' requests are relayed to it and come in by `via`.
+
+    `gateways` are addresses of the network that are the relay's and its routers': no route of this host tells them.
+    Without a `vrf` the network is in that of the NIC.
+    """
+
+    cidr: str
+    via: str
+    gateways: tuple[str, ...] = ()
+    vrf: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TopologySettings:
-    """Shell patterns of NIC names, case-sensitive.
+    """Shell patterns of NIC names are case-sensitive.
 
     `ignored_nics` adds to DEFAULT_IGNORED_NICS and IGNORED_KINDS; `watched_nics` wins over all of them. The
-    loopback device is never watched.
+    loopback device is never watched. `vrfs` are patterns with the VRF of the NICs that they fit: a name without
+    wildcards wins over patterns, and an earlier pattern over a later one. With `serve` the region may decide alone
+    that this cluster serves a network.
     """
 
     ignored_nics: tuple[str, ...] = ()
     watched_nics: tuple[str, ...] = ()
+    vrfs: tuple[tuple[str, str], ...] = ()
+    relays: tuple[Relay, ...] = ()
+    serve: bool = True
+
+    def vrf_of(self, nic: str) -> str | None:
+        """The VRF of a NIC's networks; None: the cluster's own."""
+        exact = (vrf for pattern, vrf in self.vrfs if pattern == nic)
+        fitting = (vrf for pattern, vrf in self.vrfs if fnmatchcase(nic, pattern))
+        return next(exact, next(fitting, None))
+
+
+def is_never_served(cidr: str) -> bool:
+    """Whether the network lies in what is loopback, link-local or multicast."""
+    network = _network_in(cidr)
+    multicast = network.value >> (28 if network.family == 4 else 120) == (0xE if network.family == 4 else 0xFF)
+    return multicast or any(
+        network.length >= length and network.value >> (BITS[network.family] - length) == prefix
+        for prefix, length in _NEVER_SERVED[network.family]
+    )
+
+
+def relays_without_nic(facts: KernelFacts, settings: TopologySettings) -> tuple[Relay, ...]:
+    """The relays whose NIC this host does not have, now."""
+    names = {link.name for link in facts.links}
+    return tuple(relay for relay in settings.relays if relay.via not in names)
 
 
 def interface_reports(facts: KernelFacts, settings: TopologySettings) -> tuple[InterfaceReport, ...]:
@@ -59,6 +101,8 @@ def interface_reports(facts: KernelFacts, settings: TopologySettings) -> tuple[I
       handed out either.
     * `gateways` are the next hops of any route that lie in the network.
     * A NIC whose name cannot be reported (it has a comma in it or no text) gives nothing.
+    * A relayed network is reported whatever its NIC is, down where there is none, unless that NIC is on it anyway.
+      Whatever address this host has in it is one of its own.
     """
     links = {link.index: link for link in facts.links}
     watched = {link.index for link in facts.links if _is_watched(link, settings)}
@@ -67,12 +111,16 @@ def interface_reports(facts: KernelFacts, settings: TopologySettings) -> tuple[I
     for address in own:
         if address.network is not None and address.link in watched:
             reported[address.network].add(address.link)
+    relayed = {network: relay for relay in settings.relays for network in [_network_in(relay.cidr)]}
 
-    lengths = {(network.family, network.length) for network in reported}
+    lengths = {(network.family, network.length) for network in (*reported, *relayed)}
     own_in: dict[tuple[int, _Network], set[int]] = defaultdict(set)
+    own_relayed: dict[_Network, set[int]] = defaultdict(set)
     for address in own:
         elsewhere = address.network is None or address.link not in watched
         for network in _networks_around(address.family, address.value, lengths):
+            if network in relayed:
+                own_relayed[network].add(address.value)
             for index in reported.get(network, ()):
                 if index == address.link or elsewhere:
                     own_in[index, network].add(address.value)
@@ -81,10 +129,21 @@ def interface_reports(facts: KernelFacts, settings: TopologySettings) -> tuple[I
         for network in _networks_around(family, value, lengths):
             gateways_in[network].add(value)
 
-    found = sorted((links[index].name, network, index) for network, on in reported.items() for index in on)
-    return tuple(
-        _report(links[index], network, own_in[index, network], gateways_in[network]) for _, network, index in found
-    )
+    found = {
+        (links[index].name, network): _report(
+            links[index], network, own_in[index, network], gateways_in[network], settings
+        )
+        for network, on in reported.items()
+        for index in on
+    }
+    by_name = {link.name: link for link in facts.links}
+    for network, relay in relayed.items():
+        gateways = {*gateways_in[network], *(address_to_int(gateway)[1] for gateway in relay.gateways)}
+        link = by_name.get(relay.via) or Link(0, relay.via, kind="none", up=False)
+        report = _report(link, network, own_relayed[network], gateways, settings)
+        vrf = relay.vrf if relay.vrf is not None else report.vrf
+        found.setdefault((relay.via, network), replace(report, vrf=vrf, relayed=True))
+    return tuple(report for _, report in sorted(found.items()))
 
 
 class _Network(NamedTuple):
@@ -116,6 +175,11 @@ def _network_of(family: Family, value: int, length: int) -> _Network:
     return _Network(family, value >> host_bits << host_bits, length)
 
 
+def _network_in(cidr: str) -> _Network:
+    address, _, length = cidr.partition("/")
+    return _Network(*address_to_int(address), int(length))
+
+
 def _networks_around(family: Family, value: int, lengths: Iterable[tuple[Family, int]]) -> Iterator[_Network]:
     """The networks of these lengths that the address lies in: few candidates, however many NICs there are."""
     return (_network_of(family, value, length) for of_family, length in lengths if of_family == family)
@@ -141,7 +205,9 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _report(link: Link, network: _Network, addresses: Iterable[int], gateways: Iterable[int]) -> InterfaceReport:
+def _report(
+    link: Link, network: _Network, addresses: Iterable[int], gateways: Iterable[int], settings: TopologySettings
+) -> InterfaceReport:
     family = network.family
     return InterfaceReport(
         nic=link.name,
@@ -152,6 +218,8 @@ def _report(link: Link, network: _Network, addresses: Iterable[int], gateways: I
         kind=_KINDS.get(link.kind, NicKind.OTHER),
         vlan=link.vlan if link.vlan is not None and 1 <= link.vlan <= _MAX_VLAN else None,
         up=link.up,
+        vrf=settings.vrf_of(link.name),
+        serve=settings.serve,
     )
 
 

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from clusterd.netlink import OpenSocket, open_netlink, snapshot
 from clusterd.protocol.values import InterfaceReport
-from clusterd.topology import TopologySettings, interface_reports
+from clusterd.topology import TopologySettings, interface_reports, relays_without_nic
 
 SETTLE_SECONDS = 0.1
 LONGEST_SETTLE_SECONDS = 1.5  # under a storm of changes; the region is right within 2 s
@@ -24,6 +24,8 @@ LONGEST_RETRY_SECONDS = 30.0
 RESYNC_SECONDS = 60.0  # finds what an announcement that never came would have told
 
 Interfaces = tuple[InterfaceReport, ...]
+
+_log = Logger(namespace="topology")
 
 
 class NotReported(Exception):
@@ -40,12 +42,27 @@ class Watching(Protocol):
 def look_in_thread(
     reactor: IReactorThreads, settings: TopologySettings, open_socket: OpenSocket = open_netlink
 ) -> Callable[[], Awaitable[Interfaces]]:
-    """A `look` that asks the kernel, in a thread of the reactor's pool."""
+    """A `look` that asks the kernel, in a thread of the reactor's pool. Warns of relays whose NIC is missing."""
+    told: set[str] = set()
 
-    def look() -> Interfaces:
-        return interface_reports(snapshot(open_socket), settings)
+    def look() -> tuple[Interfaces, frozenset[str]]:
+        facts = snapshot(open_socket)
+        missing = frozenset(relay.via for relay in relays_without_nic(facts, settings))
+        return interface_reports(facts, settings), missing
 
-    return lambda: deferToThreadPool(reactor, reactor.getThreadPool(), look)
+    async def look_and_tell() -> Interfaces:
+        interfaces, missing = await deferToThreadPool(reactor, reactor.getThreadPool(), look)
+        for nic in sorted(missing - told):
+            _log.warn(
+                "[[relay]] names the NIC {nic}, which this host does not have: its networks are reported as down",
+                event="topology.relay-without-nic",
+                nic=nic,
+            )
+        told.clear()
+        told.update(missing)
+        return interfaces
+
+    return look_and_tell
 
 
 class TopologyReporter:
@@ -62,8 +79,6 @@ class TopologyReporter:
     # A snapshot by netlink and its reports take 1 ms on an ordinary host and 28 ms with 400 NICs (800 addresses),
     # too long for a reactor that must not stall for 20 ms. In a thread of the reactor's pool the interpreter
     # switches back to the reactor every 5 ms and the longest pause measured is about 10 ms.
-
-    _log = Logger(namespace="topology")
 
     def __init__(
         self,
@@ -171,10 +186,10 @@ class TopologyReporter:
     def _complain(self, failure: Failure) -> None:
         """The same complaint again, every half minute for days, is told at level debug only."""
         if failure.check(OSError, ValueError, NotReported) is None:
-            self._log.failure("reporting the interfaces failed", failure, event="topology.report-failed")
+            _log.failure("reporting the interfaces failed", failure, event="topology.report-failed")
             return
         complaint = failure.getErrorMessage()
-        self._log.emit(
+        _log.emit(
             LogLevel.debug if complaint == self._last_complaint else LogLevel.warn,
             "interfaces not reported: {error}",
             event="topology.report-failed",
@@ -186,7 +201,7 @@ class TopologyReporter:
     def _tell_of(self, interfaces: Interfaces, *, asked_for: bool) -> None:
         before = {(known.nic, known.cidr) for known in self._reported or ()}
         now = {(known.nic, known.cidr) for known in interfaces}
-        self._log.info(
+        _log.info(
             "{interfaces} interfaces reported",
             event="topology.reported",
             interfaces=len(interfaces),

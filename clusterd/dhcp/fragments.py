@@ -21,13 +21,17 @@ LEASES_PER_HOST_MAP: Final = 1.2
 
 @dataclass(frozen=True, slots=True)
 class SiteNetwork:
-    """One network as its DHCP server has to know it. `pools` are what the server leases on its own, if anything."""
+    """One network as its DHCP server has to know it. `pools` are what the server leases on its own, if anything.
+
+    The clients of a `relayed` network are not on the NIC: their requests come in by it.
+    """
 
     cidr: str
     nic: str | None = None
     routers: tuple[str, ...] = ()
     dns_servers: tuple[str, ...] = ()
     pools: tuple[ServerPool, ...] = ()
+    relayed: bool = False
 
     @property
     def network(self) -> IPv4Network | IPv6Network:
@@ -36,6 +40,11 @@ class SiteNetwork:
     @property
     def family(self) -> Family:
         return 6 if ":" in self.cidr else 4
+
+    @property
+    def place(self) -> str:
+        """Where it is, for a comment; empty where that is not known."""
+        return "" if self.nic is None else f"relayed, via {self.nic}" if self.relayed else f"on {self.nic}"
 
 
 def dnsmasq_fragment(
@@ -56,7 +65,7 @@ def dnsmasq_fragment(
     for number, site in enumerate(networks):
         tag, net = f"net{number}", site.network
         size = str(net.netmask) if site.family == 4 else str(net.prefixlen)
-        lines += ["", f"# {site.cidr}{'' if site.nic is None else f' on {site.nic}'}"]
+        lines += ["", f"# {site.cidr} {site.place}".rstrip()]
         ends = [f"{pool.low},{pool.high}" for pool in site.pools] or [f"{net.network_address},static"]
         lines += [f"dhcp-range=set:{tag},{end},{size},{LEASE_SECONDS}" for end in ends]
         if site.family == 4:
@@ -86,7 +95,7 @@ def isc_fragment(networks: Sequence[SiteNetwork], settings: IscSettings, family:
     for site in _of(networks, family):
         net = site.network
         head = f"subnet {net.network_address} netmask {net.netmask}" if family == 4 else f"subnet6 {net}"
-        lines += ["", f"{head} {{{'' if site.nic is None else f'   # {site.nic}'}"]
+        lines += ["", f"{head} {{{f'   # {site.place}' if site.place else ''}"]
         if family == 4 and site.routers:
             lines.append(f"  option routers {', '.join(site.routers)};")
         if site.dns_servers:
@@ -146,7 +155,7 @@ def _kea_subnet(site: SiteNetwork, include_directory: Path | None, includes: dic
         "pools": [{"pool": f"{pool.low} - {pool.high}"} for pool in site.pools],
         "option-data": [{"name": name, "data": ", ".join(values)} for name, values in options if name and values],
     }
-    if site.nic is not None:
+    if site.nic is not None and not site.relayed:  # relayed: found by the relay's address
         subnet["interface"] = site.nic
     if include_directory is not None:
         mark = f"include {site.cidr}"

@@ -209,6 +209,14 @@ def _digest(value: Any) -> int:
     return int(value, 16)
 
 
+def _configured(rest: list[Any]) -> dict[str, Any]:
+    """What a cluster's configuration says of an interface; an older cluster says nothing."""
+    if not rest:
+        return {}
+    vrf, relayed, serve, *_ = rest
+    return {"vrf": None if vrf is None else _string(vrf), "relayed": bool(relayed), "serve": bool(serve)}
+
+
 HOST_MAPS: Rows[HostMap] = Rows(
     lambda m: [m.address, m.identifier.kind.value, m.identifier.value.hex(), m.hostname],
     lambda row: HostMap(_identifier_from(row[1], row[2]), _string(row[0]), None if row[3] is None else _string(row[3])),
@@ -217,7 +225,10 @@ IDENTIFIERS: Rows[Identifier] = Rows(
     lambda i: [i.kind.value, i.value.hex()], lambda row: _identifier_from(row[0], row[1])
 )
 INTERFACES: Rows[InterfaceReport] = Rows(
-    lambda i: [i.nic, i.cidr, list(i.addresses), list(i.gateways), i.mac, i.kind.value, i.vlan, i.up],
+    lambda i: [
+        *(i.nic, i.cidr, list(i.addresses), list(i.gateways), i.mac, i.kind.value, i.vlan, i.up),
+        *(i.vrf, i.relayed, i.serve),  # an older region passes over these
+    ],
     lambda row: InterfaceReport(
         nic=_string(row[0]),
         cidr=_string(row[1]),
@@ -227,6 +238,7 @@ INTERFACES: Rows[InterfaceReport] = Rows(
         kind=NicKind(row[5]),
         vlan=None if row[6] is None else _count(row[6]),
         up=bool(row[7]),
+        **_configured(row[8:]),
     ),
 )
 REJECTED_MAPS: Rows[RejectedMap] = Rows(

@@ -195,7 +195,9 @@ class InterfaceReport:
     """One cluster interface as clusterd sees it: a NIC of the controller on one subnet.
 
     `cidr` is the network; `addresses` are the controller's own addresses on it; `gateways` are next hops of
-    the controller's routes that lie on it. None of these is ever allocated.
+    the controller's routes that lie on it. None of these is ever allocated. What the controller's configuration says:
+    `vrf` is the network's VRF, None for the cluster's own; a `relayed` network is not on the NIC itself, its clients
+    are relayed to it; without `serve` an admin has to say so before the network is served.
     """
 
     nic: str
@@ -206,6 +208,9 @@ class InterfaceReport:
     kind: NicKind = NicKind.PHYSICAL
     vlan: int | None = None
     up: bool = True
+    vrf: str | None = None
+    relayed: bool = False
+    serve: bool = True
 
     def __post_init__(self) -> None:
         if not is_nic_name(self.nic):
@@ -217,6 +222,8 @@ class InterfaceReport:
         object.__setattr__(self, "gateways", tuple(sorted(map(canonical_address, self.gateways))))
         if self.mac is not None:
             object.__setattr__(self, "mac", format_mac(parse_mac(self.mac)))
+        if self.vrf is not None:
+            object.__setattr__(self, "vrf", parse_name(self.vrf))
 
     def __lt__(self, other: "InterfaceReport") -> bool:
         if not isinstance(other, InterfaceReport):
@@ -234,6 +241,9 @@ class InterfaceReport:
             self.kind.value,
             self.vlan or 0,
             self.up,
+            self.vrf or "",
+            self.relayed,
+            self.serve,
         )
 
 

@@ -58,6 +58,9 @@ interfaces = st.builds(
     kind=st.sampled_from(NicKind),
     vlan=st.none() | st.integers(1, 4094),
     up=st.booleans(),
+    vrf=st.none() | st.sampled_from(["blue", "site-2"]),
+    relayed=st.booleans(),
+    serve=st.booleans(),
 )
 server_pools = st.one_of(st.tuples(v4_addresses, v4_addresses, text), st.tuples(v6_addresses, v6_addresses, text)).map(
     lambda ends: ServerPool(min(ends[:2], key=pack_address), max(ends[:2], key=pack_address), ends[2])

@@ -13,6 +13,7 @@ from clusterd.dhcp.dnsmasq.settings import DnsmasqSettings
 from clusterd.dhcp.file.backend import FileBackend
 from clusterd.dhcp.file.settings import FileSettings
 from clusterd.dhcp.isc.settings import IscSettings
+from clusterd.topology import Relay
 
 
 def test_an_empty_file_is_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +94,38 @@ def test_every_mistake_is_said_at_once() -> None:
         ({"dhcp": {"backend": "dnsmasq", "pid_fil": "/run/a"}}, 'did you mean "pid_file"'),
         ({"dhcp": {"backend": "dnsmasq", "pid_file": "run/a"}}, r"\[dhcp\] pid_file: the path has to be absolute"),
         ({"dhcp": "dnsmasq"}, "dhcp: "),
+        ({"topology": {"serve": "yes"}}, r"\[topology\] serve: .*'auto' or 'confirm'"),
+        ({"topology": {"vrf": {"eth1": "no name"}}}, r"\[topology.vrf\] eth1: not a name"),
+        ({"topology": {"vrf": {"": "blue"}}}, r"\[topology.vrf\]"),
+        ({"topology": {"vrf": "blue"}}, r"\[topology\] vrf: "),
+        ({"relay": [{"cidr": "10.5.0.0/24"}]}, r"\[\[relay\]\] #1 via: is missing"),
+        (
+            {"relay": [{"cidr": "10.5.0.1/24", "via": "eth0"}]},
+            r"#1 cidr: .*has host bits set; the network is 10.5.0.0/24",
+        ),
+        ({"relay": [{"cidr": "10.5.0.1", "via": "eth0"}]}, r"#1 cidr: not a network in CIDR form"),
+        ({"relay": [{"cidr": "127.0.0.0/8", "via": "eth0"}]}, r"#1 cidr: no DHCP server serves loopback"),
+        ({"relay": [{"cidr": "ff02::/64", "via": "eth0"}]}, r"#1 cidr: no DHCP server serves loopback"),
+        (
+            {"relay": [{"cidr": "10.5.0.1/32", "via": "eth0"}]},
+            r"#1 cidr: a network of clients has more than one address",
+        ),
+        (
+            {"relay": [{"cidr": "10.5.0.0/24", "via": "192.0.2.1"}]},
+            r"#1 via: expected the name of the NIC .*not an address",
+        ),
+        ({"relay": [{"cidr": "10.5.0.0/24", "via": "a b"}]}, r"#1 via: not a NIC name"),
+        ({"relay": [{"cidr": "10.5.0.0/24", "via": "e", "gateway": "10.5.0.1"}]}, 'did you mean "gateways"'),
+        (
+            {"relay": [{"cidr": "10.5.0.0/24", "via": "eth0", "gateways": ["10.6.0.1"]}]},
+            "relay #1: the gateway 10.6.0.1 is not in 10.5.0.0/24",
+        ),
+        ({"relay": [{"cidr": "10.5.0.0/24", "via": "eth0"}] * 2}, "relay: 10.5.0.0/24 is relayed twice"),
+        (
+            {"relay": [{"cidr": "10.5.0.0/24", "via": "eth0"}, {"cidr": "10.0.0.0/8", "via": "eth1"}]},
+            "10.5.0.0/24 and 10.0.0.0/8 overlap",
+        ),
+        ({"relay": {"cidr": "10.5.0.0/24", "via": "eth0"}}, "relay: "),
     ],
 )
 def test_what_cannot_work_is_a_mistake(content: dict[str, object], words: str) -> None:
@@ -125,3 +158,33 @@ def test_isc_dhcpd(tmp_path: Path) -> None:
     assert any(one.startswith('[dhcp] omapi_prot: unknown key — did you mean "omapi_port"?') for one in mistakes)
     assert any(one.startswith("[dhcp.ipv6] pid_file: the path has to be absolute") for one in mistakes)
     assert any(one.startswith("[dhcp.ipv6] restart_command:") for one in mistakes)
+
+
+def test_what_no_kernel_shows(tmp_path: Path) -> None:
+    path = tmp_path / "clusterd.toml"
+    path.write_text(
+        """
+        [topology]
+        serve = "confirm"
+        [topology.vrf]
+        "eth2.*" = "green"
+        "eth2.7" = "Blue"
+        "eth*" = "red"
+        [[relay]]
+        cidr = "10.5.0.0/24"
+        via = "eth0"
+        gateways = ["10.5.0.1"]
+        vrf = "blue"
+        [[relay]]
+        cidr = "2001:db8:5::/64"
+        via = "eth1"
+        """
+    )
+    interfaces = load(path, ClusterSettings).interfaces
+    assert interfaces.relays == (
+        Relay("10.5.0.0/24", "eth0", ("10.5.0.1",), "blue"),
+        Relay("2001:db8:5::/64", "eth1"),
+    )
+    assert not interfaces.serve
+    names = ("eth2.7", "eth2.8", "eth1", "br0")
+    assert [interfaces.vrf_of(nic) for nic in names] == ["blue", "green", "red", None]

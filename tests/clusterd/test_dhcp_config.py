@@ -1,5 +1,6 @@
 """`python3 -m clusterd dhcp-config`: what is printed is taken by the real server's own checker, and says it all."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,8 @@ SUBNETS = (
     *("--subnet", "203.0.113.0/24"),
     *("--subnet", "2001:db8:1::/64,dns=2001:db8:1::53,pool=2001:db8:1::100-2001:db8:1::1ff"),
     *("--subnet", "2001:db8:2::/64"),
+    *("--subnet", "10.5.0.0/24,via=eth0,router=10.5.0.1"),
+    *("--subnet", "2001:db8:5::/64,via=eth0"),
     *("--dns", "192.0.2.99", "--dns", "2001:db8::99"),
 )
 POOLS: dict[int, set[tuple[str, str]]] = {
@@ -68,6 +71,8 @@ def test_dnsmasq(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "pid-file=/run/site.pid" in lines
     assert f"dhcp-lease-max={2400 + 51 + 20 + 256}" in lines
     assert "dhcp-range=set:net2,203.0.113.0,static,255.255.255.0,600" in lines
+    assert "# 10.5.0.0/24 relayed, via eth0" in lines
+    assert "dhcp-range=set:net5,10.5.0.0,static,255.255.255.0,600" in lines
     assert "dhcp-option=tag:net0,option:dns-server,192.0.2.53,192.0.2.54,192.0.2.99" in lines
     assert found(DnsmasqReader(tmp_path / "pid", path, (), look, run_at_once)) == POOLS[4] | POOLS[6]
 
@@ -94,9 +99,9 @@ def test_kea(family: int, way: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     text = printed(capsys, "kea", *settings_file(tmp_path, dhcp), *SUBNETS, "--family", str(family))
     path = tmp_path / "kea.conf"
     path.write_text(text)
-    networks = ["2001:db8:1::/64", "2001:db8:2::/64"]
+    networks = ["2001:db8:1::/64", "2001:db8:2::/64", "2001:db8:5::/64"]
     if family == 4:
-        networks = ["192.0.2.0/24", "198.51.100.0/25", "203.0.113.0/24"]
+        networks = ["192.0.2.0/24", "198.51.100.0/25", "203.0.113.0/24", "10.5.0.0/24"]
     for cidr in networks:
         (tmp_path / f"dhcp{family}-{cidr.replace('/', '-')}.json").write_text("[]")
     check("kea", path, family=family)
@@ -136,3 +141,15 @@ def test_as_a_program_with_this_host_s_networks(tmp_path: Path) -> None:
     path = tmp_path / "dnsmasq.conf"
     path.write_text(done.stdout)
     check("dnsmasq", path)
+
+
+def test_relayed_networks_of_the_configuration_are_among_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    relay = '[[relay]]\ncidr = "10.5.0.0/24"\nvia = "not-here0"\ngateways = ["10.5.0.1"]\n'
+    text = printed(capsys, "kea", *settings_file(tmp_path, f'backend = "kea"\n{relay}'), "--family", "4")
+    server = json.loads(text.partition("\n")[2])["Dhcp4"]
+    (relayed,) = [subnet for subnet in server["subnet4"] if subnet["subnet"] == "10.5.0.0/24"]
+    assert "interface" not in relayed, "Kea would only look for its clients on that NIC itself"
+    assert relayed["option-data"] == [{"name": "routers", "data": "10.5.0.1"}]
+    assert "not-here0" in server["interfaces-config"]["interfaces"]

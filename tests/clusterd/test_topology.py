@@ -16,7 +16,7 @@ from clusterd.netlink import (
     parse_links,
 )
 from clusterd.protocol.values import InterfaceReport, NicKind
-from clusterd.topology import TopologySettings, interface_reports
+from clusterd.topology import Relay, TopologySettings, interface_reports, relays_without_nic
 from tests.clusterd.kernel_networks import DUMPS
 
 ETH0 = Link(2, "eth0", mac=bytes.fromhex("00163e000002"))
@@ -286,3 +286,63 @@ def test_every_network_of_a_watched_nic_is_reported(facts: KernelFacts) -> None:
         if plain and documentation and 0 < address.prefix_length < full and address.index in names:
             cidr = str(ip_network(f"{address.address}/{address.prefix_length}", strict=False))
             assert ((names[address.index], cidr) in reported) == (kinds[address.index] != "veth")
+
+
+# ---- what the configuration adds ----
+
+
+def test_a_relayed_network_is_reported_on_the_nic_by_which_its_requests_come() -> None:
+    vlan = Link(5, "eth0.7", "vlan", bytes.fromhex("00163e000002"), up=False, vlan=7, parent=2)
+    relay = Relay("10.5.0.0/24", "eth0.7", ("10.5.0.1",))
+    reports = reports_of(
+        *on(2, "192.0.2.2/24", "10.5.0.7/32"),
+        links=(ETH0, vlan),
+        gateways=("192.0.2.1", "10.5.0.254"),
+        settings=TopologySettings(relays=(relay,)),
+    )
+    assert [(each.nic, each.cidr, each.relayed) for each in reports] == [
+        ("eth0", "192.0.2.0/24", False),
+        ("eth0.7", "10.5.0.0/24", True),
+    ]
+    relayed = reports[1]
+    assert (relayed.kind, relayed.vlan, relayed.mac, relayed.up) == (NicKind.VLAN, 7, "00:16:3e:00:00:02", False)
+    assert (relayed.addresses, relayed.gateways) == (("10.5.0.7",), ("10.5.0.1", "10.5.0.254"))
+
+
+def test_a_relay_whose_nic_is_missing_is_reported_as_down_and_one_by_an_ignored_nic_as_it_is() -> None:
+    tunnel = Link(7, "wg0", "wireguard")
+    relays = (Relay("10.5.0.0/24", "eth9"), Relay("10.6.0.0/24", "wg0"), Relay("2001:db8:5::/64", "wg0"))
+    settings = TopologySettings(relays=relays)
+    reports = reports_of(links=(tunnel,), settings=settings)
+    assert [(each.nic, each.cidr, each.up) for each in reports] == [
+        ("eth9", "10.5.0.0/24", False),
+        ("wg0", "10.6.0.0/24", True),
+        ("wg0", "2001:db8:5::/64", True),
+    ]
+    assert relays_without_nic(KernelFacts((tunnel,)), settings) == relays[:1]
+
+
+def test_a_network_that_the_nic_is_on_is_not_relayed_there() -> None:
+    settings = TopologySettings(relays=(Relay("192.0.2.0/24", "eth0", ("192.0.2.1",)),))
+    (report,) = reports_of(*on(2, "192.0.2.2/24"), settings=settings)
+    assert not report.relayed
+    other = TopologySettings(relays=(Relay("192.0.2.0/24", "eth1"),))
+    direct, relayed = reports_of(*on(2, "192.0.2.2/24"), settings=other)
+    assert (direct.nic, relayed.nic, relayed.relayed) == ("eth0", "eth1", True)
+
+
+def test_the_vrf_of_a_nic_and_of_a_relay() -> None:
+    links = (ETH0, Link(3, "eth1"))
+    settings = TopologySettings(
+        vrfs=(("eth*", "blue"), ("eth1", "green")),
+        relays=(Relay("10.5.0.0/24", "eth1"), Relay("10.6.0.0/24", "eth1", vrf="red")),
+        serve=False,
+    )
+    reports = reports_of(*on(2, "192.0.2.2/24"), *on(3, "198.51.100.2/24"), links=links, settings=settings)
+    assert {each.cidr: each.vrf for each in reports} == {
+        "192.0.2.0/24": "blue",
+        "198.51.100.0/24": "green",
+        "10.5.0.0/24": "green",
+        "10.6.0.0/24": "red",
+    }
+    assert not any(each.serve for each in reports)

@@ -226,7 +226,7 @@ def _ipv6(
 
 def _prefixes(interfaces: Sequence[InterfaceReport], pattern: str) -> list[int]:
     """The IPv6 /64 networks of the NICs that a pattern of dnsmasq names (a `*` at its end), as integers."""
-    cidrs = {report.cidr for report in interfaces if fnmatchcase(report.nic, pattern)}
+    cidrs = {report.cidr for report in interfaces if not report.relayed and fnmatchcase(report.nic, pattern)}
     return sorted(address_to_int(cidr.removesuffix("/64"))[1] for cidr in cidrs if cidr.endswith("/64"))
 
 

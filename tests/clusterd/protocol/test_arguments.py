@@ -26,7 +26,7 @@ from clusterd.protocol.arguments import (
     Text,
 )
 from clusterd.protocol.errors import MalformedArgument
-from clusterd.protocol.values import HostMap, Identifier, IdentifierKind, RejectedMap
+from clusterd.protocol.values import HostMap, Identifier, IdentifierKind, InterfaceReport, RejectedMap
 from tests.clusterd import strategies as values
 
 ALL_ROWS: dict[str, tuple[Rows[Any], st.SearchStrategy[Any]]] = {
@@ -225,3 +225,11 @@ def test_text_that_no_database_takes_is_refused(text: bytes) -> None:
 def test_rows_that_no_database_takes_are_refused() -> None:
     with pytest.raises(MalformedArgument):
         TEXTS.fromString(zlib.compress(b'[["a\\u0000b"]]'))
+
+
+def test_an_interface_of_a_cluster_that_knows_no_vrfs_and_no_relays_is_read() -> None:
+    older = ["eth0", "192.0.2.0/24", ["192.0.2.2"], [], None, "physical", None, True]
+    (report,) = INTERFACES.fromString(zlib.compress(json.dumps([older]).encode()))
+    assert report == InterfaceReport("eth0", "192.0.2.0/24", ("192.0.2.2",))
+    (newer,) = INTERFACES.fromString(zlib.compress(json.dumps([[*older, "blue", True, False, "later"]]).encode()))
+    assert (newer.vrf, newer.relayed, newer.serve) == ("blue", True, False)
