@@ -92,9 +92,6 @@ def make_reader(settings: ServerSettings, state_directory: Path, look: Look, rea
                 run_in_thread,
             )
         case KeaSettings():
-            from clusterd.dhcp.kea.contact import KeaReader
-            from clusterd.dhcp.kea.reservations import is_ours as is_our_reservation
+            from clusterd.dhcp.kea.backend import kea_reader
 
-            configurations = [settings.dhcp4_config] if settings.dhcp4_socket else []
-            configurations += [settings.dhcp6_config] if settings.dhcp6_socket else []
-            return KeaReader(configurations, is_our_reservation, run_in_thread)
+            return kea_reader(settings, reactor, run_in_thread)

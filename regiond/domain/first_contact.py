@@ -174,7 +174,8 @@ _DELETE: Final = {
     ),
     "kea": (
         "delete it and reload Kea (config-reload) when it suits: until then both say the same, and Kea takes "
-        "the one of its configuration first"
+        "the one of its configuration first; one in its hosts database is deleted there, and until then our host map "
+        "is refused, and the client has its address by the old entry"
     ),
     "file": "delete it there when our host map is in effect",
 }

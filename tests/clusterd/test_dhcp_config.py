@@ -12,7 +12,7 @@ from clusterd.dhcp.dnsmasq.contact import DnsmasqReader
 from clusterd.dhcp.first_contact import ServerReader
 from clusterd.dhcp.host_system import run_at_once
 from clusterd.dhcp.isc.contact import DhcpdReader
-from clusterd.dhcp.kea.contact import KeaReader
+from clusterd.dhcp.kea.findings import Findings, parse
 from clusterd.protocol.values import InterfaceReport
 from tests.clusterd.dhcp.checkers import check
 from tests.clusterd.dhcp.samples import pools
@@ -107,7 +107,9 @@ def test_kea(family: int, way: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     check("kea", path, family=family)
     assert ('"hosts-database"' in text, "<?include" in text) == (way == "hosts-database", way == "include-files")
     assert "libdhcp_lease_cmds.so" in text
-    assert found(KeaReader([path], lambda _: False, run_at_once)) == POOLS[family]
+    findings = Findings()
+    findings.take(parse(text, lambda name: Path(name).read_text()), "fragment")
+    assert pools(findings.picture) == POOLS[family]
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
-from clusterd.daemon.config_file import ConfigError, read_secret
 from clusterd.dhcp.backend import BackendError, Capabilities, Rejection
 from clusterd.dhcp.host_system import RunInThread, run_in_threads_of
 from clusterd.dhcp.kea import reservation_commands
 from clusterd.dhcp.kea.configuration import Configuration
+from clusterd.dhcp.kea.contact import KeaReader, KnownServer
 from clusterd.dhcp.kea.control_socket import ControlSocket, KeaUnreachable
+from clusterd.dhcp.kea.database_access import HostsTables, NoAccess, access
 from clusterd.dhcp.kea.include_files import IncludeFilesStore
 from clusterd.dhcp.kea.leases import MISSING_HOOK, end_leases, lease_commands
 from clusterd.dhcp.kea.reservation_commands import ReservationCommandsStore
@@ -116,16 +117,10 @@ class KeaFamily:
             from clusterd.dhcp.kea.hosts_database import HostsDatabaseStore
         except ImportError as error:
             raise _NotOffered(f"{error.name} is not installed (pip install 'hostmap[kea]')") from error
-        parameters = dict(databases[0].parameters)
-        if self._settings.hosts_database is not None:
-            parameters = {"dsn": self._settings.hosts_database}
-            if self._settings.hosts_database_password_file is not None:
-                try:
-                    parameters["password"] = read_secret(self._settings.hosts_database_password_file)
-                except ConfigError as error:
-                    raise BackendError(str(error)) from error
-        elif set(parameters.get("password", "")) == {"*"}:  # later versions of Kea do not tell
-            raise _NotOffered("it does not tell the password of its hosts database: set hosts_database")
+        try:
+            parameters = access(self._settings, databases[0], first=True)
+        except NoAccess as error:
+            raise _NotOffered(str(error)) from error
         return HostsDatabaseStore(self.server.family, Database(parameters, self._reactor, self.server.run_in_thread))
 
     # ---- Backend, for one family ----
@@ -300,13 +295,29 @@ def _of(family: Family, host_maps: Iterable[HostMap]) -> list[HostMap]:
 def kea_backend(settings: KeaSettings, reactor: Any, run_in_thread: RunInThread | None = None) -> KeaBackend:
     """The backend for the servers that the settings name."""
     run = run_in_thread or run_in_threads_of(reactor)
+    return KeaBackend(
+        [
+            KeaFamily(known.server, settings, known.config_file, reactor)
+            for known in _known_servers(settings, reactor, run)
+        ]
+    )
+
+
+def kea_reader(settings: KeaSettings, reactor: Any, run_in_thread: RunInThread) -> KeaReader:
+    """What reads what these servers have of their own."""
+    rows = HostsTables(settings, reactor, run_in_thread)
+    return KeaReader(_known_servers(settings, reactor, run_in_thread), is_ours, rows, run_in_thread)
+
+
+def _known_servers(settings: KeaSettings, reactor: Any, run_in_thread: RunInThread) -> list[KnownServer]:
     places: list[tuple[Family, Path | str, Path]] = [
         (4, settings.dhcp4_socket, settings.dhcp4_config),
         (6, settings.dhcp6_socket, settings.dhcp6_config),
     ]
-    families = []
-    for family, path, config_file in places:
-        if isinstance(path, Path):
-            server = KeaServer(family, ControlSocket(path, family, reactor, run), reactor, run)
-            families.append(KeaFamily(server, settings, config_file, reactor))
-    return KeaBackend(families)
+    return [
+        KnownServer(
+            KeaServer(family, ControlSocket(path, family, reactor, run_in_thread), reactor, run_in_thread), config_file
+        )
+        for family, path, config_file in places
+        if isinstance(path, Path)
+    ]

@@ -1,7 +1,8 @@
 """Kea's configuration: JSON with comments and includes, and what it says of pools and reservations; pure.
 
 Pools are `pools` of subnets and shared networks; `pd-pools` delegate prefixes, which nobody claims. Reservations stand
-in subnets, in shared networks' subnets, and globally.
+in subnets, in shared networks' subnets, and globally; and, elsewhere than in the configuration, in hosts databases and
+in the server's memory.
 """
 
 import ipaddress
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clusterd.dhcp.first_contact import MAX_REMARKS, ServerPicture, identifiers_of, safe_hostname
+from clusterd.dhcp.kea.rows import KIND_OF_TYPE, Row
 from clusterd.protocol.addresses import pack_address
 from clusterd.protocol.values import IdentifierKind, ServerEntry, ServerPool, parse_hex, parse_mac
 
@@ -85,14 +87,34 @@ class Findings:
             except ValueError as error:
                 self._remark(f"{where}: the pool {text[:80]!r} was not understood: {error}")
 
+    def reservations(self, reservations: Iterable[Mapping[str, Any]], where: str) -> None:
+        """Reservations as the server lists them itself; those that the configuration has, too, are known already."""
+        known = {(entry.address, entry.identifiers) for entry in self.entries}
+        for entry in self._entries(reservations, where):
+            if (entry.address, entry.identifiers) not in known:
+                self.entries.add(entry)
+
+    def rows(self, rows: Iterable[Row], where: str) -> None:
+        """Rows of a hosts table; ours are not among them."""
+        for row in rows:
+            if row.address is not None:
+                kind = KIND_OF_TYPE.get(row.type)
+                clients = [(kind, row.value)] if kind in _kinds_of(row.address) else []
+                self.entries.add(
+                    ServerEntry(row.address, identifiers_of(clients), safe_hostname(row.hostname or None), where)
+                )
+
     def _reservations(self, holder: Mapping[str, Any], where: str) -> None:
-        for reservation in _objects(holder.get("reservations")):
+        self.entries.update(self._entries(_objects(holder.get("reservations")), where))
+
+    def _entries(self, reservations: Iterable[Mapping[str, Any]], where: str) -> Iterator[ServerEntry]:
+        for reservation in reservations:
             if self.is_ours(reservation):
                 continue
             addresses = [reservation.get("ip-address"), *_list(reservation.get("ip-addresses"))]
             for address in filter(None, addresses):
                 try:
-                    self.entries.add(_entry(reservation, str(address), where))
+                    yield _entry(reservation, str(address).removesuffix("/128"), where)
                 except ValueError as error:
                     self._remark(f"{where}: the reservation of {str(address)[:64]} was not understood: {error}")
 
@@ -117,17 +139,22 @@ def _ends(text: str) -> tuple[str, str]:
 
 
 def _entry(reservation: Mapping[str, Any], address: str, where: str) -> ServerEntry:
-    family = 4 if len(pack_address(address)) == 4 else 6
-    foreign = IdentifierKind.DUID if family == 4 else IdentifierKind.CLIENT_ID
+    possible = _kinds_of(address)
     clients = [
         (kind, _octets(kind, str(reservation[name])))
         for name, kind in _KINDS.items()
-        if kind is not foreign and reservation.get(name)
+        if kind in possible and reservation.get(name)
     ]
     hostname = reservation.get("hostname")
     return ServerEntry(
         address, identifiers_of(clients), safe_hostname(hostname) if isinstance(hostname, str) else None, where
     )
+
+
+def _kinds_of(address: str) -> tuple[IdentifierKind, ...]:
+    """The identifiers that a host map with this address can have. Raises ValueError."""
+    other = IdentifierKind.CLIENT_ID if len(pack_address(address)) == 4 else IdentifierKind.DUID
+    return IdentifierKind.MAC, other
 
 
 def _octets(kind: IdentifierKind, text: str) -> bytes:

@@ -17,6 +17,7 @@ from clusterd.protocol.addresses import Family, address_to_int, canonical_addres
 T = TypeVar("T")
 
 PAGE = 5_000
+_ADDRESS = 0  # of `type` in ipv6_reservations: an address; 2 is a delegated prefix
 _KEYS = "unnest(%(identifiers)s::text[], %(types)s::smallint[], %(subnets)s::bigint[]) AS k(identifier, type, subnet)"
 
 
@@ -71,6 +72,23 @@ class HostsTable:
                 f"{self._select} WHERE h.host_id > %(last)s AND h.{self._subnet} = ANY(%(subnets)s){condition} "
                 f"ORDER BY h.host_id FETCH FIRST {PAGE} ROWS WITH TIES",
                 {"owner": OWNER_TEXT, "last": last, "subnets": list(subnets)},
+            )
+            rows = cursor.fetchall()
+            yield from map(self._row, rows)
+            if len(rows) < PAGE:
+                return
+            last = rows[-1][0]
+
+    def foreign_rows(self, cursor: extensions.cursor) -> Iterator[Row]:
+        """The rows of this family that are not ours, in whatever subnet or none, with the addresses that they give."""
+        gives = "h.ipv4_address <> 0" if self._family == 4 else f"r.type = {_ADDRESS}"
+        last = 0
+        while True:
+            cursor.execute(
+                f"{self._select} WHERE h.host_id > %(last)s AND {gives} "
+                "AND NOT coalesce(h.user_context = %(owner)s, false) "
+                f"ORDER BY h.host_id FETCH FIRST {PAGE} ROWS WITH TIES",
+                {"owner": OWNER_TEXT, "last": last},
             )
             rows = cursor.fetchall()
             yield from map(self._row, rows)

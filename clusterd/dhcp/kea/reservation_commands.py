@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from clusterd.dhcp.backend import BackendError, Rejection
 from clusterd.dhcp.kea.configuration import Configuration
-from clusterd.dhcp.kea.control_socket import DONE, NOTHING_FOUND, KeaRefused
+from clusterd.dhcp.kea.control_socket import DONE, NOTHING_FOUND, ControlSocket, KeaRefused
 from clusterd.dhcp.kea.entries import after, rows_of
 from clusterd.dhcp.kea.reservations import IDENTIFIER_NAMES, reservation
 from clusterd.dhcp.kea.rows import KIND_OF_TYPE, Placed, Row, RowChanges, plan_rows
@@ -24,6 +24,7 @@ NEEDED = frozenset({"reservation-add", "reservation-del", "reservation-get", "re
 _BY_ADDRESS = "reservation-get-by-address"
 _UPDATE = "reservation-update"
 _PAGE = 1_000
+MAX_RESERVATIONS = 1_000_000
 _FEW = 200  # from here on, everything is read instead of asked for one by one
 _NAMES_OF_MEMORY = ("memory", "primary")  # the word for it changed between Kea's versions
 
@@ -37,6 +38,31 @@ async def memory_target(server: KeaServer) -> str | None:
         if reply.result in (DONE, NOTHING_FOUND):
             return name
     return None
+
+
+async def all_reservations(control: ControlSocket) -> list[Mapping[str, Any]]:
+    """Every reservation that the server has, of its configuration, its memory and its hosts databases alike.
+
+    Each says its subnet in `subnet-id`. Raises BackendError.
+    """
+    entries: list[Mapping[str, Any]] = []
+    arguments: dict[str, Any] = {"limit": _PAGE}
+    while len(entries) <= MAX_RESERVATIONS:
+        page = await _page(control, arguments)
+        hosts = page.get("hosts", [])
+        entries += hosts
+        following = page.get("next")
+        if not hosts or not isinstance(following, Mapping):
+            return entries
+        arguments = {"limit": _PAGE, "source-index": following["source-index"], "from": following["from"]}
+    raise BackendError(f"{control.server} lists more than {MAX_RESERVATIONS} reservations")
+
+
+async def _page(control: ControlSocket, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    reply = await control.ask("reservation-get-page", arguments)
+    if reply.result not in (DONE, NOTHING_FOUND):
+        raise KeaRefused(control.server, "reservation-get-page", reply.text)
+    return reply.arguments if isinstance(reply.arguments, Mapping) else {}
 
 
 class ReservationCommandsStore:
@@ -53,7 +79,7 @@ class ReservationCommandsStore:
 
     async def check(self, configuration: Configuration) -> list[str]:
         try:
-            await self._page({"limit": 1})
+            await _page(self._server.control, {"limit": 1})
         except BackendError as error:
             return [f"{error}."]
         return []
@@ -105,23 +131,10 @@ class ReservationCommandsStore:
     # ---- asking ----
 
     async def _all_rows(self) -> list[Row]:
-        entries: list[tuple[int, Mapping[str, Any]]] = []
-        arguments: dict[str, Any] = {"limit": _PAGE}
-        while True:
-            page = await self._page(arguments)
-            hosts = page.get("hosts", [])
-            entries += [(int(host.get("subnet-id", 0)), host) for host in hosts]
-            following = page.get("next")
-            if not hosts or not isinstance(following, Mapping):
-                break
-            arguments = {"limit": _PAGE, "source-index": following["source-index"], "from": following["from"]}
-        return await self._server.run_in_thread(lambda: list(rows_of(entries)))
-
-    async def _page(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        reply = await self._server.control.ask("reservation-get-page", arguments)
-        if reply.result not in (DONE, NOTHING_FOUND):
-            raise KeaRefused(self._server.name, "reservation-get-page", reply.text)
-        return reply.arguments if isinstance(reply.arguments, Mapping) else {}
+        entries = await all_reservations(self._server.control)
+        return await self._server.run_in_thread(
+            lambda: list(rows_of((int(entry.get("subnet-id", 0)), entry) for entry in entries))
+        )
 
     async def _rows_touched_by(self, placed: Iterable[Placed]) -> list[Row]:
         found: dict[str, tuple[int, Mapping[str, Any]]] = {}

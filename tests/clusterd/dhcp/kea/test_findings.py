@@ -8,15 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clusterd.dhcp.first_contact import ServerPicture, Unreadable
-from clusterd.dhcp.host_system import run_at_once
-from clusterd.dhcp.kea.contact import KeaReader
+from clusterd.dhcp.first_contact import ServerPicture
 from clusterd.dhcp.kea.findings import Findings, parse
 from clusterd.dhcp.kea.reservations import OWNER, is_ours
+from clusterd.dhcp.kea.rows import Row
 from tests.clusterd import strategies as values
 from tests.clusterd.dhcp.checkers import check
 from tests.clusterd.dhcp.samples import entries, pools, put
-from tests.finished import result_of
 
 
 @pytest.fixture
@@ -28,7 +26,10 @@ def site(tmp_path: Path) -> Path:
 
 
 def read(site: Path) -> ServerPicture:
-    return result_of(KeaReader([site / "kea-dhcp4.conf", site / "kea-dhcp6.conf"], is_ours, run_at_once).read())
+    findings = Findings(is_ours)
+    for path in (site / "kea-dhcp4.conf", site / "kea-dhcp6.conf"):
+        findings.take(parse(path.read_text(), lambda name: Path(name).read_text()), str(path))
+    return findings.picture
 
 
 def test_a_site_in_use(site: Path) -> None:
@@ -62,18 +63,6 @@ def test_reservations_of_ours_are_not_foreign(site: Path) -> None:
     assert set(entries(read(site))) & {"192.0.2.32", "192.0.2.40", "192.0.2.31"} == {"192.0.2.31"}
 
 
-def test_a_configuration_that_cannot_be_read_is_not_an_empty_one(site: Path) -> None:
-    (site / "reservations.json").unlink()
-    with pytest.raises(Unreadable, match=r"reservations\.json"):
-        read(site)
-    (site / "kea-dhcp4.conf").write_text('{ "Dhcp4": ')
-    with pytest.raises(Unreadable, match=r"kea-dhcp4\.conf"):
-        read(site)
-    (site / "kea-dhcp4.conf").write_text(f'<?include "{site}/kea-dhcp4.conf"?>')
-    with pytest.raises(Unreadable, match="includes"):
-        read(site)
-
-
 def test_what_is_not_understood_is_told_and_the_rest_is_kept() -> None:
     findings = Findings()
     pools_ = [{"pool": "192.0.2.9 - 192.0.2.1"}, {"pool": 3}, {"pool": "192.0.2.0/33"}, {"pool": "192.0.2.4/31"}, 7]
@@ -88,6 +77,41 @@ def test_a_subnet_of_an_unknown_shape_is_no_bug() -> None:
         findings = Findings()
         findings.take({"Dhcp4": odd}, "f")
         assert findings.picture == ServerPicture()
+
+
+def row(address: str | None, number: int, octets: bytes, hostname: str | None = None) -> Row:
+    return Row(1, 1, number, octets, address, hostname, ours=False)
+
+
+def test_rows_of_a_hosts_table() -> None:
+    findings = Findings()
+    mac, client_id, flex_id = bytes.fromhex("00163e000001"), b"\x01\x02\x03", 4
+    findings.rows([row("192.0.2.1", 0, mac, "web1"), row("192.0.2.2", 3, client_id, "no name!")], "t")
+    findings.rows([row("192.0.2.3", flex_id, b"x"), row("192.0.2.4", 1, mac), row("2001:db8::1", 1, mac)], "t")
+    findings.rows([row(None, 0, mac), row("192.0.2.5", 0, b"short", "")], "t")
+    assert entries(findings.picture) == {
+        "192.0.2.1": ({"mac:00:16:3e:00:00:01"}, "web1"),
+        "192.0.2.2": ({"client-id:01:02:03"}, None),
+        "192.0.2.3": (set(), None),
+        "192.0.2.4": (set(), None),  # a DUID in DHCPv4, which no host map has; the address is taken all the same
+        "192.0.2.5": (set(), None),
+        "2001:db8::1": ({"duid:00:16:3e:00:00:01"}, None),
+    }
+
+
+def test_what_the_server_lists_is_not_reported_twice() -> None:
+    findings = Findings(is_ours)
+    known = {"hw-address": "00:16:3e:00:00:01", "ip-address": "192.0.2.1"}
+    findings.take({"Dhcp4": {"subnet4": [{"subnet": "192.0.2.0/24", "reservations": [known]}]}}, "f")
+    listed = {"hostname": "", "client-classes": [], "subnet-id": 1, **known}
+    ours = {"hw-address": "00:16:3e:00:00:03", "ip-address": "192.0.2.3", "user-context": OWNER, "subnet-id": 1}
+    six = {"duid": "0001020304", "ip-addresses": ["2001:db8::1/128"], "subnet-id": 1}
+    findings.reservations([listed, ours, six, {"flex-id": "0102", "subnet-id": 4294967295}], "p")
+    assert {(entry.address, entry.source) for entry in findings.entries} == {
+        ("192.0.2.1", "f: subnet 192.0.2.0/24"),
+        ("2001:db8::1", "p"),
+    }
+    assert findings.remarks == []
 
 
 json_values = st.recursive(
