@@ -17,12 +17,13 @@ from regiond.domain.mutations import Claim, DropDevice, DropNode, Mutation, NewD
 from regiond.domain.networks import network
 from regiond.domain.reservations import Kind, Reservation, Status
 from regiond.domain.views import DeviceView, NodeView, ReservationView, SubnetView
-from regiond.filters import reservation_filter
+from regiond.filters import ReservationFilters
 from regiond.progress import Progress
 from regiond.requests import RequestContext
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.nodes import NodeStore
 from regiond.storage.reads import Reads
+from regiond.storage.reservation_filter import ReservationFilter
 from regiond.storage.writer import Writer
 
 MAX_COUNT = 256
@@ -42,6 +43,7 @@ class Claims:
         self._catalogue = catalogue
         self._progress = progress
         self._new_id = new_id
+        self._filters = ReservationFilters(catalogue, reads)
 
     # ---- unmanaged devices ----
 
@@ -273,10 +275,7 @@ class Claims:
         self, context: RequestContext, *, filters: Mapping[str, Sequence[str]], limit: int, after: str | None
     ) -> Sequence[ReservationView]:
         """All kinds; a user sees its own."""
-        wanted = reservation_filter(filters, owner=_only_own(context))
-        if "subnet" in filters:
-            selected = [(await self._catalogue.resolve(text)).id for text in filters["subnet"]]
-            wanted = reservation_filter(filters, owner=_only_own(context), subnets=selected)
+        wanted = await self._filters.read(context, filters)
         return await self._reads.reservations(wanted, limit, inputs.optional_id(Prefix.RESERVATION, after, "after"))
 
     async def reservation(self, context: RequestContext, reservation_id: str) -> ReservationView:
@@ -339,7 +338,7 @@ class Claims:
         return await self._reads.answer(context.idempotency)
 
     async def _addresses_of(self, node: NodeView) -> Sequence[ReservationView]:
-        return await self._reads.reservations(reservation_filter({}, nodes=[node.id]), limit=10_000)
+        return await self._reads.reservations(ReservationFilter(nodes=[node.id]), limit=10_000)
 
     async def owner(self, context: RequestContext, name: str | None) -> tuple[int, str]:
         """An account's id and name; without a name the caller's own. Raises NotFound."""

@@ -26,10 +26,10 @@ from regiond.domain.mutations import (
 )
 from regiond.domain.reservations import Kind
 from regiond.domain.views import DeviceView, NodeView, ReservationView
-from regiond.filters import reservation_filter
 from regiond.progress import Progress
 from regiond.requests import RequestContext
 from regiond.storage.reads import Reads
+from regiond.storage.reservation_filter import ReservationFilter
 from regiond.storage.writer import Writer
 
 MAX_ADDRESSES = 10_000
@@ -110,7 +110,7 @@ class Edits:
 
         async def edit() -> Outcome:
             node = await self._claims.node(context, node_id)
-            wanted = reservation_filter({}, nodes=[node.id])
+            wanted = ReservationFilter(nodes=[node.id])
             held = [view.reservation for view in await self._reads.reservations(wanted, limit=MAX_ADDRESSES)]
             condition = required(context, Prefix.NODE, node.id, held)
             return await self._submit(context, *condition, EditNode(node.id, places_of(held), values))

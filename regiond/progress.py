@@ -9,7 +9,8 @@ from regiond.domain.mutations import Outcome
 from regiond.domain.reservations import MapState, Reservation, overall_state
 from regiond.domain.views import ReservationView
 from regiond.storage.errors import DatabaseUnavailable
-from regiond.storage.reads import Reads, ReservationFilter, view_of
+from regiond.storage.reads import Reads, view_of
+from regiond.storage.reservation_filter import ReservationFilter
 
 DEFAULT_WAIT_SECONDS = 2.0
 

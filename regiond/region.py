@@ -18,6 +18,8 @@ from regiond.cluster_rpc import ClusterLinkFactory, Connections, identify_by_cer
 from regiond.edits import Edits
 from regiond.enrolment import Enrolment, Eviction, RegionCertificates
 from regiond.enrolment_door import EnrolmentDoor
+from regiond.exports import Exports
+from regiond.filters import ReservationFilters
 from regiond.first_contact import FirstContacts
 from regiond.health import Health
 from regiond.hearing import Hearing
@@ -36,6 +38,7 @@ from regiond.storage.connection import Vet
 from regiond.storage.deliveries import DeliveryReads
 from regiond.storage.doorbell import Doorbell, Rung
 from regiond.storage.errors import DatabaseUnavailable
+from regiond.storage.exports import ExportReads
 from regiond.storage.first_contact import FirstContactStore
 from regiond.storage.nodes import NodeStore
 from regiond.storage.pool import Pool
@@ -120,6 +123,7 @@ class Region:
         contacts = FirstContactStore(pool, random_id)
         use_cases = UseCases(
             self.claims,
+            Exports(ExportReads(pool), ReservationFilters(self.catalogue, self.reads)),
             edits,
             self.inventory,
             self.enrolment,

@@ -135,6 +135,7 @@ class HttpConnection(Protocol):
         """The client does not read: nothing more is answered until it does."""
         self._clogged = True
         self._wait_for_client()
+        self._cut_if_slow()
 
     def resumeProducing(self) -> None:
         self._clogged = False
@@ -151,10 +152,15 @@ class HttpConnection(Protocol):
     # ---- what the site says ----
 
     def finish(self) -> None:
-        """Answer what has come, and hang up."""
+        """Answer what has come, and hang up. Pieces that are not read at once are not waited for any more."""
         self._finishing = True
+        self._cut_if_slow()
         if not self._answering and not self._clogged:
             self._next()
+
+    def _cut_if_slow(self) -> None:
+        if self._finishing and self._clogged and self._streaming is not None:
+            self.abort()
 
     def abort(self) -> None:
         """Hang up at once."""

@@ -43,6 +43,7 @@ _HEADERS: Final[Mapping[str, dict[str, Any]]] = {
     "ETag": {"description": "the version, for If-Match", "schema": {"type": "string"}},
     "Location": {"description": "where it is", "schema": {"type": "string"}},
     "Link": {"description": 'the next page: <…>; rel="next"', "schema": {"type": "string"}},
+    "Content-Disposition": {"description": "what to call the file", "schema": {"type": "string"}},
     "Retry-After": {"description": "seconds to wait before the next attempt", "schema": {"type": "integer"}},
     "WWW-Authenticate": {"description": "RFC 6750", "schema": {"type": "string"}},
     "Allow": {"description": "the methods there are", "schema": {"type": "string"}},
@@ -156,6 +157,8 @@ def _responses(route: Route) -> dict[str, Any]:
             headers.append("ETag")
         if route.list_of is not None:
             headers.append("Link")
+        if route.streams:
+            headers.append("Content-Disposition")
         answer: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": _headers(headers)}
         if (content := _content(route, status)) is not None:
             answer["content"] = content
@@ -187,7 +190,8 @@ def _content(route: Route, status: int) -> dict[str, Any] | None:
     schema = _without_definitions(shown)
     if route.list_of is not None:
         schema = {"type": "array", "items": schema}
-    return {"application/json": {"schema": schema}}
+    other = {media_type.partition(";")[0]: {"schema": {"type": "string"}} for media_type in route.streams}
+    return {"application/json": {"schema": schema}, **other}
 
 
 def _headers(names: Iterable[str]) -> dict[str, Any]:

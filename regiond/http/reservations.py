@@ -3,12 +3,26 @@
 from datetime import timedelta
 
 from regiond.domain.ids import Prefix, format_id
+from regiond.domain.lines import LineFormat
 from regiond.domain.mutations import ReservationEdit
 from regiond.domain.views import ReservationView
 from regiond.http.bodies.base import Forcing, NoQuery, Waiting
 from regiond.http.bodies.reservations import NewReservation, ReservationChange, ReservationPage
 from regiond.http.representations import reservations as show
-from regiond.http.routing import BASE, CLAIMING, SELECTING, Access, Answer, Call, Route, created, page, released, shown
+from regiond.http.routing import (
+    BASE,
+    CLAIMING,
+    SELECTING,
+    Access,
+    Answer,
+    Call,
+    Route,
+    Streamed,
+    created,
+    page,
+    released,
+    shown,
+)
 from regiond.http.shapes import reservations as shapes
 from regiond.http.use_cases import UseCases
 
@@ -46,7 +60,17 @@ async def create(use: UseCases, call: Call[NewReservation, Waiting]) -> Answer:
 
 
 async def read_list(use: UseCases, call: Call[None, ReservationPage]) -> Answer:
+    """With `format`, all of them as a file that `POST /imports` takes: in order of id, read page by page while it is
+    sent. What was there from the beginning to the end is in it exactly once; what came or went meanwhile is or is not.
+    A file that breaks off (the connection ends without the last chunk) goes on with `after` and the last id in it.
+    """
     query = call.query
+    if query.format is not None:
+        form = LineFormat(query.format)
+        pieces = await use.exports.export(call.context, form, filters=query.filters, after=query.after)
+        name = f"reservations-{call.now:%Y-%m-%d}.{form}"
+        headers = [("Content-Disposition", f'attachment; filename="{name}"')]
+        return Answer(200, Streamed(f"{form.media_type}; charset=utf-8", pieces), headers)
     rows = await use.claims.list_reservations(
         call.context, filters=query.filters, limit=query.limit + 1, after=query.after
     )
@@ -99,6 +123,7 @@ ROUTES = [
         query=ReservationPage,
         list_of=Prefix.RESERVATION,
         shows=shapes.Reservation,
+        streams=tuple(form.media_type for form in LineFormat),
         refusals=SELECTING,
     ),
     Route("GET", RESERVATION, read, Access.USER, "Read a reservation", shows=shapes.Reservation),

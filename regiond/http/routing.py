@@ -106,8 +106,9 @@ class Route:
     """`path` is a template such as `/api/v1/devices/{device}`; `statuses` are those of success.
 
     `list_of` says what a list's pages are cut by: the ids of its entries. `conditional`: it honours If-Match.
-    `shows` is the type of what it answers (of a list: of an entry), `releasing` that of a 202; `refusals` are the
-    problem types that do not follow from the rest: see regiond/http/openapi.py.
+    `shows` is the type of what it answers (of a list: of an entry), `releasing` that of a 202; `streams` are the media
+    types of other forms that can be asked for. `refusals` are the problem types that do not follow from the rest: see
+    regiond/http/openapi.py.
     """
 
     method: str
@@ -122,6 +123,7 @@ class Route:
     conditional: bool = False
     shows: Any = None
     releasing: Any = None
+    streams: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
 
     def url(self, parameters: Mapping[str, str]) -> str:

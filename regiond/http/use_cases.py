@@ -1,6 +1,6 @@
 """What the HTTP API needs of the rest of the region. `Claims`, `Inventory` and `Accounts` are these in earnest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
 from regiond.domain.first_contact import AdoptionResult, ContactView, ForeignEntry
 from regiond.domain.identity import EnrolmentOffer
+from regiond.domain.lines import LineFormat
 from regiond.domain.mutations import ReservationEdit
 from regiond.domain.ranges import AddressRange
 from regiond.domain.recovery import RecoveryView
@@ -109,6 +110,14 @@ class ClaimUseCases(Protocol):
     async def release_reservation(
         self, context: RequestContext, reservation_id: str, *, force: bool
     ) -> Sequence[ReservationView]: ...
+
+
+class ExportUseCases(Protocol):
+    """Reservations as a file."""
+
+    async def export(
+        self, context: RequestContext, form: LineFormat, *, filters: Mapping[str, Sequence[str]], after: str | None
+    ) -> AsyncGenerator[bytes, None]: ...
 
 
 class EditUseCases(Protocol):
@@ -252,6 +261,7 @@ class Health(Protocol):
 @dataclass(frozen=True, slots=True)
 class UseCases:
     claims: ClaimUseCases
+    exports: ExportUseCases
     edits: EditUseCases
     inventory: InventoryUseCases
     enrolment: EnrolmentUseCases

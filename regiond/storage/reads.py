@@ -9,7 +9,7 @@ from regiond.domain.facts import Answered
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import Idempotency, Outcome
 from regiond.domain.plan import replayed
-from regiond.domain.reservations import Delivery, Kind, Reservation, Status, progress_of
+from regiond.domain.reservations import Delivery, Reservation, Status, progress_of
 from regiond.domain.views import (
     ClusterSubnetView,
     ClusterView,
@@ -21,6 +21,7 @@ from regiond.domain.views import (
 )
 from regiond.storage.batch import read_delivery, read_reservation
 from regiond.storage.pool import SETTLE, Pool
+from regiond.storage.reservation_filter import ReservationFilter
 
 # A cluster whose regiond was killed stays marked as connected; nothing was heard of it since then.
 _CONNECTED = "(c.connected_since IS NOT NULL AND c.last_heard > now() - interval '60 s')"
@@ -37,21 +38,6 @@ SELECT reservation_json(r), CASE WHEN r.map_generation IS NULL THEN NULL ELSE (
     FROM delivery d JOIN cluster c ON c.id = d.cluster WHERE d.subnet = r.subnet) END
 FROM reservation r
 """  # noqa: S608 (constants only)
-
-
-@dataclass(frozen=True, slots=True)
-class ReservationFilter:
-    """A conjunction of conditions; several values of one mean any of them. Empty means no condition."""
-
-    ids: Sequence[int] = ()
-    kinds: Sequence[Kind] = ()
-    statuses: Sequence[Status] = ()
-    subnets: Sequence[int] = ()
-    addresses: Sequence[str] = ()
-    macs: Sequence[str] = ()
-    owner: int | None = None
-    devices: Sequence[int] = ()
-    nodes: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +62,8 @@ class Reads:
         self, wanted: ReservationFilter, limit: int = 1000, after: int | None = None
     ) -> list[ReservationView]:
         """In order of id, which is how pages continue: `after` is the last id of the page before."""
-        conditions = {
-            "r.id = ANY(%s)": list(wanted.ids),
-            "r.kind = ANY(%s)": [kind.value for kind in wanted.kinds],
-            "r.status = ANY(%s)": [status.value for status in wanted.statuses],
-            "r.subnet = ANY(%s)": list(wanted.subnets),
-            "r.address = ANY(%s::inet[])": list(wanted.addresses),
-            "r.macs && %s": list(wanted.macs),
-            "r.device = ANY(%s)": list(wanted.devices),
-            "r.node = ANY(%s)": list(wanted.nodes),
-        }
-        used: dict[str, Any] = {text: values for text, values in conditions.items() if values}
-        if wanted.owner is not None:
-            used["r.owner = %s"] = wanted.owner
-        if after is not None:
-            used["r.id > %s"] = after
-        where = " AND ".join(used) or "true"
-        rows = await self._pool.query(
-            f"{_VIEW} WHERE {where} ORDER BY r.id LIMIT %s", (*used.values(), limit), retry=True
-        )
+        where, arguments = wanted.where(after)
+        rows = await self._pool.query(f"{_VIEW} WHERE {where} ORDER BY r.id LIMIT %s", (*arguments, limit), retry=True)
         return [_reservation_view(row[0], row[1]) for row in rows]
 
     async def reservation(self, reservation: int) -> ReservationView | None:

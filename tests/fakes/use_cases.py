@@ -4,7 +4,7 @@ Each call is checked against the signature of the real thing, so the fake cannot
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -41,6 +41,7 @@ from regiond.domain.views import (
 )
 from regiond.edits import Edits
 from regiond.enrolment import Enrolment
+from regiond.exports import Exports
 from regiond.http.use_cases import (
     AccountUseCases,
     AdoptionUseCases,
@@ -48,6 +49,7 @@ from regiond.http.use_cases import (
     ClaimUseCases,
     EditUseCases,
     EnrolmentUseCases,
+    ExportUseCases,
     InventoryUseCases,
     RecoveryUseCases,
     SubnetUseCases,
@@ -205,6 +207,14 @@ class Scripted:
         return call
 
 
+async def exported(**arguments: Any) -> AsyncGenerator[bytes, None]:
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        yield b"address\r\n"
+        yield b"192.0.2.7\r\n"
+
+    return pieces()
+
+
 class FakeHealth:
     """Ready, unless told otherwise."""
 
@@ -240,6 +250,7 @@ class FakeRegion:
                 "release_reservation": [],
             },
         )
+        self.exports = Scripted(Exports, {"export": exported})
         self.edits = Scripted(
             Edits,
             {"change_reservation": RESERVATION_VIEW, "change_device": DEVICE_VIEW, "change_node": NODE_VIEW},
@@ -304,6 +315,7 @@ class FakeRegion:
     def use_cases(self) -> UseCases:
         return UseCases(
             cast(ClaimUseCases, self.claims),
+            cast(ExportUseCases, self.exports),
             cast(EditUseCases, self.edits),
             cast(InventoryUseCases, self.inventory),
             cast(EnrolmentUseCases, self.enrolment),

@@ -14,7 +14,8 @@ from regiond.domain.reservations import Delivery, Kind, MapState, Reservation, S
 from regiond.domain.views import ReservationView
 from regiond.progress import DEFAULT_WAIT_SECONDS, Progress
 from regiond.storage.errors import DatabaseUnavailable
-from regiond.storage.reads import ReservationFilter, view_of
+from regiond.storage.reads import view_of
+from regiond.storage.reservation_filter import ReservationFilter
 from tests.clusterd.links import Outcome
 
 NET, OTHER_NET = 101, 102

@@ -16,7 +16,7 @@ from regiond.domain.ids import Prefix, format_id
 from regiond.domain.networks import network
 from regiond.domain.ranges import RangeKind, RangeValues, check_range, newly_dynamic
 from regiond.domain.reservations import Status
-from regiond.storage.reads import ReservationFilter
+from regiond.storage.reservation_filter import ReservationFilter
 from tests.regiond.storage.region import addresses
 from tests.regiond.subnet_world import SubnetWorld, subnet_world
 

@@ -14,7 +14,7 @@ from regiond.domain import errors
 from regiond.domain.recovery import RecoveryView
 from regiond.domain.reservations import Kind, MapState, Reservation, Status
 from regiond.storage.changes import Change
-from regiond.storage.reads import ReservationFilter
+from regiond.storage.reservation_filter import ReservationFilter
 from tests.database import TestServer
 from tests.fakes.backend import FakeBackend
 from tests.regiond.office import Office, Site, office, site

@@ -19,7 +19,8 @@ from regiond.progress import Progress
 from regiond.requests import Caller, RequestContext
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.nodes import NodeStore
-from regiond.storage.reads import Reads, ReservationFilter
+from regiond.storage.reads import Reads
+from regiond.storage.reservation_filter import ReservationFilter
 from tests.regiond.storage.region import Region, new_id, region_on
 
 reactor: Any = global_reactor

@@ -96,10 +96,12 @@ class Page(Query):
 class FilteredPage(Page):
     """Filters; the values of one are alternatives, and all filters hold."""
 
+    not_filters: ClassVar[frozenset[str]] = frozenset(Page.model_fields)
+
     @property
     def filters(self) -> dict[str, list[str]]:
         """The filters that are given, by name."""
-        named = {name: getattr(self, name) for name in type(self).model_fields if name not in Page.model_fields}
+        named = {name: getattr(self, name) for name in type(self).model_fields if name not in self.not_filters}
         return {name: values for name, values in named.items() if values}
 
 

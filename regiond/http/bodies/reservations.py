@@ -1,7 +1,7 @@
 """What is sent to reserve addresses and to find reservations."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,8 @@ from regiond.http.bodies.base import Body, Change, FilteredPage, has, rules
 from regiond.http.fields import AccountName, Address, ExpiresIn, Hostname, Mac, SelectorText, Text, Whole
 
 MAX_COUNT = 256
+
+ExportFormat = Annotated[Literal["csv", "jsonl"], Field(description="`jsonl`: a JSON object on each line")]
 
 
 class NewReservation(Body):
@@ -57,8 +59,12 @@ class ReservationChange(Change):
 
 
 class ReservationPage(FilteredPage):
-    """Filters; the values of one are alternatives, and all filters hold."""
+    """Filters; the values of one are alternatives, and all filters hold.
 
+    With `format`, all of them as a file instead of a page: it has no `limit`, and goes on behind `after`.
+    """
+
+    format: ExportFormat | None = None
     kind: list[Annotated[str, Field(json_schema_extra={"enum": list(Kind)})]] = Field(default=[])
     status: list[Annotated[str, Field(json_schema_extra={"enum": list(Status)})]] = Field(default=[])
     subnet: list[SelectorText] = Field(default=[])
@@ -66,3 +72,12 @@ class ReservationPage(FilteredPage):
     mac: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-mac"})]] = Field(default=[])
     device: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-device"})]] = Field(default=[])
     node: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-node"})]] = Field(default=[])
+    owner: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-name"})]] = Field(default=[])
+
+    not_filters: ClassVar[frozenset[str]] = FilteredPage.not_filters | {"format"}
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.format is not None and "limit" in self.model_fields_set:
+            raise ValueError("a file has all that the filters mean: leave out limit")
+        return self

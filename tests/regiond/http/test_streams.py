@@ -206,3 +206,18 @@ async def test_a_site_that_closes_sends_the_rest() -> None:
         gate.callback(None)
         await until(lambda: wire.closed.called)
         assert body_of(wire.received) == b"onetwo"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_site_that_closes_does_not_wait_for_who_does_not_read() -> None:
+    async with streaming(endless) as (server, pieces):
+        wire = await connected(server)
+        wire.send(ASK)
+        await until(lambda: pieces.made > 3)
+        assert wire.transport is not None
+        wire.transport.pauseProducing()  # type: ignore[attr-defined]
+        await until(lambda: any(each.is_clogged for each in server.site.connections))
+        server.site.close()
+        await server.site.finished()
+        assert pieces.closed == 1
+        wire.hang_up()

@@ -15,7 +15,7 @@ from regiond.domain.mutations import Acknowledge, Idempotency, Release
 from regiond.domain.reservations import Kind, Reservation, Status
 from regiond.storage.changes import Change
 from regiond.storage.nodes import NodeStore
-from regiond.storage.reads import ReservationFilter
+from regiond.storage.reservation_filter import ReservationFilter
 from tests.regiond.storage.region import Region, new_id, region_on
 
 reactor: Any = global_reactor

@@ -1,0 +1,61 @@
+"""Lines of files: what a spreadsheet does with them, and that nothing of a text is lost."""
+
+import csv
+import io
+import json
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regiond.domain.lines import COLUMNS, Line, LineFormat, harmless, header, restored, written
+from regiond.domain.reservations import Kind, Status
+
+LINE = Line(
+    address="192.0.2.7",
+    subnet="192.0.2.0/24",
+    vrf="default",
+    kind=Kind.DEVICE,
+    macs=("00:16:3e:00:00:01", "00:16:3e:00:00:02"),
+    hostname="web1",
+    owner="alice",
+    comment='=HYPERLINK("http://evil.example"), or\nnot',
+    expires_at=datetime(2026, 1, 31, 12, 0, 0, 123456, UTC),
+    status=Status.ACTIVE,
+)
+
+
+def test_a_line_of_a_spreadsheet() -> None:
+    text = (header(LineFormat.CSV) + written(LineFormat.CSV, LINE)).decode()
+    (row,) = csv.DictReader(io.StringIO(text, newline=""))
+    assert tuple(row) == COLUMNS
+    assert {name: value for name, value in row.items() if value} == {
+        "address": "192.0.2.7",
+        "subnet": "192.0.2.0/24",
+        "vrf": "default",
+        "kind": "device",
+        "macs": "00:16:3e:00:00:01 00:16:3e:00:00:02",
+        "hostname": "web1",
+        "owner": "alice",
+        "comment": '\'=HYPERLINK("http://evil.example"), or\nnot',
+        "expires_at": "2026-01-31T12:00:00.123456Z",
+        "status": "active",
+    }
+
+
+def test_a_json_line_leaves_out_what_is_not_there() -> None:
+    assert header(LineFormat.JSONL) == b""
+    line = written(LineFormat.JSONL, LINE)
+    assert line.endswith(b"}\n") and line.count(b"\n") == 1
+    told = json.loads(line)
+    assert set(told) == set(COLUMNS) - {"client_id", "duid", "alias", "device", "node", "group", "purpose"} - {
+        "created",
+        "id",
+    }
+    assert told["macs"] == list(LINE.macs) and told["comment"] == LINE.comment
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_no_cell_is_a_formula_and_every_text_comes_back(text: str) -> None:
+    assert harmless(text)[:1] not in tuple("=+-@\t\r")
+    assert restored(harmless(text)) == text
