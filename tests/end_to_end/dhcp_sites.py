@@ -18,7 +18,7 @@ from regiond.postgres.place import ROLE
 from tests.end_to_end.daemons import Cluster, Region, eventually
 from tests.lab import namespaces
 from tests.lab.clients import missing_clients
-from tests.lab.dhcpd import OMAPI_PORT, dhcpd
+from tests.lab.dhcpd import OMAPI_PORT, DhcpdServer, dhcpd
 from tests.lab.kea import SCRIPTS, KeaServers, kea, missing_programs
 from tests.lab.namespaces import Network, Wire
 from tests.lab.servers import ProcessIdentity, dnsmasq
@@ -104,45 +104,56 @@ def _server(name: str, network: Network, directory: Path, region: Region) -> Ite
             own = network.wires[0].networks[0].replace(".0/24", ".99")
             host = f"host foreign {{ hardware ethernet 00:16:3e:aa:00:77; fixed-address {own}; }}"
             with dhcpd(network, directory, more=[host]) as two:
-                dhcp = f"""backend = "isc"
-omapi_port = {OMAPI_PORT}
-omapi_key_file = "{two.key_file}"
-leases_file = "{two.leases_file}"
-configuration_file = "{two.configuration_file}"
-[dhcp.ipv6]
-include_file = "{two.include_file}"
-configuration_file = "{two.configuration_file6}"
-pid_file = "{two.pid_file6}"
-program = "{directory}/dhcpd"
-restart_command = ["{two.restart_command}"]"""
-                yield _Server(dhcp, lambda: two.identity, (own,))
+                yield _Server(isc_table(two), lambda: two.identity, (own,))
         case _:
             need(not missing_programs(), f"not installed: {', '.join(missing_programs())}")
-            database = _hosts_database(region, directory) if name == "kea-hosts-database" else None
+            database = make_hosts_database(region, "kea") if name == "kea-hosts-database" else None
             with kea(KeaServers(network, directory, hosts_database=database)) as servers:
-                dhcp = f"""backend = "kea"
+                yield _Server(kea_table(servers), lambda: servers.identity(4))
+
+
+def isc_table(server: DhcpdServer) -> str:
+    """clusterd's [dhcp] table for a dhcpd."""
+    return f"""backend = "isc"
+omapi_port = {OMAPI_PORT}
+omapi_key_file = "{server.key_file}"
+leases_file = "{server.leases_file}"
+configuration_file = "{server.configuration_file}"
+[dhcp.ipv6]
+include_file = "{server.include_file}"
+configuration_file = "{server.configuration_file6}"
+pid_file = "{server.pid_file6}"
+program = "{server.directory}/dhcpd"
+restart_command = ["{server.restart_command}"]"""
+
+
+def kea_table(servers: KeaServers) -> str:
+    """clusterd's [dhcp] table for Kea."""
+    return f"""backend = "kea"
 dhcp4_socket = "{servers.socket(4)}"
-dhcp6_socket = "{servers.socket(6)}"
+dhcp6_socket = "{servers.socket(6) if 6 in servers.families else ""}"
 include_directory = "{servers.include_directory}"
 dhcp4_config = "{servers.config_file(4)}"
 dhcp6_config = "{servers.config_file(6)}\""""
-                yield _Server(dhcp, lambda: servers.identity(4))
 
 
-def _hosts_database(region: Region, directory: Path) -> dict[str, Any]:
+def make_hosts_database(region: Region, name: str) -> dict[str, Any]:
     """A database with Kea's schema on the PostgreSQL that there is, the region's; as Kea's configuration names it."""
     script = SCRIPTS / "dhcpdb_create.pgsql"
     need(script.exists(), f"{script} is not installed (package kea-admin)")
     access = {"host": str(region.state / "postgres" / "socket"), "user": ROLE, "dbname": "postgres"}
-    _execute(access, "CREATE DATABASE kea")
-    _execute({**access, "dbname": "kea"}, script.read_text())
-    return {"type": "postgresql", "name": "kea", "host": access["host"], "user": ROLE}
+    execute(access, f"CREATE DATABASE {name}")
+    execute({**access, "dbname": name}, script.read_text())
+    return {"type": "postgresql", "name": name, "host": access["host"], "user": ROLE}
 
 
-def _execute(access: dict[str, str], sql: str) -> None:
+def execute(access: dict[str, str], sql: str) -> list[tuple[Any, ...]]:
+    """One statement, or a script, on a connection of its own."""
     connection = psycopg2.connect(extensions.make_dsn(**access))
     try:
         connection.autocommit = True
-        connection.cursor().execute(sql)
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall() if cursor.description is not None else []
     finally:
         connection.close()
