@@ -21,7 +21,8 @@ from clusterd.protocol.connection import Link
 from clusterd.protocol.values import parse_name
 from regiond.accounts import random_id
 from regiond.certificates import CERTIFICATE_LIFE, Authority, load_authority, make_authority, requested_key, to_pem
-from regiond.cluster_rpc import ClusterResponders, Connections
+from regiond.cluster_rpc.connections import Connections
+from regiond.cluster_rpc.reports import ClusterResponders
 from regiond.domain import errors
 from regiond.domain.accounts import SALT_BYTES, SECRET_BYTES, StoredSecret, hash_of, make_secret
 from regiond.domain.identity import (
@@ -65,7 +66,7 @@ class Topology(Protocol):
 
 
 class Links(Protocol):
-    """`cluster_rpc.ClusterLinkFactory`, the one of the TLS listeners."""
+    """`cluster_rpc.links.ClusterLinkFactory`, the one of the TLS listeners."""
 
     def by_serial(self) -> dict[str, list[ClusterResponders]]: ...
 

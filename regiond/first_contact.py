@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from regiond.cluster_rpc import Connection
+from regiond.cluster_rpc.connections import Connection
 from regiond.domain.first_contact import DhcpServerReport
 
 
@@ -16,7 +16,9 @@ class Reports(Protocol):
 
 
 class FirstContacts:
-    """See `cluster_rpc.FirstContact`. `changed` is called when a subnet may have become claimable, or not any more."""
+    """See `cluster_rpc.listeners.FirstContact`. `changed` is called when a subnet may have become claimable, or not
+    any more.
+    """
 
     def __init__(self, reports: Reports, changed: Callable[[], None]) -> None:
         self._reports = reports

@@ -13,7 +13,7 @@ from twisted.protocols import amp
 from clusterd.protocol import commands, errors
 from clusterd.protocol.connection import CallTimedOut, LinkLost
 from clusterd.protocol.values import HostMap, Identifier
-from regiond.cluster_rpc import Connection
+from regiond.cluster_rpc.connections import Connection
 from regiond.domain.mutations import Actor
 from regiond.storage.changes import Change
 from regiond.storage.errors import DatabaseUnavailable

@@ -5,7 +5,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from clusterd.protocol import commands
-from regiond.cluster_rpc import Connection
+from regiond.cluster_rpc.connections import Connection
 from regiond.domain.ids import Prefix, format_id
 from regiond.storage.deliveries import Difference, Transfer
 

@@ -21,7 +21,8 @@ from clusterd.protocol import errors
 from clusterd.protocol.arguments import HELD_SUBNETS, MAX_PAGE_ROWS
 from clusterd.protocol.connection import CallTimedOut, LinkLost
 from clusterd.protocol.values import HeldSubnet, InterfaceReport, RejectedMap
-from regiond.cluster_rpc import Connection, Connections, StoreOrigin
+from regiond.cluster_rpc.connections import Connection, Connections
+from regiond.cluster_rpc.listeners import StoreOrigin
 from regiond.domain.identity import Identity, Introduction, Registered
 from regiond.domain.ids import Prefix, format_id, parse_id
 from regiond.domain.mutations import Acknowledge, Actor, Forgotten, Mutation, Outcome, Step
@@ -137,7 +138,7 @@ class _Held:
 
 
 class HostMapDispatch:
-    """The dispatcher, and at the same time what listens to the clusters (see `cluster_rpc.Listening`)."""
+    """The dispatcher, and at the same time what listens to the clusters (see `cluster_rpc.listeners`)."""
 
     _log = Logger(namespace="region.dispatch")
 
@@ -198,7 +199,7 @@ class HostMapDispatch:
             if self._ready.get(target.connection.cluster) is target.connection:
                 await self._lost_commits(target, target.seen, generation)
 
-    # ---- what clusters say (cluster_rpc.Listening) ----
+    # ---- what clusters say (cluster_rpc.listeners) ----
 
     async def register(self, identity: Identity, said: Introduction) -> Registered:
         return await self._clusters.register(identity, said)

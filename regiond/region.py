@@ -14,7 +14,10 @@ from regiond.adoption import Adoptions
 from regiond.audit_trail import AuditTrail
 from regiond.catalogue import Catalogue
 from regiond.claims import Claims
-from regiond.cluster_rpc import ClusterLinkFactory, Connections, identify_by_certificate, identify_plain
+from regiond.cluster_rpc.connections import Connections
+from regiond.cluster_rpc.identify import identify_by_certificate, identify_plain
+from regiond.cluster_rpc.links import ClusterLinkFactory
+from regiond.cluster_rpc.listeners import Listeners
 from regiond.edits import Edits
 from regiond.enrolment import Enrolment, Eviction, RegionCertificates
 from regiond.enrolment_door import EnrolmentDoor
@@ -136,12 +139,9 @@ class Region:
         )
         self.application = Application(reactor, use_cases, rate=rate)
         contact = FirstContacts(contacts, announce.topology_changed)
-        self.plain_links = ClusterLinkFactory(
-            reactor, identity, self.connections, self.dispatch, contact, identify_plain
-        )
-        self.links = ClusterLinkFactory(
-            reactor, identity, self.connections, self.dispatch, contact, identify_by_certificate, self.enrolment.renew
-        )
+        told = Listeners(self.dispatch, self.dispatch, contact, self.enrolment.renew)
+        self.plain_links = ClusterLinkFactory(reactor, identity, self.connections, told, identify_plain)
+        self.links = ClusterLinkFactory(reactor, identity, self.connections, told, identify_by_certificate)
         self.eviction = Eviction(certificate_store, self.links, self.connections)
         self.is_enrolling = certificate_store.is_enrolling
         self.door: EnrolmentDoor | None = None

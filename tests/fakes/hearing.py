@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred
 
-from regiond.cluster_rpc import Connection
+from regiond.cluster_rpc.connections import Connection
 
 
 @dataclass

@@ -17,7 +17,10 @@ from clusterd.protocol.values import InterfaceReport
 from clusterd.region_connection import Introduction, RegionConnection
 from clusterd.region_connection import Region as Place
 from clusterd.store_thread import StoreThread
-from regiond.cluster_rpc import ClusterLinkFactory, Connections, identify_plain
+from regiond.cluster_rpc.connections import Connections
+from regiond.cluster_rpc.identify import identify_plain
+from regiond.cluster_rpc.links import ClusterLinkFactory
+from regiond.cluster_rpc.listeners import Listeners
 from regiond.domain.mutations import Outcome
 from regiond.domain.reservations import MapState, overall_state
 from regiond.first_contact import FirstContacts
@@ -91,7 +94,9 @@ async def office(dsn: str, directory: Path) -> AsyncIterator[Office]:
         )
         socket = directory / "region.sock"
         contact = FirstContacts(FirstContactStore(region.pool, new_id), lambda: None)
-        factory = ClusterLinkFactory(reactor, identity, connections, dispatch, contact, identify_plain)
+        factory = ClusterLinkFactory(
+            reactor, identity, connections, Listeners(dispatch, dispatch, contact), identify_plain
+        )
         port = await UNIXServerEndpoint(reactor, str(socket)).listen(factory)
         try:
             yield Office(region, dispatch, progress, socket, hearing, recoveries)

@@ -8,7 +8,10 @@ from twisted.internet.task import Clock
 
 from clusterd.protocol.connection import Link
 from clusterd.protocol.values import Identifier, IdentifierKind
-from regiond.cluster_rpc import ClusterLinkFactory, Connection, Connections, identify_plain
+from regiond.cluster_rpc.connections import Connection, Connections
+from regiond.cluster_rpc.identify import identify_plain
+from regiond.cluster_rpc.links import ClusterLinkFactory
+from regiond.cluster_rpc.listeners import Listeners
 from regiond.domain.first_contact import DhcpServerReport
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import Actor, Claim, Mutation, NewDevice, Release
@@ -79,8 +82,7 @@ class Site:
             self.clock,
             RegionIdentity("region-1", HISTORY),
             self.connections,
-            self.dispatch,
-            self.contact,
+            Listeners(self.dispatch, self.dispatch, self.contact),
             identify_plain,
         )
         self._next = 0

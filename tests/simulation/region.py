@@ -5,7 +5,10 @@ from random import Random
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from regiond.cluster_rpc import ClusterLinkFactory, Connections, identify_plain
+from regiond.cluster_rpc.connections import Connections
+from regiond.cluster_rpc.identify import identify_plain
+from regiond.cluster_rpc.links import ClusterLinkFactory
+from regiond.cluster_rpc.listeners import Listeners
 from regiond.domain.ids import NewId
 from regiond.domain.mutations import Mutation, Outcome
 from regiond.host_map_dispatch import HostMapDispatch
@@ -57,7 +60,7 @@ class Region:
             self.clock, connections, storage, storage, storage, OnePast(), self.identity.region, storage
         )
         self.links = ClusterLinkFactory(
-            self.clock, self.identity, connections, dispatch, HeardContacts(), identify_plain
+            self.clock, self.identity, connections, Listeners(dispatch, dispatch, HeardContacts()), identify_plain
         )
         self._storage = storage
         sweeps = Sweeps(

@@ -43,7 +43,7 @@ from clusterd.protocol.values import (
     ServerPool,
 )
 from clusterd.region_responders import RegionResponders
-from regiond.cluster_rpc import ClusterResponders
+from regiond.cluster_rpc.reports import ClusterResponders
 from tests.clusterd import strategies as values
 
 EVERY_COMMAND = sorted(

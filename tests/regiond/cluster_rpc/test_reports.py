@@ -1,4 +1,4 @@
-"""What the region answers to a cluster's own commands."""
+"""What the region answers to what clusters report."""
 
 from typing import Any
 
@@ -6,14 +6,10 @@ import pytest
 from twisted.protocols.amp import RemoteAmpError
 
 from clusterd.protocol import errors
-from clusterd.protocol.commands import PROTOCOL_VERSION, Register, ReportDhcpServer, ReportTopology
-from clusterd.protocol.connection import CallTimedOut
+from clusterd.protocol.commands import ReportDhcpServer, ReportTopology
 from clusterd.protocol.errors import NotRegistered
 from clusterd.protocol.values import InterfaceReport, ServerEntry, ServerPool
-from regiond.cluster_rpc import LONGEST_NOTING_SECONDS
 from regiond.domain.first_contact import DhcpServerReport
-from regiond.newcomer import REGISTRATION_SECONDS
-from tests.clusterd.links import Outcome
 from tests.clusterd.log_events import logged
 from tests.fakes.cluster import FakeCluster
 from tests.regiond.site import (
@@ -29,9 +25,6 @@ from tests.regiond.site import (
 )
 
 __all__ = ["cluster", "site"]
-
-
-# ---- what clusters report ----
 
 
 def test_a_state_is_recorded_and_announced(site: Site, cluster: FakeCluster) -> None:
@@ -53,70 +46,6 @@ def test_repaired_drift_is_said(site: Site, cluster: FakeCluster) -> None:
         site.ask(cluster.report(SUBNET, 1, HISTORY, drift_repaired=3))
         site.ask(cluster.report(SUBNET, 1, HISTORY))
     assert [(e["subnet"], e["count"]) for e in events if e["event"] == "delivery.drift-repaired"] == [(SUBNET, 3)]
-
-
-def test_nothing_but_a_registration_is_answered_first(site: Site, cluster: FakeCluster) -> None:
-    site.connect(cluster)
-    with pytest.raises(errors.NotRegistered):
-        site.ask(cluster.report(SUBNET, 1, HISTORY))
-
-
-def test_the_newer_of_two_registrations_wins_whichever_is_answered_first(site: Site, cluster: FakeCluster) -> None:
-    again = FakeCluster(cluster.name)
-    site.connect(cluster)
-    site.connect(again)
-    site.storage.hold_answers()
-    older, newer = Outcome(cluster.register()), Outcome(again.register())
-    site.flush()
-    site.storage.answer(newest_first=True)
-    site.flush()
-    assert isinstance(older.error, errors.RegistrationRefused)
-    assert newer.error is None
-    assert site.connections.by_cluster[RACK].epoch == 2
-
-
-def test_who_does_not_register_is_cut(site: Site, cluster: FakeCluster) -> None:
-    silent = FakeCluster("rack-8")
-    site.connect(silent)
-    site.register(cluster)
-    assert silent.link is not None and cluster.link is not None
-    site.pass_time(REGISTRATION_SECONDS - 1)
-    assert silent.link.connected_now
-    with logged() as events:
-        site.pass_time(1)
-    assert [link.connected_now for link in (silent.link, cluster.link)] == [False, True]
-    assert [(e["event"], e["seconds"]) for e in events] == [("link.unregistered", REGISTRATION_SECONDS)]
-
-
-def test_a_registration_that_the_database_takes_long_for_is_waited_for(site: Site, cluster: FakeCluster) -> None:
-    site.connect(cluster)
-    site.storage.hold_answers()
-    slow = Outcome(cluster.register())
-    site.flush()
-    site.pass_time(REGISTRATION_SECONDS / 2)
-    site.pass_time(REGISTRATION_SECONDS)
-    site.storage.answer(newest_first=True)
-    site.flush()
-    assert isinstance(slow.error, CallTimedOut), "which a cluster has ended long since"
-    assert site.connections.clusters() == [RACK]
-    site.pass_time(REGISTRATION_SECONDS)
-    assert site.connections.clusters() == [RACK]
-
-
-def test_who_is_revoked_while_it_registers_is_told_so_before_it_is_cut(site: Site, cluster: FakeCluster) -> None:
-    end = site.connect(cluster).server
-    site.storage.hold_answers()
-    registering = Outcome(cluster.register())
-    site.flush()
-    site.factory.peers[end].newcomer.is_unwelcome = True
-    site.storage.answer(newest_first=True)
-    site.flush()
-    assert isinstance(registering.error, errors.RegistrationRefused)
-    assert str(registering.error) == "its certificate was revoked or has expired"
-    assert site.connections.clusters() == []
-    assert end.connected_now
-    site.pass_time(REGISTRATION_SECONDS)
-    assert not end.connected_now
 
 
 def _reports(count: int) -> list[InterfaceReport]:
@@ -156,33 +85,6 @@ def test_a_page_that_cannot_be_is_refused_and_kept_nowhere(
     assert len(site.storage.topologies) == 1
 
 
-def test_closing_waits_until_the_ends_of_the_connections_are_recorded(site: Site, cluster: FakeCluster) -> None:
-    stranger = FakeCluster("rack-8")
-    site.register(cluster)
-    site.connect(stranger)
-    site.storage.hold()
-    closed = Outcome(site.factory.close())
-    site.flush()
-    assert not closed.done()
-    assert site.connections.clusters() == []
-    site.storage.let_go()
-    site.flush()
-    assert closed.done() and closed.error is None
-    assert site.storage.ended == [(RACK, 1)]
-    assert site.clock.getDelayedCalls() == []
-    site.ask(site.factory.close())
-
-
-def test_closing_does_not_wait_for_a_database_that_is_away(site: Site, cluster: FakeCluster) -> None:
-    site.register(cluster)
-    site.storage.hold()
-    closed = Outcome(site.factory.close())
-    site.flush()
-    assert not closed.done()
-    site.pass_time(LONGEST_NOTING_SECONDS)
-    assert closed.done() and closed.error is None
-
-
 def test_a_subnet_that_a_topology_brings_is_delivered(site: Site, cluster: FakeCluster) -> None:
     del site.tables.deliveries[NET, RACK]
     site.register(cluster)
@@ -205,21 +107,6 @@ def test_two_clusters_are_delivered_to_independently(site: Site, cluster: FakeCl
     cluster.let_go()
     site.flush()
     assert site.recorded(RACK)[1] == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"), [(None, "needs the cluster's name"), ("../etc", "not a name"), ("", "needs|not a name")]
-)
-def test_a_cluster_without_a_proper_name_is_refused(site: Site, name: str | None, reason: str) -> None:
-    nameless = FakeCluster("x")
-    site.connect(nameless)
-    named: dict[str, Any] = {} if name is None else {"cluster": name}
-    common: dict[str, Any] = {"software_version": "1", "hostname": "h", "backend": "b", "held": ()}
-    assert nameless.link is not None
-    with pytest.raises(errors.RegistrationRefused, match=reason):
-        site.ask(nameless.link.call(Register, protocol_version=PROTOCOL_VERSION, **common, **named))
-    with pytest.raises(errors.IncompatibleVersion):
-        site.ask(nameless.link.call(Register, protocol_version=99, cluster="rack-7", **common))
 
 
 def test_a_report_of_a_dhcp_server_is_heard_when_its_last_page_is_there(site: Site, cluster: FakeCluster) -> None:

@@ -1,0 +1,88 @@
+"""How a connection becomes a cluster's."""
+
+from typing import Any
+
+import pytest
+
+from clusterd.protocol import errors
+from clusterd.protocol.commands import PROTOCOL_VERSION, Register
+from clusterd.protocol.connection import CallTimedOut
+from regiond.cluster_rpc.newcomer import REGISTRATION_SECONDS
+from tests.clusterd.links import Outcome
+from tests.fakes.cluster import FakeCluster
+from tests.regiond.site import (
+    HISTORY,
+    RACK,
+    SUBNET,
+    Site,
+    cluster,
+    site,
+)
+
+__all__ = ["cluster", "site"]
+
+
+def test_nothing_but_a_registration_is_answered_first(site: Site, cluster: FakeCluster) -> None:
+    site.connect(cluster)
+    with pytest.raises(errors.NotRegistered):
+        site.ask(cluster.report(SUBNET, 1, HISTORY))
+
+
+def test_the_newer_of_two_registrations_wins_whichever_is_answered_first(site: Site, cluster: FakeCluster) -> None:
+    again = FakeCluster(cluster.name)
+    site.connect(cluster)
+    site.connect(again)
+    site.storage.hold_answers()
+    older, newer = Outcome(cluster.register()), Outcome(again.register())
+    site.flush()
+    site.storage.answer(newest_first=True)
+    site.flush()
+    assert isinstance(older.error, errors.RegistrationRefused)
+    assert newer.error is None
+    assert site.connections.by_cluster[RACK].epoch == 2
+
+
+def test_a_registration_that_the_database_takes_long_for_is_waited_for(site: Site, cluster: FakeCluster) -> None:
+    site.connect(cluster)
+    site.storage.hold_answers()
+    slow = Outcome(cluster.register())
+    site.flush()
+    site.pass_time(REGISTRATION_SECONDS / 2)
+    site.pass_time(REGISTRATION_SECONDS)
+    site.storage.answer(newest_first=True)
+    site.flush()
+    assert isinstance(slow.error, CallTimedOut), "which a cluster has ended long since"
+    assert site.connections.clusters() == [RACK]
+    site.pass_time(REGISTRATION_SECONDS)
+    assert site.connections.clusters() == [RACK]
+
+
+def test_who_is_revoked_while_it_registers_is_told_so_before_it_is_cut(site: Site, cluster: FakeCluster) -> None:
+    end = site.connect(cluster).server
+    site.storage.hold_answers()
+    registering = Outcome(cluster.register())
+    site.flush()
+    site.factory.peers[end].newcomer.is_unwelcome = True
+    site.storage.answer(newest_first=True)
+    site.flush()
+    assert isinstance(registering.error, errors.RegistrationRefused)
+    assert str(registering.error) == "its certificate was revoked or has expired"
+    assert site.connections.clusters() == []
+    assert end.connected_now
+    site.pass_time(REGISTRATION_SECONDS)
+    assert not end.connected_now
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [(None, "needs the cluster's name"), ("../etc", "not a name"), ("", "needs|not a name")]
+)
+def test_a_cluster_without_a_proper_name_is_refused(site: Site, name: str | None, reason: str) -> None:
+    nameless = FakeCluster("x")
+    site.connect(nameless)
+    named: dict[str, Any] = {} if name is None else {"cluster": name}
+    common: dict[str, Any] = {"software_version": "1", "hostname": "h", "backend": "b", "held": ()}
+    assert nameless.link is not None
+    with pytest.raises(errors.RegistrationRefused, match=reason):
+        site.ask(nameless.link.call(Register, protocol_version=PROTOCOL_VERSION, **common, **named))
+    with pytest.raises(errors.IncompatibleVersion):
+        site.ask(nameless.link.call(Register, protocol_version=99, cluster="rack-7", **common))
