@@ -174,6 +174,11 @@ class HostMapDispatch:
             for target in list(self._held.by_subnet.get(subnet, {}).values()):
                 self._kick(target)
 
+    async def holdings_changed(self, cluster: int) -> None:
+        """Which subnets this cluster serves was decided otherwise than by its report. The sweep finds it out, too."""
+        if (connection := self._ready.get(cluster)) is not None:
+            await self._adopt_all(connection)
+
     async def sweep(self) -> None:
         """Find the connected clusters that are not where they should be, and bring them there."""
         here = {connection.cluster: connection.epoch for connection in self._connections.by_cluster.values()}

@@ -31,6 +31,7 @@ from regiond.http.application import Application
 from regiond.http.rate import RateLimit
 from regiond.http.use_cases import UseCases
 from regiond.inventory import Inventory
+from regiond.pairs import Pairs
 from regiond.progress import Progress
 from regiond.recovery import Recoveries
 from regiond.storage.accounts import AccountStore
@@ -44,6 +45,7 @@ from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.exports import ExportReads
 from regiond.storage.first_contact import FirstContactStore
 from regiond.storage.nodes import NodeStore
+from regiond.storage.pairs import PairStore
 from regiond.storage.pool import Pool
 from regiond.storage.ranges import RangeStore
 from regiond.storage.reads import Reads, RegionIdentity
@@ -98,7 +100,7 @@ class Region:
         self.doorbell = Doorbell(reactor, dsn, pool, self._rung, vet=vet)
         self.writer = Writer(reactor, writing, self._committed)
         self.clusters = ClusterStore(pool, random_id)
-        announce = _Announcements(self.progress, self.catalogue, self.doorbell)
+        announce = self._announce = _Announcements(self.progress, self.catalogue, self.doorbell)
         deliveries, recoveries = DeliveryReads(pool), RecoveryStore(pool, random_id)
         hearing = Hearing(reactor, recoveries)
         self.witness = Witness(witness_file, identity.region, recoveries, hearing.begin)
@@ -131,6 +133,7 @@ class Region:
             self.inventory,
             self.enrolment,
             self.subnets,
+            Pairs(self.inventory, PairStore(pool), self._pair_changed),
             Adoptions(contacts, self.inventory, self.reads, self.writer, random_id),
             self.accounts,
             AuditTrail(AuditReads(pool)),
@@ -156,6 +159,11 @@ class Region:
             self.witness.beat,
             deliveries.prune_tombstones,
         )
+
+    async def _pair_changed(self, cluster: int) -> None:
+        self._announce.topology_changed()
+        with suppress(DatabaseUnavailable):  # then the sweep looks
+            await self.dispatch.holdings_changed(cluster)
 
     def _committed(self, subnets: frozenset[int]) -> None:
         self.dispatch.committed(subnets)

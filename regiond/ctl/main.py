@@ -11,6 +11,8 @@ from regiond.ctl.check import check
 from regiond.ctl.client import DEFAULT_SOCKET, DEFAULT_TIMEOUT_SECONDS, Target, check_token, parse_url, read_token_file
 from regiond.ctl.clusters import clusters
 from regiond.ctl.command import RegionGroup, Settings
+from regiond.ctl.pairs import clusters as clusters_on_subnet
+from regiond.ctl.pairs import confirm_pair, unpair
 from regiond.ctl.ranges import ranges
 from regiond.ctl.recover import recover
 from regiond.ctl.reservations import reservations
@@ -82,6 +84,9 @@ def _target(socket: str | None, url: str | None, token_file: str | None, timeout
         raise click.UsageError(str(error)) from error
 
 
+subnets.add_command(clusters_on_subnet)
+subnets.add_command(confirm_pair)
+subnets.add_command(unpair)
 cli.add_command(accounts)
 cli.add_command(adopt)
 cli.add_command(audit)

@@ -7,6 +7,7 @@ import click
 from regiond.ctl.client import segment
 from regiond.ctl.command import DURATION_OR_ZERO, Settings, given, json_option, pass_settings
 from regiond.ctl.output import print_fields, print_json, print_table
+from regiond.ctl.pairs import clusters_path, waiting
 from regiond.ctl.ranges import SUBNET_HELP
 
 
@@ -48,11 +49,13 @@ def show(settings: Settings, subnet: str) -> None:
     path = f"/subnets/{shown['id']}"
     use = settings.client.get(f"{path}/utilisation").content
     ranges = settings.client.get_all(f"{path}/ranges")
+    clusters = settings.client.get_all(clusters_path(shown["id"]))
     available = settings.client.get(f"{path}/available", [("limit", "1")]).content
     if settings.as_json:
-        print_json({**shown, "utilisation": use, "ranges": ranges, "available": available})
+        print_json({**shown, "utilisation": use, "ranges": ranges, "available": available, "clusters": clusters})
     else:
-        print_fields([*_own(shown), *_use(use), *_ranges(ranges), ("lowest free", next(iter(available), None))])
+        lowest = ("lowest free", next(iter(available), None))
+        print_fields([*_own(shown), *waiting(shown["id"], clusters), *_use(use), *_ranges(ranges), lowest])
 
 
 @subnets.command("set", epilog=SUBNET_HELP)

@@ -222,6 +222,18 @@ class QuotaExceeded(DomainError):
     slug = "quota-exceeded"
 
 
+class NotOnSubnet(DomainError):
+    """The cluster has nothing to do with the subnet now."""
+
+    slug = "cluster-not-on-subnet"
+
+
+class LastServing(DomainError):
+    """Without this cluster nobody would serve the subnet."""
+
+    slug = "last-serving-cluster"
+
+
 class LinkRefused(Exception):
     """What is refused on the link and never over HTTP. `detail` is told to the other side."""
 

@@ -49,6 +49,8 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "range-over-reservations": (409, "The DHCP server would lease addresses that somebody has"),
     "no-cluster-listener": (409, "Clusters cannot connect here"),
     "cluster-holds-host-maps": (409, "The cluster may still serve host maps"),
+    "cluster-not-on-subnet": (409, "The cluster is not on the subnet"),
+    "last-serving-cluster": (409, "No other cluster serves the subnet"),
     "quota-exceeded": (409, "The account has as many reservations as it may"),
     "stale-version": (412, "It was changed since it was read"),
     "body-too-large": (413, "The body is too large"),

@@ -10,6 +10,7 @@ from regiond.domain.first_contact import AdoptionResult, ContactView, ForeignEnt
 from regiond.domain.identity import EnrolmentOffer
 from regiond.domain.lines import LineFormat
 from regiond.domain.mutations import ReservationEdit
+from regiond.domain.pairs import ClusterOnSubnet
 from regiond.domain.ranges import AddressRange
 from regiond.domain.recovery import RecoveryView
 from regiond.domain.views import (
@@ -185,6 +186,14 @@ class SubnetUseCases(Protocol):
     async def repair(self, context: RequestContext, subnet: str) -> CheckReport: ...
 
 
+class PairUseCases(Protocol):
+    """The clusters on one subnet. `subnet` is an id or a selector, `cluster` an id or a name."""
+
+    async def clusters_on(self, subnet: str) -> Sequence[ClusterOnSubnet]: ...
+    async def confirm(self, context: RequestContext, subnet: str, cluster: str) -> ClusterOnSubnet: ...
+    async def end(self, context: RequestContext, subnet: str, cluster: str) -> ClusterOnSubnet: ...
+
+
 class AdoptionUseCases(Protocol):
     """What clusters' DHCP servers have of their own."""
 
@@ -266,6 +275,7 @@ class UseCases:
     inventory: InventoryUseCases
     enrolment: EnrolmentUseCases
     subnets: SubnetUseCases
+    pairs: PairUseCases
     adoptions: AdoptionUseCases
     accounts: AccountUseCases
     audit: AuditUseCases

@@ -24,12 +24,12 @@ from regiond.storage.pool import SETTLE, Pool
 from regiond.storage.reservation_filter import ReservationFilter
 
 # A cluster whose regiond was killed stays marked as connected; nothing was heard of it since then.
-_CONNECTED = "(c.connected_since IS NOT NULL AND c.last_heard > now() - interval '60 s')"
+CONNECTED = "(c.connected_since IS NOT NULL AND c.last_heard > now() - interval '60 s')"
 
 _VIEW = f"""
 SELECT reservation_json(r), CASE WHEN r.map_generation IS NULL THEN NULL ELSE (
     SELECT coalesce(jsonb_agg(jsonb_build_object(
-            'cluster', d.cluster, 'cluster_name', c.name, 'role', d.role, 'connected', {_CONNECTED},
+            'cluster', d.cluster, 'cluster_name', c.name, 'role', d.role, 'connected', {CONNECTED},
             'accepted_generation', d.accepted_generation, 'applied_generation', d.applied_generation,
             'error', d.error, 'since', d.since,
             'rejected', (SELECT min(j.reason) FROM rejected_map j JOIN host_map m USING (subnet, kind, identifier)
@@ -127,7 +127,7 @@ class Reads:
 
     async def clusters(self) -> list[ClusterView]:
         rows = await self._pool.query(
-            f"""SELECT c.id, c.name, v.name, c.hostname, c.backend, c.software_version, {_CONNECTED},
+            f"""SELECT c.id, c.name, v.name, c.hostname, c.backend, c.software_version, {CONNECTED},
                        c.connected_since, c.last_heard,
                        (SELECT coalesce(jsonb_agg(jsonb_build_object('subnet', s.id, 'cidr', s.cidr, 'role', d.role,
                             'desired_generation', s.generation, 'accepted_generation', d.accepted_generation,

@@ -17,7 +17,7 @@ from regiond.storage.registration import register
 ABSENT_SECONDS = 60.0
 
 # One topology is applied at a time: two clusters that report the same new network must find each other's subnet.
-_TOPOLOGY_LOCK = "SELECT pg_advisory_xact_lock(2, 0)"
+TOPOLOGY_LOCK = "SELECT pg_advisory_xact_lock(2, 0)"
 
 
 _STANDING = "(i.present OR i.last_changed > now() - make_interval(secs => %s))"
@@ -73,7 +73,7 @@ class ClusterStore:
         """
 
         async def apply(session: Session) -> TopologyPlan:
-            await session.run(_TOPOLOGY_LOCK)
+            await session.run(TOPOLOGY_LOCK)
             [(vrf, latest)] = await session.run("SELECT vrf, epoch FROM cluster WHERE id = %s", (cluster,))
             if epoch is not None and epoch < latest:
                 return TopologyPlan({}, (), (), (), {})
@@ -91,7 +91,7 @@ class ClusterStore:
         """The cluster serves no subnet any more; it stays a holder of each until that is confirmed."""
 
         async def run(session: Session) -> None:
-            await session.run(_TOPOLOGY_LOCK)
+            await session.run(TOPOLOGY_LOCK)
             serving = "FROM delivery WHERE cluster = %s AND role = 'serving'"
             await _lock(session, [row[0] for row in await session.run(f"SELECT subnet {serving}", (cluster,))])
             await session.run(
@@ -108,7 +108,7 @@ class ClusterStore:
         """
 
         async def run(session: Session) -> None:
-            await session.run(_TOPOLOGY_LOCK)
+            await session.run(TOPOLOGY_LOCK)
             rows = await session.run("SELECT name FROM cluster WHERE id = %s FOR UPDATE", (cluster,))
             still = await session.run(
                 "SELECT FROM delivery WHERE cluster = %s AND role <> 'former' LIMIT 1", (cluster,)
@@ -141,7 +141,7 @@ class ClusterStore:
         """
 
         async def drain(session: Session) -> list[Row]:
-            await session.run(_TOPOLOGY_LOCK)
+            await session.run(TOPOLOGY_LOCK)
             absent = await session.run(_ABSENT, (ABSENT_SECONDS,))
             abandoned = [row[0] for row in await session.run(f"SELECT DISTINCT subnet {_ABANDONED}", (ABSENT_SECONDS,))]
             await _lock(session, {*abandoned, *(row[0] for row in absent)})

@@ -24,6 +24,7 @@ from regiond.domain.first_contact import (
     ReportedPool,
 )
 from regiond.domain.identity import EnrolmentOffer, NewEnrolment
+from regiond.domain.pairs import ClusterOnSubnet
 from regiond.domain.ranges import AddressRange, RangeKind, RangeValues
 from regiond.domain.recovery import FindingView, RecoveringCluster, RecoveringSubnet, RecoveryView
 from regiond.domain.reservations import ClusterProgress, Kind, MapState, Reservation, Status
@@ -51,11 +52,13 @@ from regiond.http.use_cases import (
     EnrolmentUseCases,
     ExportUseCases,
     InventoryUseCases,
+    PairUseCases,
     RecoveryUseCases,
     SubnetUseCases,
     UseCases,
 )
 from regiond.inventory import Inventory
+from regiond.pairs import Pairs
 from regiond.recovery import Recoveries
 from regiond.requests import Caller
 from regiond.subnets import Subnets
@@ -137,6 +140,7 @@ INTERFACE_VIEW = InterfaceView(
     serving="serving",
 )
 SUBNET_VIEW = SubnetView(5, "192.0.2.0/24", "default", 5, 600, ("rack-a",), 3, 1)
+CLUSTER_ON_SUBNET = ClusterOnSubnet(10, "rack-b", True, ("eth2",), "shared-subnet", 5, 0, 0, None, None)
 UTILISATION = Utilisation(
     subnet=5,
     cidr="192.0.2.0/24",
@@ -285,6 +289,9 @@ class FakeRegion:
                 "repair": CHECK_REPORT,
             },
         )
+        self.pairs = Scripted(
+            Pairs, {"clusters_on": [CLUSTER_ON_SUBNET], "confirm": CLUSTER_ON_SUBNET, "end": CLUSTER_ON_SUBNET}
+        )
         self.adoptions = Scripted(
             Adoptions,
             {"contact": CONTACT_VIEW, "entries": [FOREIGN_ENTRY], "adopt": [ADOPTION_RESULT]},
@@ -320,6 +327,7 @@ class FakeRegion:
             cast(InventoryUseCases, self.inventory),
             cast(EnrolmentUseCases, self.enrolment),
             cast(SubnetUseCases, self.subnets),
+            cast(PairUseCases, self.pairs),
             cast(AdoptionUseCases, self.adoptions),
             cast(AccountUseCases, self.accounts),
             cast(AuditUseCases, self.audit),

@@ -53,7 +53,7 @@ class Office:
     async def settled(self, outcome: Outcome) -> tuple[MapState, str | None]:
         (view,) = await self.progress.settled(outcome, 10.0)
         assert view.progress is not None
-        return overall_state(view.progress), next((one.error for one in view.progress), None)
+        return overall_state(view.progress), next((one.error for one in view.progress if one.error is not None), None)
 
     async def sweep(self) -> None:
         """What regiond does every second."""

@@ -241,6 +241,8 @@ REFUSALS: list[tuple[DomainError, int]] = [
     (errors.SubnetNotReady("not yet"), 503),
     (errors.RangeOverReservations("reserved", count=1, reservations=[RESERVATION]), 409),
     (errors.NoClusterListener("nowhere"), 409),
+    (errors.NotOnSubnet("not there"), 409),
+    (errors.LastServing("the last one"), 409),
     (errors.ClusterHoldsHostMaps("it may", subnets=["192.0.2.0/24"]), 409),
     (errors.SubnetRecovering("not heard", clusters=["rack-a"]), 503),
     (errors.NotRecovering("no recovery"), 409),

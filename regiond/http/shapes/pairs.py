@@ -1,0 +1,25 @@
+"""What the clusters on a subnet look like."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from regiond.http.shapes.values import ClusterId, Count, Moment, Shape
+
+
+class ClusterOnSubnet(Shape):
+    """A cluster that serves a subnet, did, or could: `shared-subnet` waits until an admin confirms the pair.
+
+    A draining one is a holder until it has confirmed that it forgot the subnet's host maps.
+    """
+
+    id: ClusterId
+    name: str
+    connected: bool
+    nics: Annotated[list[str], Field(description="its NICs that are on the subnet now", examples=[["eth1"]])]
+    role: Annotated[str, Field(json_schema_extra={"enum": ["serving", "draining", "former", "shared-subnet"]})]
+    desired_generation: Count
+    accepted_generation: Count
+    applied_generation: Count
+    error: str | None
+    since: Annotated[Moment | None, Field(description="since when its host maps are as they are")]

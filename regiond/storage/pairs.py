@@ -1,0 +1,136 @@
+"""Which clusters serve a subnet, as an admin decides it: a second one is let in, or one of several goes.
+
+A cluster that goes stays a holder (`draining`) until it has confirmed that it forgot the subnet's host maps, so that no
+address of it is freed before.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from regiond.domain import errors
+from regiond.domain.ids import Prefix, format_id
+from regiond.domain.pairs import ClusterOnSubnet
+from regiond.storage.changes import Change, lock_subnet, write_audit
+from regiond.storage.pool import Pool, Session
+from regiond.storage.reads import CONNECTED
+from regiond.storage.topology import TOPOLOGY_LOCK
+
+_ON_SUBNET: Final = f"""
+SELECT c.id, c.name, {CONNECTED},
+       ARRAY(SELECT i.nic FROM cluster_interface i
+             WHERE i.cluster = c.id AND i.subnet = s.id AND i.present ORDER BY i.nic) AS nics,
+       coalesce(d.role, 'shared-subnet'), s.generation, coalesce(d.accepted_generation, 0),
+       coalesce(d.applied_generation, 0), d.error, d.since
+FROM subnet s CROSS JOIN cluster c LEFT JOIN delivery d ON d.subnet = s.id AND d.cluster = c.id
+WHERE s.id = %s AND c.forgotten IS NULL
+  AND (d.subnet IS NOT NULL
+       OR EXISTS (SELECT FROM cluster_interface i WHERE i.cluster = c.id AND i.subnet = s.id AND i.present))
+ORDER BY c.name
+"""  # noqa: S608 (constants only)
+
+
+class PairStore:
+    """Raises NotFound for a subnet that is not there."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def clusters_on(self, subnet: int) -> list[ClusterOnSubnet]:
+        """Every cluster that is on the subnet, or has or had its host maps, by name."""
+        rows = await self._pool.query(_ON_SUBNET, (subnet,), retry=True)
+        return [ClusterOnSubnet(row[0], row[1], row[2], tuple(row[3]), *row[4:]) for row in rows]
+
+    async def confirm(self, change: Change, subnet: int, cluster: int) -> bool:
+        """The cluster serves the subnet from now on, beside whoever does already; False if it did.
+
+        Raises NotOnSubnet when none of its NICs is on the subnet, or when it is revoked.
+        """
+
+        async def run(session: Session) -> bool:
+            found = await _look(session, subnet, cluster)
+            if found.role == "serving":
+                return False
+            if not found.nics:
+                raise errors.NotOnSubnet(f"no NIC of cluster {found.name} is on this subnet now")
+            if found.revoked:
+                raise errors.NotOnSubnet(f"cluster {found.name} is revoked: enrol it first")
+            await session.run(
+                """INSERT INTO delivery (subnet, cluster, role) VALUES (%s, %s, 'serving')
+                   ON CONFLICT (subnet, cluster) DO UPDATE SET role = 'serving', since = now()""",
+                (subnet, cluster),
+            )
+            await _set_interfaces(session, subnet, cluster, "serving")
+            await _audit(session, change, "subnet.confirm-pair", subnet, found.name)
+            return True
+
+        return await self._pool.transaction(run, retry=True)
+
+    async def end(self, change: Change, subnet: int, cluster: int) -> bool:
+        """The cluster does not serve the subnet any more; False if it did not.
+
+        Raises LastServing when no other cluster serves it, NotOnSubnet when this one never did.
+        """
+
+        async def run(session: Session) -> bool:
+            found = await _look(session, subnet, cluster)
+            if found.role is None:
+                raise errors.NotOnSubnet(f"cluster {found.name} does not serve this subnet")
+            if found.role != "serving":
+                return False
+            others = await session.run(
+                "SELECT FROM delivery WHERE subnet = %s AND cluster <> %s AND role = 'serving' LIMIT 1",
+                (subnet, cluster),
+            )
+            if not others:
+                raise errors.LastServing(
+                    f"cluster {found.name} is the only one that serves this subnet: confirm another one first "
+                    "(regionctl subnets confirm-pair)"
+                )
+            await session.run(
+                "UPDATE delivery SET role = 'draining', since = now() WHERE subnet = %s AND cluster = %s",
+                (subnet, cluster),
+            )
+            await _set_interfaces(session, subnet, cluster, "shared-subnet")
+            await _audit(session, change, "subnet.unpair", subnet, found.name)
+            return True
+
+        return await self._pool.transaction(run, retry=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is known of the cluster on the subnet, under both locks. `nics` counts those that are on it now."""
+
+    name: str
+    revoked: bool
+    role: str | None
+    nics: int
+
+
+async def _look(session: Session, subnet: int, cluster: int) -> _Found:
+    """Takes the locks: no topology report is applied at the same time, and no claim."""
+    await session.run(TOPOLOGY_LOCK)
+    await lock_subnet(session, subnet)
+    if not await session.run("SELECT FROM subnet WHERE id = %s", (subnet,)):
+        raise errors.NotFound(f"there is no subnet {format_id(Prefix.SUBNET, subnet)}")
+    rows = await session.run(
+        """SELECT c.name, c.revoked IS NOT NULL,
+                  (SELECT d.role FROM delivery d WHERE d.subnet = %s AND d.cluster = c.id),
+                  (SELECT count(*) FROM cluster_interface i WHERE i.subnet = %s AND i.cluster = c.id AND i.present)
+           FROM cluster c WHERE c.id = %s AND c.forgotten IS NULL""",
+        (subnet, subnet, cluster),
+    )
+    if not rows:
+        raise errors.NotFound(f"there is no cluster {format_id(Prefix.CLUSTER, cluster)}")
+    return _Found(*rows[0])
+
+
+async def _set_interfaces(session: Session, subnet: int, cluster: int, serving: str) -> None:
+    """What its interfaces are said to do there; those that are absent now come back so."""
+    await session.run(
+        "UPDATE cluster_interface SET serving = %s WHERE subnet = %s AND cluster = %s", (serving, subnet, cluster)
+    )
+
+
+async def _audit(session: Session, change: Change, action: str, subnet: int, cluster: str) -> None:
+    await write_audit(session, change, action, format_id(Prefix.SUBNET, subnet), None, {"cluster": cluster})
