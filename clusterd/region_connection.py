@@ -20,6 +20,7 @@ from clusterd.acceptance import Origin
 from clusterd.accepted_host_maps import AcceptedHostMaps
 from clusterd.dhcp.first_contact import ServerPicture
 from clusterd.host_map_states import HostMapState
+from clusterd.lease_answers import LeaseAnswers
 from clusterd.protocol import commands
 from clusterd.protocol.arguments import HELD_SUBNETS, INTERFACES, SERVER_ENTRIES, SERVER_POOLS
 from clusterd.protocol.connection import CallTimedOut, Link, LinkLost
@@ -65,6 +66,7 @@ class RegionConnection(Service):
         regions: Sequence[Region],
         introduction: Introduction,
         accepted: AcceptedHostMaps,
+        leases: LeaseAnswers,
         registered: Callable[[], None],
         jitter: Callable[[], float],
     ) -> None:
@@ -72,6 +74,7 @@ class RegionConnection(Service):
         self._regions = regions
         self._introduction = introduction
         self._accepted = accepted
+        self._leases = leases
         self._registered = registered
         self._jitter = jitter
         self._link: Link | None = None  # only while registered
@@ -192,7 +195,7 @@ class RegionConnection(Service):
 
     async def _hold(self, region: Region) -> None:
         """Connect, register, and stay until the connection ends. Raises when it did not come to a registration."""
-        responders = RegionResponders(self._accepted)
+        responders = RegionResponders(self._accepted, self._leases)
         link = Link(self._clock, responders)
         await region.endpoint.connect(_OneLink(link))
         try:

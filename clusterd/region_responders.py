@@ -14,17 +14,21 @@ from twisted.internet.defer import Deferred
 from twisted.protocols import amp
 
 from clusterd.accepted_host_maps import AcceptedHostMaps
+from clusterd.lease_answers import LeaseAnswers
 from clusterd.protocol import commands
+from clusterd.protocol.arguments import LEASES
 from clusterd.protocol.connection import Responders
+from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import HostMap, Identifier
 
 
 class RegionResponders(Responders):
     """One connection's answers. What comes before the registration has been answered here waits for `open`."""
 
-    def __init__(self, accepted: AcceptedHostMaps) -> None:
+    def __init__(self, accepted: AcceptedHostMaps, leases: LeaseAnswers) -> None:
         super().__init__()
         self._accepted = accepted
+        self._leases = leases
         self._waiting: list[Deferred[None]] | None = []
         self._over = False
 
@@ -112,3 +116,23 @@ class RegionResponders(Responders):
             "host_maps": page,
             "more": int(more),
         }
+
+    @commands.ListLeases.responder
+    async def list_leases(
+        self,
+        cidr: str,
+        limit: int,
+        addresses: Sequence[str],
+        clients: Sequence[Identifier],
+        after: str | None = None,
+    ) -> dict[str, Any]:
+        await self._opened()
+        page = await self._leases.page(cidr, after, limit, addresses, clients)
+        fitting = next(LEASES.pages_of(page.leases))  # all, unless the clients' identifiers are very long
+        return {"leases": fitting, "more": int(page.more or len(fitting) < len(page.leases))}
+
+    @commands.EndLease.responder
+    async def end_lease(self, leases: Sequence[ServerLease]) -> dict[str, Any]:
+        await self._opened()
+        await self._leases.end(leases)
+        return {}

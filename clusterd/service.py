@@ -27,6 +27,7 @@ from clusterd.dhcp.backends import make_backend, make_reader
 from clusterd.host_map_schema import StoreFailed, StoreUnusable
 from clusterd.host_map_store import HostMapStore
 from clusterd.identity import EnrolledEndpoint, IdentityFile, IdentityUnusable
+from clusterd.lease_answers import LeaseAnswers
 from clusterd.netlink import Monitor
 from clusterd.region_connection import Introduction, Region, RegionConnection
 from clusterd.store_thread import StoreThread
@@ -135,6 +136,7 @@ class ClusterDaemon(Service):
             [Region(str(address), self._endpoint(address)) for address in self._regions],
             introduction,
             accepted,
+            LeaseAnswers(self._backend),
             self._registered,
             random.random,
         )

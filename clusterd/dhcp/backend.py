@@ -8,7 +8,9 @@ from collections.abc import Collection, Set
 from dataclasses import dataclass
 from typing import Protocol
 
+from clusterd.dhcp.leases import LeasePage, LeaseQuestion
 from clusterd.protocol.addresses import Family
+from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import HostMap, IdentifierKind
 
 
@@ -39,6 +41,10 @@ class BackendError(Exception):
 
     Nothing may be assumed about how much of the change is in effect: the driver reads and compares again.
     """
+
+
+class NoLeases(BackendError):
+    """This backend cannot tell leases, or not end them. The message says why, and what would help."""
 
 
 class Backend(Protocol):
@@ -87,6 +93,18 @@ class Backend(Protocol):
         Called when the maps are gone from the server, and, where an address moved, when the new map is there. A lease
         that is gone, or belongs to somebody else, is done; so is a server that keeps no leases for host maps. Called
         without any, too: a process that was killed in between may have left a lease that this backend can recognise.
+        """
+
+    async def leases(self, question: LeaseQuestion) -> LeasePage:
+        """One page of the leases that clients have now, from pools and from host maps, in order of address.
+
+        Called at any time, also beside everything else. Raises NoLeases where this backend has none to tell.
+        """
+
+    async def end_lease(self, lease: ServerLease) -> None:
+        """Take a lease from its client. One that is gone, or is another client's by now, is done.
+
+        Called at any time, as `leases`. Raises BackendError where it stays, NoLeases where it can only stay.
         """
 
     async def close(self) -> None:

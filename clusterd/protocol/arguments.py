@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from twisted.protocols import amp
 
 from clusterd.protocol.errors import MalformedArgument
+from clusterd.protocol.leases import MAX_LEASE_IDENTIFIERS, ServerLease
 from clusterd.protocol.values import (
     HeldSubnet,
     HostMap,
@@ -260,6 +261,15 @@ SERVER_ENTRIES: Rows[ServerEntry] = Rows(
         identifiers=tuple(_identifier_from(kind, value) for kind, value in row[1]),
         hostname=None if row[2] is None else _string(row[2]),
         source=_string(row[3]),
+    ),
+)
+LEASES: Rows[ServerLease] = Rows(
+    lambda one: [one.address, [[i.kind.value, i.value.hex()] for i in one.identifiers], one.hostname, one.expires],
+    lambda row: ServerLease(
+        address=_string(row[0]),
+        identifiers=tuple(_identifier_from(kind, value) for kind, value in row[1][:MAX_LEASE_IDENTIFIERS]),
+        hostname=None if row[2] is None else _string(row[2]),
+        expires=None if row[3] is None else _count(row[3]),
     ),
 )
 TEXTS: Rows[str] = Rows(lambda t: [t], lambda row: _string(row[0])[:MAX_REASON_LENGTH])

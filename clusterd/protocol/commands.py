@@ -14,6 +14,8 @@ from clusterd.protocol.arguments import (
     HOST_MAPS,
     IDENTIFIERS,
     INTERFACES,
+    LEASES,
+    MAX_PAGE_ROWS,
     REJECTED_MAPS,
     SERVER_ENTRIES,
     SERVER_POOLS,
@@ -312,6 +314,51 @@ class UploadHostMaps(Command):
     }
 
 
+class ListLeases(Command):
+    """One page of the leases that the cluster's DHCP server has on a network now, in order of address.
+
+    `after` is the last address of the page before. `addresses` and `clients` are filters, empty for all: one of these
+    addresses, a client with one of these identifiers. Those of host maps are among them. `more` is 1 where another page
+    follows. Nothing changes by it.
+    """
+
+    arguments: ClassVar = [
+        (b"cidr", Text(64)),
+        (b"after", Text(64, optional=True)),
+        (b"limit", Number(MAX_PAGE_ROWS)),
+        (b"addresses", TEXTS),
+        (b"clients", IDENTIFIERS),
+    ]
+    response: ClassVar = [(b"leases", LEASES), (b"more", Number(1))]
+    errors: ClassVar[dict[type[Exception], bytes]] = {
+        errors.NotSupported: b"NOT_SUPPORTED",
+        errors.ServerRefused: b"SERVER_REFUSED",
+    }
+
+
+class EndLease(Command):
+    """Take these leases from their clients, if they still have them: one that is gone, or somebody else's, is done.
+
+    The answer means that they are gone from the DHCP server. A client that does not ask it goes on using its address.
+    """
+
+    arguments: ClassVar = [(b"leases", LEASES)]
+    errors: ClassVar[dict[type[Exception], bytes]] = {
+        errors.NotSupported: b"NOT_SUPPORTED",
+        errors.ServerRefused: b"SERVER_REFUSED",
+    }
+
+
 ANSWERED_BY_REGIOND = (Register, ReportTopology, ReportDhcpServer, ReportHostMapState, RenewCertificate, Ping)
 ANSWERED_TO_ANYBODY = (Enrol,)
-ANSWERED_BY_CLUSTERD = (ApplyHostMaps, BeginTransfer, TransferPage, CommitTransfer, ForgetSubnet, UploadHostMaps, Ping)
+ANSWERED_BY_CLUSTERD = (
+    ApplyHostMaps,
+    BeginTransfer,
+    TransferPage,
+    CommitTransfer,
+    ForgetSubnet,
+    UploadHostMaps,
+    ListLeases,
+    EndLease,
+    Ping,
+)

@@ -73,3 +73,7 @@ class NotStored(ProtocolError):
 
 class ServerRefused(ProtocolError):
     """The DHCP server did not do what the answer would promise. The message is the server's own words."""
+
+
+class NotSupported(ProtocolError):
+    """The cluster's DHCP server, or the way it is reached, does not offer this. The message says what is missing."""

@@ -3,6 +3,7 @@
 from hypothesis import strategies as st
 
 from clusterd.protocol.addresses import pack_address, unpack_address
+from clusterd.protocol.leases import MAX_EXPIRY, ServerLease
 from clusterd.protocol.values import (
     HeldSubnet,
     HostMap,
@@ -64,6 +65,13 @@ interfaces = st.builds(
 )
 server_pools = st.one_of(st.tuples(v4_addresses, v4_addresses, text), st.tuples(v6_addresses, v6_addresses, text)).map(
     lambda ends: ServerPool(min(ends[:2], key=pack_address), max(ends[:2], key=pack_address), ends[2])
+)
+server_leases = st.builds(
+    ServerLease,
+    v4_addresses | v6_addresses,
+    st.lists(identifiers, max_size=3).map(tuple),
+    st.none() | text,
+    st.none() | st.integers(0, MAX_EXPIRY),
 )
 server_entries = st.builds(
     ServerEntry,

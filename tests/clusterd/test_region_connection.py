@@ -18,6 +18,7 @@ from clusterd.convergence import Convergence
 from clusterd.dhcp.first_contact import ServerPicture
 from clusterd.dhcp.host_system import run_at_once
 from clusterd.host_map_store import HostMapStore
+from clusterd.lease_answers import LeaseAnswers
 from clusterd.protocol import commands
 from clusterd.protocol.connection import CALL_DEADLINE_SECONDS, CallTimedOut, LinkLost
 from clusterd.protocol.digest import digest_of
@@ -87,6 +88,7 @@ class Cluster:
             [Region(f"region {number}", endpoint) for number, endpoint in enumerate(self.endpoints)],
             Introduction("rack-7", "rack-7.example", "0.1.0", "fake"),
             AcceptedHostMaps(self.store, self.convergence, run_at_once),
+            LeaseAnswers(self.backend),
             self.count_registration,
             lambda: 1.0,
         )

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from twisted.internet.defer import Deferred
 
 from clusterd.dhcp.backend import BackendError, Capabilities, Rejection
+from clusterd.dhcp.leases import LeasePage, LeaseQuestion, choose
+from clusterd.protocol.addresses import pack_address
+from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
 
 
@@ -30,6 +33,9 @@ class FakeBackend:
         self.reads = 0
         self.closed = False
         self.released: list[frozenset[HostMap]] = []
+        self.leased: dict[str, ServerLease] = {}
+        self.asked: list[LeaseQuestion] = []
+        self.now = 0.0
         self.obstacles: list[str] = []
         self._refusal: str | None = None
         self._rejected: dict[Identifier, str] = {}
@@ -89,6 +95,18 @@ class FakeBackend:
     async def release(self, removed: Collection[HostMap]) -> None:
         self._complain()
         self.released.append(frozenset(removed))
+
+    async def leases(self, question: LeaseQuestion) -> LeasePage:
+        self.asked.append(question)
+        self._complain()
+        rows = [(pack_address(address), lease) for address, lease in self.leased.items()]
+        return choose(rows, lambda lease: lease, question, self.now)
+
+    async def end_lease(self, lease: ServerLease) -> None:
+        self._complain()
+        held = self.leased.get(lease.address)
+        if held is not None and held.identifiers == lease.identifiers:
+            del self.leased[lease.address]
 
     async def close(self) -> None:
         self.closed = True

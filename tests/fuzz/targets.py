@@ -19,6 +19,7 @@ from clusterd.dhcp.host_system import run_at_once
 from clusterd.host_map_schema import MIGRATIONS, STAGING
 from clusterd.host_map_states import HostMapState
 from clusterd.host_map_store import HostMapStore
+from clusterd.lease_answers import LeaseAnswers
 from clusterd.protocol import commands
 from clusterd.protocol.connection import Link
 from clusterd.protocol.digest import digest_of
@@ -99,7 +100,7 @@ class ClusterTarget:
         self.convergence.start()
 
     def connect(self, random: Random) -> Link:
-        responders = RegionResponders(self.accepted)
+        responders = RegionResponders(self.accepted, LeaseAnswers(self.backend))
         link = Link(self.clock, responders)
         link.makeConnection(HostileTransport(link))
         if random.random() < 0.9:

@@ -71,6 +71,7 @@ class DhcpdServer:
     ) -> None:
         self.directory = directory
         self.leases_file = directory / "dhcpd.leases"
+        self.leases_file6 = directory / "dhcpd6.leases"
         self.configuration_file = directory / "dhcpd.conf"
         self.configuration_file6 = directory / "dhcpd6.conf"
         self.include_file = directory / "maps6.conf"
@@ -92,15 +93,14 @@ class DhcpdServer:
         self.key_file.touch(mode=0o600)
         self.key_file.write_text(f"{SECRET}\n")
         self.leases_file.touch()
-        leases6 = directory / "dhcpd6.leases"
-        leases6.touch()
+        self.leases_file6.touch()
         self.restart_command.write_text(
             _RESTART.format(
                 pid_file=self.pid_file6,
                 enter=" ".join(within(network.server)),
                 program=self._program,
                 configuration=self.configuration_file6,
-                leases=leases6,
+                leases=self.leases_file6,
             )
         )
         self.restart_command.chmod(0o755)
@@ -117,6 +117,7 @@ class DhcpdServer:
                 include_file=self.include_file,
                 configuration_file=self.configuration_file6,
                 pid_file=self.pid_file6,
+                leases_file=self.leases_file6,
                 program=self._program,
                 restart_command=(str(self.restart_command),),
             ),

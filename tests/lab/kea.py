@@ -37,7 +37,8 @@ class KeaServers:
     """Both of Kea's servers, started and stopped at will; their files stay in `directory`.
 
     `changes` are keys of `Dhcp4` and `Dhcp6` that are not as they are here. With `hosts_database`, what Kea calls
-    by that name, reservations are kept there, and otherwise in files that the configuration includes.
+    by that name, reservations are kept there, and otherwise in files that the configuration includes. `pools` are
+    ranges to lease from, by network.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class KeaServers:
         changes: Mapping[Family, Mapping[str, Any]] | None = None,
         lease_commands: bool = True,
         families: tuple[Family, ...] = (4, 6),
+        pools: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self.include_directory = directory / "include"
@@ -57,6 +59,7 @@ class KeaServers:
         self._network = network
         self._hosts_database = hosts_database
         self._lease_commands = lease_commands
+        self.pools = dict(pools or {})
         self._processes: dict[Family, subprocess.Popen[bytes]] = {}
         for family in families:
             self.configure(family, (changes or {}).get(family, {}))
@@ -165,6 +168,8 @@ class KeaServers:
             subnet: dict[str, Any] = {"id": number, "subnet": cidr}
             if nic is not None:
                 subnet["interface"] = nic
+            if cidr in self.pools:
+                subnet["pools"] = [{"pool": self.pools[cidr]}]
             if self._hosts_database is None:
                 subnet["reservations"] = f"include {cidr}"
             subnets.append(subnet)

@@ -13,6 +13,7 @@ from clusterd.accepted_host_maps import AcceptedHostMaps
 from clusterd.convergence import Convergence
 from clusterd.dhcp.first_contact import ServerPicture
 from clusterd.host_map_store import HostMapStore
+from clusterd.lease_answers import LeaseAnswers
 from clusterd.protocol.values import InterfaceReport
 from clusterd.region_connection import Introduction, RegionConnection
 from clusterd.region_connection import Region as Place
@@ -135,6 +136,7 @@ async def site(directory: Path, socket: Path, backend: FakeBackend, name: str = 
         [Place("the region", UNIXClientEndpoint(reactor, str(socket)))],
         Introduction(name, f"{name}.example", "0.1.0", backend.name),
         AcceptedHostMaps(store, convergence, thread),
+        LeaseAnswers(backend),
         lambda: registrations.append(1),
         lambda: 0.0,
     )

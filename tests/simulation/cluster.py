@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from clusterd.accepted_host_maps import AcceptedHostMaps
 from clusterd.convergence import Convergence
+from clusterd.lease_answers import LeaseAnswers
 from clusterd.protocol.values import Identifier, InterfaceReport
 from clusterd.region_connection import Introduction, Region, RegionConnection
 from clusterd.topology_reporter import TopologyReporter
@@ -62,6 +63,7 @@ class Cluster:
             [Region("the region", _Endpoint(self, self._dial))],
             Introduction(self.name, self.name, "1", backend.name),
             accepted,
+            LeaseAnswers(backend),
             lambda: reporter.refresh(),
             self._random.random,
         )

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from clusterd.dhcp.backend import BackendError, Capabilities, Rejection
+from clusterd.dhcp.backend import BackendError, Capabilities, NoLeases, Rejection
+from clusterd.dhcp.leases import LeasePage, LeaseQuestion
+from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
 from tests.simulation.steps import Process, Steps
 
@@ -75,6 +77,14 @@ class SimulatedBackend:
         await self._turn()
         if refusing is not None:
             raise BackendError(f"the server failed {refusing} ending leases")
+
+    async def leases(self, question: LeaseQuestion) -> LeasePage:
+        """No story asks."""
+        raise NoLeases("nobody asks here")
+
+    async def end_lease(self, lease: ServerLease) -> None:
+        """As `leases`."""
+        raise NoLeases("nobody asks here")
 
     async def close(self) -> None:
         """There is nothing to give back."""

@@ -18,7 +18,8 @@ present version to its end (see `clusterd.dhcp.signalled_server`); until then ev
 """
 
 import os
-from collections.abc import AsyncIterator, Collection
+import time
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from clusterd.dhcp.backend import BackendError, Rejection
+from clusterd.dhcp.dnsmasq.lease_pages import leases_of, page_of
 from clusterd.dhcp.dnsmasq.leases import stale_leases
 from clusterd.dhcp.dnsmasq.own_settings import Configuration, read_configuration, settings_obstacles
 from clusterd.dhcp.dnsmasq.release import LeaseEnding
@@ -42,7 +44,9 @@ from clusterd.dhcp.host_system import (
     run_in_threads_of,
     writing_obstacles,
 )
+from clusterd.dhcp.leases import LeasePage, LeaseQuestion
 from clusterd.dhcp.signalled_server import RunningServer, ServerWithPidFile, SignalledServer
+from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import HostMap
 
 MAX_HOST_MAPS = 50_000
@@ -74,6 +78,7 @@ class DnsmasqBackend:
         max_host_maps: int = MAX_HOST_MAPS,
         read_timeout: float = READ_TIMEOUT_SECONDS,
         show_timeout: float = SHOW_TIMEOUT_SECONDS,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._file = FileBackend(hosts_file, run_in_thread=run_in_thread, max_host_maps=max_host_maps)
         self.capabilities = self._file.capabilities
@@ -85,6 +90,7 @@ class DnsmasqBackend:
         self._run_in_thread = run_in_thread
         self._read_timeout = read_timeout
         self._show_timeout = show_timeout
+        self._now = now
         self._one_at_a_time = DeferredLock()
         self._in_effect: tuple[FileVersion, RunningServer] | None = None
         self._configured: tuple[RunningServer, Configuration] | None = None
@@ -167,6 +173,24 @@ class DnsmasqBackend:
             stale = stale_leases(known.leases, removed, lambda address: at[address], configuration.only_static)
             if stale:
                 await self._leases.end(stale, known.server_duid, configuration.lease_file)
+
+    async def leases(self, question: LeaseQuestion) -> LeasePage:
+        """What the lease file says now. Raises BackendError."""
+        content = await self._leases.read_bytes(await self._lease_file())
+        return await self._run_in_thread(lambda: page_of(content, question, self._now()))
+
+    async def end_lease(self, lease: ServerLease) -> None:
+        """Give it back in its client's name. Raises BackendError."""
+        lease_file = await self._lease_file()
+        content = await self._leases.read_bytes(lease_file)
+        held = await self._run_in_thread(lambda: leases_of(content, lease))
+        if held:
+            server_duid = (await self._leases.read(lease_file)).server_duid if held[0].is_v6 else None
+            if await self._leases.end(held, server_duid, lease_file):
+                raise BackendError(f"dnsmasq did not take back the lease on {lease.address}: it stays until it expires")
+
+    async def _lease_file(self) -> Path:
+        return (await self._configuration(self._server.find())).lease_file
 
     async def close(self) -> None:
         """Nothing to give back."""

@@ -54,13 +54,14 @@ def parse_leases(text: str) -> Leases:
             if len(words) == 2 and words[0] == "duid":
                 server_duid = parse_hex(words[1])
             elif len(words) == 5:
-                leases.append(_lease(words))
+                leases.append(read_lease(words))
         except ValueError:
             continue
     return Leases(tuple(leases), server_duid)
 
 
-def _lease(words: list[str]) -> Lease:
+def read_lease(words: list[str]) -> Lease:
+    """The five words of a line. Raises ValueError."""
     _, first, address, _, client = words
     address = canonical_address(address)
     identity = None if client == "*" else parse_hex(client)

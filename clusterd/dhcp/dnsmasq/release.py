@@ -27,6 +27,7 @@ _RELEASE = 7
 _RELEASE_6, _CLIENT_ID_6, _SERVER_ID_6, _IA_NA_6, _IA_ADDRESS_6, _ELAPSED_6 = 8, 1, 2, 3, 5, 8  # RFC 8415, 7.3 and 21
 
 
+MAX_LEASE_FILE_BYTES = 128 << 20  # a million leases
 ENDED_WITHIN_SECONDS = 1.0
 LOOK_EVERY_SECONDS = 0.02
 
@@ -59,8 +60,15 @@ class LeaseEnding:
         """The leases of now. Raises BackendError when the file is there and cannot be read."""
         return await self._run_in_thread(lambda: _read(lease_file))
 
-    async def end(self, leases: Collection[Lease], server_duid: bytes | None, lease_file: Path) -> None:
-        """Return when they are gone, or when it is clear that they stay until they expire, which is logged."""
+    async def read_bytes(self, lease_file: Path) -> bytes:
+        """The lease file of now. Raises BackendError when it is there and cannot be read, or is no sane lease file."""
+        return await self._run_in_thread(lambda: _read_bytes(lease_file))
+
+    async def end(self, leases: Collection[Lease], server_duid: bytes | None, lease_file: Path) -> frozenset[Lease]:
+        """Return when they are gone, or when it is clear that they stay until they expire, which is logged.
+
+        Those that stay are the answer.
+        """
         before = await self._run_in_thread(lambda: FileVersion.of(lease_file))
         sent = await self._in_its_network(lambda: self._send_all(leases, server_duid))
         deadline = self._clock.seconds() + ENDED_WITHIN_SECONDS
@@ -82,6 +90,7 @@ class LeaseEnding:
                 mac=None if lease.mac is None else lease.mac.hex(":"),
                 client=None if lease.client is None else lease.client.hex(":"),
             )
+        return frozenset(leases) - (sent - left)
 
     def _send_all(self, leases: Collection[Lease], server_duid: bytes | None) -> frozenset[Lease]:
         """Those that could be sent."""
@@ -104,12 +113,20 @@ class LeaseEnding:
 
 
 def _read(lease_file: Path) -> Leases:
+    return parse_leases(_read_bytes(lease_file).decode(errors="replace"))
+
+
+def _read_bytes(lease_file: Path) -> bytes:
     try:
-        return parse_leases(lease_file.read_text(errors="replace"))
+        with lease_file.open("rb") as file:
+            content = file.read(MAX_LEASE_FILE_BYTES + 1)
     except FileNotFoundError:
-        return Leases()
+        return b""
     except OSError as error:
         raise BackendError(f"cannot read dnsmasq's leases, {lease_file}: {error.strerror or error}") from error
+    if len(content) > MAX_LEASE_FILE_BYTES:
+        raise BackendError(f"dnsmasq's leases, {lease_file}, have more than {MAX_LEASE_FILE_BYTES} bytes")
+    return content
 
 
 def release(lease: Lease, server_duid: bytes | None) -> None:

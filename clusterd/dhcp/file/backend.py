@@ -11,13 +11,16 @@ from typing import TypeVar
 
 from twisted.logger import Logger
 
-from clusterd.dhcp.backend import BackendError, Capabilities, Rejection
+from clusterd.dhcp.backend import BackendError, Capabilities, NoLeases, Rejection
 from clusterd.dhcp.host_lines import HostLines, ParsedLines, parse
 from clusterd.dhcp.host_system import FileVersion, RunInThread, replace_file, run_at_once, writing_obstacles
+from clusterd.dhcp.leases import LeasePage, LeaseQuestion
 from clusterd.protocol.addresses import Family
+from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import HostMap, IdentifierKind
 
 MAX_HOST_MAPS = 100_000
+NO_SERVER = "the backend `file` knows of no DHCP server, and so of no leases"
 _log = Logger()
 
 T = TypeVar("T")
@@ -72,6 +75,14 @@ class FileBackend:
 
     async def release(self, removed: Collection[HostMap]) -> None:
         """Nothing to do: there is no server, so there are no leases."""
+
+    async def leases(self, question: LeaseQuestion) -> LeasePage:
+        """Raises NoLeases."""
+        raise NoLeases(NO_SERVER)
+
+    async def end_lease(self, lease: ServerLease) -> None:
+        """Raises NoLeases."""
+        raise NoLeases(NO_SERVER)
 
     async def lines_of_new(self, added: Collection[HostMap]) -> list[str]:
         """The lines that adding these would put beside the file's, none that it would change. Raises BackendError."""

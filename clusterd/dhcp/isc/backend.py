@@ -18,11 +18,14 @@ from clusterd.dhcp.commands import commands_of
 from clusterd.dhcp.host_system import run_in_threads_of
 from clusterd.dhcp.isc.key import KeyUnusable, read_key
 from clusterd.dhcp.isc.omapi_client import CONNECT_SECONDS, OmapiClient
+from clusterd.dhcp.isc.server_leases import IscLeases
 from clusterd.dhcp.isc.settings import IscSettings
 from clusterd.dhcp.isc.v4 import MAX_HOST_MAPS, OmapiHosts
 from clusterd.dhcp.isc.v6 import IncludedHosts, sentence
+from clusterd.dhcp.leases import LeasePage, LeaseQuestion
 from clusterd.dhcp.signalled_server import ServerWithPidFile
 from clusterd.protocol.addresses import Family
+from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import HostMap, IdentifierKind
 
 _HOST = "127.0.0.1"
@@ -34,11 +37,17 @@ class IscBackend:
     name = "isc"
 
     def __init__(
-        self, client: OmapiClient, v4: OmapiHosts, v6: IncludedHosts | None, read_key: Callable[[], object]
+        self,
+        client: OmapiClient,
+        v4: OmapiHosts,
+        v6: IncludedHosts | None,
+        leases: IscLeases,
+        read_key: Callable[[], object],
     ) -> None:
         self._client = client
         self._v4 = v4
         self._v6 = v6
+        self._leases = leases
         self._read_key = read_key
         families: set[Family] = {4} if v6 is None else {4, 6}
         self.capabilities = Capabilities(
@@ -96,6 +105,14 @@ class IscBackend:
         """See Backend. For IPv6 dhcpd keeps no leases that others would have to wait for. Raises BackendError."""
         await self._v4.release(_by_family(removed)[0])
 
+    async def leases(self, question: LeaseQuestion) -> LeasePage:
+        """See Backend: what dhcpd leased from pools; for host maps it keeps no leases. Raises BackendError."""
+        return await self._leases.page(question)
+
+    async def end_lease(self, lease: ServerLease) -> None:
+        """See Backend. Raises BackendError."""
+        await self._leases.end(lease)
+
     async def close(self) -> None:
         """End the connection."""
         await self._client.close()
@@ -124,4 +141,6 @@ def isc_backend(settings: IscSettings, reactor: Any, endpoint: Any = None) -> Is
         server = ServerWithPidFile(settings.ipv6.pid_file, settings.ipv6.program.name, reactor)
         v6 = IncludedHosts(settings.ipv6, server, commands_of(reactor), reactor, in_thread)
     v4 = OmapiHosts(client, settings.leases_file, in_thread)
-    return IscBackend(client, v4, v6, lambda: read_key(settings.omapi_key_file))
+    leases_file6 = None if settings.ipv6 is None else settings.ipv6.leases_file
+    leases = IscLeases(client, settings.leases_file, leases_file6, in_thread)
+    return IscBackend(client, v4, v6, leases, lambda: read_key(settings.omapi_key_file))

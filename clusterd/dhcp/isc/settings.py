@@ -17,6 +17,7 @@ class Ipv6Settings(Strict):
     include_file: AbsolutePath = Path("/etc/dhcp/hostmap6/host-maps.conf")
     configuration_file: AbsolutePath = Path("/etc/dhcp/dhcpd6.conf")
     pid_file: AbsolutePath = Path("/run/dhcpd6.pid")
+    leases_file: AbsolutePath = Path("/var/lib/dhcp/dhcpd6.leases")
     program: AbsolutePath = Path("/usr/sbin/dhcpd")
     restart_command: Annotated[tuple[Argument, ...], Field(min_length=1, max_length=64)] = (
         "systemctl",

@@ -4,6 +4,7 @@ In this order: rows in the PostgreSQL hosts database that its configuration name
 files that its configuration includes. The way is chosen once, at the first call that reaches the server.
 """
 
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
-from clusterd.dhcp.backend import BackendError, Capabilities, Rejection
+from clusterd.dhcp.backend import BackendError, Capabilities, NoLeases, Rejection
 from clusterd.dhcp.host_system import RunInThread, run_in_threads_of
 from clusterd.dhcp.kea import reservation_commands
 from clusterd.dhcp.kea.configuration import Configuration
@@ -20,6 +21,7 @@ from clusterd.dhcp.kea.contact import KeaReader, KnownServer
 from clusterd.dhcp.kea.control_socket import ControlSocket, KeaUnreachable
 from clusterd.dhcp.kea.database_access import HostsTables, NoAccess, access
 from clusterd.dhcp.kea.include_files import IncludeFilesStore
+from clusterd.dhcp.kea.lease_pages import end, page_of
 from clusterd.dhcp.kea.leases import MISSING_HOOK, end_leases, lease_commands
 from clusterd.dhcp.kea.reservation_commands import ReservationCommandsStore
 from clusterd.dhcp.kea.reservations import is_ours
@@ -27,7 +29,9 @@ from clusterd.dhcp.kea.rows import Placed
 from clusterd.dhcp.kea.server import KeaServer
 from clusterd.dhcp.kea.settings import KeaSettings, Way
 from clusterd.dhcp.kea.ways import ReservationStore, place_all, where_found
+from clusterd.dhcp.leases import LeasePage, LeaseQuestion
 from clusterd.protocol.addresses import Family
+from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import HostMap, IdentifierKind
 
 T = TypeVar("T")
@@ -275,6 +279,20 @@ class KeaBackend:
         for number, one in self._families.items():
             if mine := _of(number, removed):
                 await one.release(mine)
+
+    async def leases(self, question: LeaseQuestion) -> LeasePage:
+        """See Backend. Asked of the server, beside whatever else it is asked."""
+        return await page_of(self._server_of(question.family), question, time.time())
+
+    async def end_lease(self, lease: ServerLease) -> None:
+        """See Backend."""
+        await end(self._server_of(6 if ":" in lease.address else 4), lease)
+
+    def _server_of(self, family: Family) -> KeaServer:
+        one = self._families.get(family)
+        if one is None:
+            raise NoLeases(f"Kea does not serve IPv{family} here: dhcp{family}_socket is empty")
+        return one.server
 
     async def close(self) -> None:
         """See Backend."""

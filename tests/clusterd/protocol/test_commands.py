@@ -16,6 +16,7 @@ from clusterd.protocol.arguments import (
     HOST_MAPS,
     IDENTIFIERS,
     INTERFACES,
+    LEASES,
     MAX_GENERATION,
     MAX_PAGE_ROWS,
     MAX_REASON_LENGTH,
@@ -29,8 +30,10 @@ from clusterd.protocol.arguments import (
     Rows,
     Text,
 )
+from clusterd.protocol.leases import MAX_EXPIRY, MAX_LEASE_IDENTIFIERS, ServerLease
 from clusterd.protocol.values import (
     MAX_ENTRY_IDENTIFIERS,
+    MAX_HOSTNAME_LENGTH,
     MAX_IDENTIFIER_BYTES,
     MAX_NIC_NAME_LENGTH,
     HeldSubnet,
@@ -65,6 +68,7 @@ ROW_VALUES: dict[int, st.SearchStrategy[Any]] = {
     id(HELD_SUBNETS): st.lists(values.held_subnets, max_size=3).map(tuple),
     id(SERVER_POOLS): st.lists(values.server_pools, max_size=3).map(tuple),
     id(SERVER_ENTRIES): st.lists(values.server_entries, max_size=3).map(tuple),
+    id(LEASES): st.lists(values.server_leases, max_size=3).map(tuple),
     id(TEXTS): st.lists(values.text, max_size=3).map(tuple),
 }
 
@@ -78,6 +82,7 @@ CODES_OF_OLD = {
     b"INCOMPATIBLE_VERSION",
     b"NOT_REGISTERED",
     b"NOT_STORED",
+    b"NOT_SUPPORTED",
     b"REGISTRATION_REFUSED",
     b"SERVER_REFUSED",
     b"SNAPSHOT_OLDER",
@@ -114,6 +119,12 @@ LONGEST_ROWS: dict[int, Callable[[int], Any]] = {
         tuple(_longest_identifier(n * 1000 + one) for one in range(MAX_ENTRY_IDENTIFIERS)),
         None,
         _longest_words(n),
+    ),
+    id(LEASES): lambda n: ServerLease(
+        f"10.0.{n >> 8}.{n & 255}",
+        tuple(_longest_identifier(n * 1000 + one) for one in range(MAX_LEASE_IDENTIFIERS)),
+        ".".join([_noise(n, 31).hex()] * 4)[:MAX_HOSTNAME_LENGTH],
+        MAX_EXPIRY,
     ),
     id(TEXTS): _longest_words,
 }

@@ -108,12 +108,12 @@ def test_ending_returns_when_the_lease_is_gone(lease_file: Path) -> None:
     with capturedLogs() as logs:
         waiting = Deferred.fromCoroutine(ending.end([LEASE], b"duid", lease_file))
         clock.advance(0.1)
-        done: list[None] = []
+        done: list[frozenset[Lease]] = []
         waiting.addCallback(done.append)
         assert done == [] and sent == [(LEASE, b"duid")]
         lease_file.write_text(TEXT.partition("\n")[2])
         clock.advance(0.1)
-    assert done == [None]
+    assert done == [frozenset()]
     assert [(event["event"], event["address"]) for event in logs] == [("dnsmasq.lease-ended", V4)]
 
 
