@@ -26,7 +26,9 @@ from regiond.filters import ReservationFilters
 from regiond.first_contact import FirstContacts
 from regiond.health import Health
 from regiond.hearing import Hearing
-from regiond.host_map_dispatch import HostMapDispatch
+from regiond.host_map_dispatch.arrivals import ClusterArrivals
+from regiond.host_map_dispatch.dispatch import HostMapDispatch
+from regiond.host_map_dispatch.record import Record
 from regiond.http.application import Application
 from regiond.http.rate import RateLimit
 from regiond.http.use_cases import UseCases
@@ -104,15 +106,25 @@ class Region:
         deliveries, recoveries = DeliveryReads(pool), RecoveryStore(pool, random_id)
         hearing = Hearing(reactor, recoveries)
         self.witness = Witness(witness_file, identity.region, recoveries, hearing.begin)
+        record = Record(self.writer, announce)
         self.dispatch = HostMapDispatch(
             reactor,
             self.connections,
             self.clusters,
             deliveries,
-            self.writer,
+            record,
+            hearing,
+            announce,
+        )
+        arrivals = ClusterArrivals(
+            reactor,
+            self.connections,
+            self.clusters,
+            deliveries,
+            record,
             hearing,
             identity.region,
-            announce,
+            self.dispatch,
         )
         self.accounts = Accounts(reactor, AccountStore(pool))
         self.inventory = Inventory(self.reads, self.catalogue)
@@ -142,7 +154,7 @@ class Region:
         )
         self.application = Application(reactor, use_cases, rate=rate)
         contact = FirstContacts(contacts, announce.topology_changed)
-        told = Listeners(self.dispatch, self.dispatch, contact, self.enrolment.renew)
+        told = Listeners(arrivals, self.dispatch, contact, self.enrolment.renew)
         self.plain_links = ClusterLinkFactory(reactor, identity, self.connections, told, identify_plain)
         self.links = ClusterLinkFactory(reactor, identity, self.connections, told, identify_by_certificate)
         self.eviction = Eviction(certificate_store, self.links, self.connections)

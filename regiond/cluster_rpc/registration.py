@@ -58,7 +58,8 @@ class RegistrationResponders(Responders):
 
     @property
     def has_registered(self) -> bool:
-        return self._connection is not None
+        """Whether it speaks for its cluster."""
+        return self._connection is not None and self._connections.get(self._connection.cluster) is self._connection
 
     @commands.Register.responder
     async def register(
@@ -84,11 +85,18 @@ class RegistrationResponders(Responders):
         try:
             connection = await self._enter(cluster, Introduction(hostname, backend, software_version, instance))
         finally:
-            if self._connection is None:
+            if not self.has_registered:
                 self.newcomer.wait()
-        # Before any topology of this connection can bring a subnet that could be claimed from.
-        await self._in_turn(lambda: self._listeners.contact.expect(connection, bool(reports_dhcp_server)))
-        await self._in_turn(lambda: self._listeners.arrivals.registered(connection, StoreOrigin(region, history), held))
+        try:
+            # Before any topology of this connection can bring a subnet that could be claimed from.
+            await self._in_turn(lambda: self._listeners.contact.expect(connection, bool(reports_dhcp_server)))
+            origin = StoreOrigin(region, history)
+            await self._in_turn(lambda: self._listeners.arrivals.registered(connection, origin, held))
+        except Exception:
+            # What it is told now, to come again, is not to be lost by whoever cuts those that speak for a cluster.
+            self._speaks_no_more(connection)
+            self.newcomer.wait()
+            raise
         self._log.info(
             "cluster {cluster} registered from {peer}",
             event="cluster.registered",
@@ -221,14 +229,17 @@ class RegistrationResponders(Responders):
             raise errors.NotRegistered("a newer connection speaks for this cluster")
         return self._connection
 
+    def _speaks_no_more(self, connection: Connection) -> None:
+        if self._connections.get(connection.cluster) is connection:
+            del self._connections.by_cluster[connection.cluster]
+
     def lost(self) -> None:
         """The link is gone."""
         self.newcomer.gone()
         connection = self._connection
         if connection is None:
             return
-        if self._connections.get(connection.cluster) is connection:
-            del self._connections.by_cluster[connection.cluster]
+        self._speaks_no_more(connection)
         self._log.info(
             "cluster {cluster} disconnected",
             event="cluster.disconnected",

@@ -26,7 +26,9 @@ from regiond.domain.mutations import Outcome
 from regiond.domain.reservations import MapState, overall_state
 from regiond.first_contact import FirstContacts
 from regiond.hearing import Hearing
-from regiond.host_map_dispatch import HostMapDispatch
+from regiond.host_map_dispatch.arrivals import ClusterArrivals
+from regiond.host_map_dispatch.dispatch import HostMapDispatch
+from regiond.host_map_dispatch.record import Record
 from regiond.progress import Progress
 from regiond.storage.deliveries import DeliveryReads
 from regiond.storage.first_contact import FirstContactStore
@@ -83,20 +85,24 @@ async def office(dsn: str, directory: Path) -> AsyncIterator[Office]:
 
         recoveries = RecoveryStore(region.pool, new_id)
         hearing = Hearing(reactor, recoveries)
+        deliveries, announced = DeliveryReads(region.pool), Announced()
+        record = Record(region.writer, announced)
         dispatch = HostMapDispatch(
             reactor,
             connections,
             region.clusters,
-            DeliveryReads(region.pool),
-            region.writer,
+            deliveries,
+            record,
             hearing,
-            identity.region,
-            Announced(),
+            announced,
+        )
+        arrivals = ClusterArrivals(
+            reactor, connections, region.clusters, deliveries, record, hearing, identity.region, dispatch
         )
         socket = directory / "region.sock"
         contact = FirstContacts(FirstContactStore(region.pool, new_id), lambda: None)
         factory = ClusterLinkFactory(
-            reactor, identity, connections, Listeners(dispatch, dispatch, contact), identify_plain
+            reactor, identity, connections, Listeners(arrivals, dispatch, contact), identify_plain
         )
         port = await UNIXServerEndpoint(reactor, str(socket)).listen(factory)
         try:

@@ -16,7 +16,9 @@ from regiond.domain.first_contact import DhcpServerReport
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import Actor, Claim, Mutation, NewDevice, Release
 from regiond.domain.reservations import Kind, Reservation
-from regiond.host_map_dispatch import HostMapDispatch
+from regiond.host_map_dispatch.arrivals import ClusterArrivals
+from regiond.host_map_dispatch.dispatch import HostMapDispatch
+from regiond.host_map_dispatch.record import Record
 from regiond.storage.reads import RegionIdentity
 from tests.clusterd.links import Outcome, Wire, wire
 from tests.fakes.cluster import FakeCluster, Stored
@@ -67,22 +69,32 @@ class Site:
             self.tables.add_delivery(subnet, RACK, "serving")
         self.storage = FakeStorage(self.tables)
         self.hearing = FakeHearing()
+        record = Record(self.storage, self.storage)
         self.dispatch = HostMapDispatch(
             self.clock,
             self.connections,
             self.storage,
             self.storage,
+            record,
+            self.hearing,
             self.storage,
+        )
+        arrivals = ClusterArrivals(
+            self.clock,
+            self.connections,
+            self.storage,
+            self.storage,
+            record,
             self.hearing,
             "region-1",
-            self.storage,
+            self.dispatch,
         )
         self.contact = HeardContacts()
         self.factory = ClusterLinkFactory(
             self.clock,
             RegionIdentity("region-1", HISTORY),
             self.connections,
-            Listeners(self.dispatch, self.dispatch, self.contact),
+            Listeners(arrivals, self.dispatch, self.contact),
             identify_plain,
         )
         self._next = 0

@@ -8,7 +8,8 @@ from twisted.protocols.amp import RemoteAmpError
 from clusterd.protocol import errors
 from clusterd.protocol.arguments import MAX_PAGE_ROWS
 from clusterd.protocol.connection import CALL_DEADLINE_SECONDS
-from regiond.host_map_dispatch import FIRST_BACK_OFF_SECONDS, LONGEST_BACK_OFF_SECONDS
+from regiond.host_map_dispatch.dispatch import LONGEST_BACK_OFF_SECONDS
+from regiond.host_map_dispatch.targets import FIRST_BACK_OFF_SECONDS
 from tests.clusterd.log_events import logged
 from tests.fakes.cluster import FakeCluster, Stored
 from tests.regiond.site import (

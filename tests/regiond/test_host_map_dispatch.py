@@ -10,7 +10,7 @@ from clusterd.protocol.values import Identifier, IdentifierKind
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import Acknowledge, Claim, NewDevice
 from regiond.domain.reservations import Kind
-from regiond.host_map_dispatch import FIRST_BACK_OFF_SECONDS
+from regiond.host_map_dispatch.targets import FIRST_BACK_OFF_SECONDS
 from tests.clusterd.links import Outcome
 from tests.clusterd.log_events import logged
 from tests.fakes.cluster import FakeCluster, Stored

@@ -95,13 +95,13 @@ MUTANTS = (
     ),
     Mutant(
         "a cluster that registers says what it really has",
-        "regiond/host_map_dispatch.py",
+        "regiond/host_map_dispatch/arrivals.py",
         "state.subnet, accepted, applied, reset=True, epoch",
         "state.subnet, accepted, applied, epoch",
     ),
     Mutant(
         "a cluster is no holder any more when it has forgotten, not before",
-        "regiond/host_map_dispatch.py",
+        "regiond/host_map_dispatch/dispatch.py",
         "        await self._calls.forget(target.connection, target.subnet, target.cidr)\n"
         "        await self._record(Forgotten(cluster, target.subnet, target.connection.epoch))\n",
         "        await self._record(Forgotten(cluster, target.subnet, target.connection.epoch))\n"
@@ -109,19 +109,19 @@ MUTANTS = (
     ),
     Mutant(
         "what nobody was told of is found by the sweep",
-        "regiond/host_map_dispatch.py",
+        "regiond/host_map_dispatch/dispatch.py",
         "for state in await self._reads.stragglers(list(self._ready)):",
         "for state in ():",
     ),
     Mutant(
         "a delivery that failed is tried again",
-        "regiond/host_map_dispatch.py",
+        "regiond/host_map_dispatch/dispatch.py",
         "        target.backing_off = False\n        self._kick_if_current(target)\n",
         "        pass\n",
     ),
     Mutant(
         "a superseded connection's interfaces are nobody's",
-        "regiond/host_map_dispatch.py",
+        "regiond/host_map_dispatch/dispatch.py",
         "reports, connection.epoch)",
         "reports, 1 << 62)",
     ),

@@ -11,7 +11,9 @@ from regiond.cluster_rpc.links import ClusterLinkFactory
 from regiond.cluster_rpc.listeners import Listeners
 from regiond.domain.ids import NewId
 from regiond.domain.mutations import Mutation, Outcome
-from regiond.host_map_dispatch import HostMapDispatch
+from regiond.host_map_dispatch.arrivals import ClusterArrivals
+from regiond.host_map_dispatch.dispatch import HostMapDispatch
+from regiond.host_map_dispatch.record import Record
 from regiond.storage.reads import RegionIdentity
 from regiond.sweeps import Sweeps
 from tests.fakes.hearing import FakeHearing
@@ -56,11 +58,13 @@ class Region:
             self._new_id,
             lambda subnets: dispatch.committed(subnets),
         )
-        dispatch = HostMapDispatch(
-            self.clock, connections, storage, storage, storage, OnePast(), self.identity.region, storage
+        record, hearing = Record(storage, storage), OnePast()
+        dispatch = HostMapDispatch(self.clock, connections, storage, storage, record, hearing, storage)
+        arrivals = ClusterArrivals(
+            self.clock, connections, storage, storage, record, hearing, self.identity.region, dispatch
         )
         self.links = ClusterLinkFactory(
-            self.clock, self.identity, connections, Listeners(dispatch, dispatch, HeardContacts()), identify_plain
+            self.clock, self.identity, connections, Listeners(arrivals, dispatch, HeardContacts()), identify_plain
         )
         self._storage = storage
         sweeps = Sweeps(

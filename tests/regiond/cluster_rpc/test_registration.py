@@ -9,7 +9,7 @@ from clusterd.protocol.commands import PROTOCOL_VERSION, Register
 from clusterd.protocol.connection import CallTimedOut
 from regiond.cluster_rpc.newcomer import REGISTRATION_SECONDS
 from tests.clusterd.links import Outcome
-from tests.fakes.cluster import FakeCluster
+from tests.fakes.cluster import FakeCluster, Stored
 from tests.regiond.site import (
     HISTORY,
     RACK,
@@ -86,3 +86,21 @@ def test_a_cluster_without_a_proper_name_is_refused(site: Site, name: str | None
         site.ask(nameless.link.call(Register, protocol_version=PROTOCOL_VERSION, **common, **named))
     with pytest.raises(errors.IncompatibleVersion):
         site.ask(nameless.link.call(Register, protocol_version=99, cluster="rack-7", **common))
+
+
+def test_who_is_to_come_again_is_told_so_before_it_is_cut(site: Site, cluster: FakeCluster) -> None:
+    cluster.history = cluster.stamp = HISTORY
+    cluster.subnets[SUBNET] = Stored(generation=7)
+    end = site.connect(cluster).server
+    registering = Outcome(cluster.register())
+    site.flush()
+    assert isinstance(registering.error, errors.RegistrationRefused)
+    assert "come again" in str(registering.error)
+    assert site.hearing.begun
+    # The recovery that has begun makes every connection an older one, which the next sweep cuts.
+    site.tables.epochs[RACK] += 1
+    site.sweep()
+    assert end.connected_now and not site.factory.peers[end].has_registered
+    site.pass_time(REGISTRATION_SECONDS)
+    assert not end.connected_now
+    assert site.storage.ended == [(RACK, 1)]
