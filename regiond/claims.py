@@ -7,28 +7,36 @@ nodes, and a user sees and releases only what is its own. What it may not see do
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
-from clusterd.protocol.values import Identifier, IdentifierKind
 from regiond import inputs
 from regiond.catalogue import Catalogue
-from regiond.conditions import path_of, require_admin, required, while_it_changes
+from regiond.conditions import require_admin, required, while_it_changes
 from regiond.domain import errors
 from regiond.domain.ids import NewId, Prefix, format_id
-from regiond.domain.mutations import Claim, DropDevice, DropNode, Mutation, NewDevice, Outcome, Release, Step
-from regiond.domain.networks import network
-from regiond.domain.reservations import Kind, Reservation, Status
-from regiond.domain.views import DeviceView, NodeView, ReservationView, SubnetView
+from regiond.domain.mutations import DropNode, Mutation, Outcome, Step
+from regiond.domain.reservations import Status
+from regiond.domain.views import DeviceView, NodeView, ReservationView
 from regiond.filters import ReservationFilters
 from regiond.progress import Progress
+from regiond.repeats import once
 from regiond.requests import RequestContext
+from regiond.steps import (
+    DeviceClaim,
+    DeviceRelease,
+    NodeAddressClaim,
+    NodeAddressRelease,
+    ReservationRelease,
+    Steps,
+    UserClaim,
+    only_own,
+    release,
+)
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.nodes import NodeStore
 from regiond.storage.reads import Reads
 from regiond.storage.reservation_filter import ReservationFilter
 from regiond.storage.writer import Writer
 
-MAX_COUNT = 256
 DELETE_ATTEMPTS = 10
-ALIAS_PREFIX = b"\x00hostmap:"  # type 0: not a hardware address (RFC 2132, 9.14)
 
 
 class Claims:
@@ -42,8 +50,8 @@ class Claims:
         self._nodes = nodes
         self._catalogue = catalogue
         self._progress = progress
-        self._new_id = new_id
         self._filters = ReservationFilters(catalogue, reads)
+        self.steps = Steps(reads, catalogue, new_id)
 
     # ---- unmanaged devices ----
 
@@ -60,26 +68,8 @@ class Claims:
         comment: str | None,
     ) -> tuple[DeviceView, bool]:
         """The device with its reservation, atomically; False when it was there already, exactly so."""
-        require_admin(context)
-        identifiers = tuple(inputs.mac(f"/macs/{index}", mac) for index, mac in enumerate(macs))
-        if duid is not None:
-            identifiers += (inputs.identifier("/duid", IdentifierKind.DUID, duid),)
-        if not identifiers:
-            raise errors.InvalidRequest("/macs", "a device needs at least one MAC address or a DUID")
-        subnet = await self._catalogue.resolve(interface)
-        owner_id, owner_name = await self.owner(context, owner)
-        name = inputs.hostname(hostname)
-        claim = Claim(
-            self._new_id(),
-            Kind.DEVICE,
-            subnet.id,
-            owner_id,
-            owner_name,
-            address=inputs.address(address),
-            identifiers=identifiers,
-            hostname=name,
-            device=NewDevice(self._new_id(), name, comment),
-            comment=comment,
+        claim = await self.steps.claim_device(
+            context, DeviceClaim(interface, macs, duid, address, hostname, owner, comment)
         )
         outcome = await self._submit(context, claim)
         (reservation,) = outcome.reservations
@@ -89,7 +79,7 @@ class Claims:
             found = await self._reads.devices([reservation.device])
             if found:
                 return found[0], outcome.created
-        made = DeviceView(reservation.device, name, owner_name, comment, reservation.created, (view,))
+        made = DeviceView(reservation.device, claim.hostname, claim.owner_name, comment, reservation.created, (view,))
         return made, outcome.created
 
     async def list_devices(
@@ -97,25 +87,19 @@ class Claims:
     ) -> Sequence[DeviceView]:
         inputs.no_filters(filters)
         return await self._reads.devices(
-            owner=_only_own(context), limit=limit, after=inputs.optional_id(Prefix.DEVICE, after, "after")
+            owner=only_own(context), limit=limit, after=inputs.optional_id(Prefix.DEVICE, after, "after")
         )
 
     async def device(self, context: RequestContext, device_id: str) -> DeviceView:
-        found = await self._reads.devices([inputs.known_id(Prefix.DEVICE, device_id)], owner=_only_own(context))
-        if not found:
-            raise errors.NotFound(f"no device {device_id}")
-        return found[0]
+        return await self.steps.device(context, device_id)
 
     async def delete_device(self, context: RequestContext, device_id: str, *, force: bool) -> Sequence[ReservationView]:
         """Releases everything the device has; what is still releasing is returned."""
-        require_admin(context)
 
         async def delete() -> Outcome:
-            device = await self.device(context, device_id)
-            held = [view.reservation for view in device.reservations]
-            releases = [_release(one, force) for one in held]
-            condition = required(context, Prefix.DEVICE, device.id, held)
-            return await self._submit(context, *condition, *releases, DropDevice(device.id))
+            return await self._submit(
+                context, *await self.steps.release_device(context, DeviceRelease(device_id, force))
+            )
 
         return await self._still_there(await self._once(context, lambda: while_it_changes(delete)))
 
@@ -125,7 +109,7 @@ class Claims:
         self, context: RequestContext, *, hostname: str, macs: tuple[str, ...], owner: str | None, comment: str | None
     ) -> NodeView:
         require_admin(context)
-        owner_id, _ = await self.owner(context, owner)
+        owner_id, _ = await self.steps.owner(context, owner)
         name = inputs.hostname(hostname)
         assert name is not None
         parsed = [inputs.mac(f"/macs/{index}", mac).text for index, mac in enumerate(macs)]
@@ -141,14 +125,11 @@ class Claims:
     ) -> Sequence[NodeView]:
         inputs.no_filters(filters)
         return await self._reads.nodes(
-            owner=_only_own(context), limit=limit, after=inputs.optional_id(Prefix.NODE, after, "after")
+            owner=only_own(context), limit=limit, after=inputs.optional_id(Prefix.NODE, after, "after")
         )
 
     async def node(self, context: RequestContext, node_id: str) -> NodeView:
-        found = await self._reads.nodes([inputs.known_id(Prefix.NODE, node_id)], owner=_only_own(context))
-        if not found:
-            raise errors.NotFound(f"no node {node_id}")
-        return found[0]
+        return await self.steps.node(context, node_id)
 
     async def delete_node(self, context: RequestContext, node_id: str, *, force: bool) -> Sequence[ReservationView]:
         """Releases the node's extra addresses with it; what is still releasing is returned."""
@@ -156,7 +137,7 @@ class Claims:
 
         async def delete() -> Outcome:
             node = await self.node(context, node_id)
-            releases = [_release(view.reservation, force) for view in await self._addresses_of(node)]
+            releases = [release(view.reservation, force) for view in await self._addresses_of(node)]
             condition = required(context, Prefix.NODE, node.id, [])
             return await self._submit(context, *condition, *releases, DropNode(node.id))
 
@@ -184,21 +165,8 @@ class Claims:
         hostname: str | None,
     ) -> tuple[ReservationView, bool]:
         """An address and a host map for another MAC address of a node, or for an alias of one of its NICs."""
-        node = await self.node(context, node_id)
-        subnet = await self._catalogue.resolve(interface)
-        identifier = _node_identifier(node, subnet, mac, alias, client_id, duid)
-        claim = Claim(
-            self._new_id(),
-            Kind.NODE,
-            subnet.id,
-            node.owner,
-            node.owner_name,
-            address=inputs.address(address),
-            identifiers=(identifier,),
-            alias=alias,
-            hostname=inputs.hostname(hostname),
-            node=node.id,
-        )
+        asked = NodeAddressClaim(node_id, interface, mac, alias, client_id, duid, address, hostname)
+        claim = await self.steps.claim_node_address(context, asked)
         outcome = await self._submit(context, claim)
         return (await self._views(context, outcome))[0], outcome.created
 
@@ -206,23 +174,17 @@ class Claims:
         return await self._addresses_of(await self.node(context, node_id))
 
     async def node_address(self, context: RequestContext, node_id: str, reservation_id: str) -> ReservationView:
-        node = await self.node(context, node_id)
-        view = await self._reads.reservation(inputs.known_id(Prefix.RESERVATION, reservation_id))
-        if view is None or view.reservation.node != node.id:
-            raise errors.NotFound(f"node {node_id} has no address {reservation_id}")
-        return view
+        return await self.steps.node_address(context, node_id, reservation_id)
 
     async def release_node_address(
         self, context: RequestContext, node_id: str, reservation_id: str, *, force: bool
     ) -> Sequence[ReservationView]:
-        async def release() -> Outcome:
-            if force:
-                require_admin(context)
-            held = (await self.node_address(context, node_id, reservation_id)).reservation
-            condition = required(context, Prefix.RESERVATION, held.id, [held])
-            return await self._submit(context, *condition, _release(held, force))
+        asked = NodeAddressRelease(node_id, reservation_id, force)
 
-        return await self._still_there(await self._once(context, release))
+        async def give_back() -> Outcome:
+            return await self._submit(context, *await self.steps.release_node_address(context, asked))
+
+        return await self._still_there(await self._once(context, give_back))
 
     # ---- user reservations ----
 
@@ -241,33 +203,8 @@ class Claims:
         expires_at: datetime | None,
     ) -> tuple[Sequence[ReservationView], bool]:
         """Addresses that the region never hands out again until they are released: no host map."""
-        wanted = inputs.address(address)
-        if interface is None and wanted is None:
-            raise errors.InvalidRequest("/interface", "say where: a cluster interface, an address, or both")
-        if not 1 <= count <= MAX_COUNT:
-            raise errors.InvalidRequest("/count", f"between 1 and {MAX_COUNT}")
-        if wanted is not None and count > 1:
-            raise errors.InvalidRequest("/count", "one address is asked for: count has to be 1")
-        if user is not None and user != context.caller.name:
-            require_admin(context)
-        subnet = await self._catalogue.resolve(f"ip:{wanted}" if interface is None else interface)
-        owner_id, owner_name = await self.owner(context, user)
-        group = self._new_id() if count > 1 else None
-        claim = Claim(
-            self._new_id(),
-            Kind.USER,
-            subnet.id,
-            owner_id,
-            owner_name,
-            address=wanted,
-            mac=None if mac is None else inputs.mac("/mac", mac).text,
-            hostname=inputs.hostname(hostname),
-            purpose=purpose,
-            comment=comment,
-            group=group,
-            expires_at=expires_at,
-            others=tuple(self._new_id() for _ in range(count - 1)),
-        )
+        asked = UserClaim(interface, address, mac, count, hostname, purpose, comment, user, expires_at)
+        claim = await self.steps.claim_for_user(context, asked)
         outcome = await self._submit(context, claim)
         return await self._views(context, outcome), outcome.created
 
@@ -279,26 +216,17 @@ class Claims:
         return await self._reads.reservations(wanted, limit, inputs.optional_id(Prefix.RESERVATION, after, "after"))
 
     async def reservation(self, context: RequestContext, reservation_id: str) -> ReservationView:
-        view = await self._reads.reservation(inputs.known_id(Prefix.RESERVATION, reservation_id))
-        if view is None or (not context.caller.is_admin and view.reservation.owner != context.caller.account):
-            raise errors.NotFound(f"no reservation {reservation_id}")
-        return view
+        return await self.steps.reservation(context, reservation_id)
 
     async def release_reservation(
         self, context: RequestContext, reservation_id: str, *, force: bool
     ) -> Sequence[ReservationView]:
-        async def release() -> Outcome:
-            if force:
-                require_admin(context)
-            held = (await self.reservation(context, reservation_id)).reservation
-            # A releasing one may have lost its device or node already: an admin can still force it here.
-            if held.kind not in (Kind.USER, Kind.RECOVERED) and not (force and held.status is Status.RELEASING):
-                where = path_of(held)
-                raise errors.HeldByOwner(f"this reservation is deleted at {where}", location=where)
-            condition = required(context, Prefix.RESERVATION, held.id, [held])
-            return await self._submit(context, *condition, _release(held, force))
+        asked = ReservationRelease(reservation_id, force)
 
-        return await self._still_there(await self._once(context, release))
+        async def give_back() -> Outcome:
+            return await self._submit(context, *await self.steps.release_reservation(context, asked))
+
+        return await self._still_there(await self._once(context, give_back))
 
     # ---- steps of the stories ----
 
@@ -312,68 +240,11 @@ class Claims:
 
     async def _still_there(self, outcome: Outcome) -> Sequence[ReservationView]:
         """The released reservations that clusters have yet to confirm."""
-        if not outcome.reservations:
-            return []
         views = await self._progress.settled(outcome, 0.0)
         return [view for view in views if view.reservation.status is Status.RELEASING]
 
     async def _once(self, context: RequestContext, delete: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        """What a DELETE with this idempotency key did before, for the thing itself may be gone since; or its deed now.
-
-        When the thing is gone the key is looked up again: another regiond may have carried out the same request in
-        between.
-        """
-        if (first := await self._first_answer(context)) is not None:
-            return first
-        try:
-            return await delete()
-        except errors.NotFound:
-            if (first := await self._first_answer(context)) is not None:
-                return first
-            raise
-
-    async def _first_answer(self, context: RequestContext) -> Outcome | None:
-        if context.idempotency is None:
-            return None
-        return await self._reads.answer(context.idempotency)
+        return await once(self._reads, context.idempotency, delete)
 
     async def _addresses_of(self, node: NodeView) -> Sequence[ReservationView]:
         return await self._reads.reservations(ReservationFilter(nodes=[node.id]), limit=10_000)
-
-    async def owner(self, context: RequestContext, name: str | None) -> tuple[int, str]:
-        """An account's id and name; without a name the caller's own. Raises NotFound."""
-        if name is None or name == context.caller.name:
-            return context.caller.account, context.caller.name
-        account = await self._reads.account_id(name)
-        if account is None:
-            raise errors.NotFound(f"no account {name}")
-        return account, name
-
-
-def _only_own(context: RequestContext) -> int | None:
-    return None if context.caller.is_admin else context.caller.account
-
-
-def _release(held: Reservation, force: bool) -> Release:
-    return Release(held.id, held.subnet, held.address, force)
-
-
-def _node_identifier(
-    node: NodeView, subnet: SubnetView, mac: str | None, alias: str | None, client_id: str | None, duid: str | None
-) -> Identifier:
-    """The one identifier of a node address; an alias gets a client-id made of the node's id and its own name."""
-    given = [name for name, value in (("mac", mac), ("client_id", client_id), ("duid", duid)) if value is not None]
-    if len(given) > 1:
-        raise errors.InvalidRequest(f"/{given[1]}", f"one identifier is enough: {given[0]} is given already")
-    if mac is not None:
-        return inputs.mac("/mac", mac)
-    if client_id is not None:
-        return inputs.identifier("/client_id", IdentifierKind.CLIENT_ID, client_id)
-    if duid is not None:
-        return inputs.identifier("/duid", IdentifierKind.DUID, duid)
-    if alias is None:
-        raise errors.InvalidRequest("/mac", "say for whom: a mac, an alias, a client_id or a duid")
-    if network(subnet.cidr).family == 6:
-        raise errors.InvalidRequest("/duid", "an alias on an IPv6 network needs the DUID that its client sends")
-    text = f"{format_id(Prefix.NODE, node.id)}:{alias}"
-    return Identifier(IdentifierKind.CLIENT_ID, ALIAS_PREFIX + text.encode())

@@ -71,7 +71,7 @@ class Edits:
         if "comment" in changes:
             values["comment"] = changes["comment"]
         if "owner" in changes:
-            values["owner"] = await self._claims.owner(context, changes["owner"])
+            values["owner"] = await self._claims.steps.owner(context, changes["owner"])
         if "macs" in changes:
             values["macs"] = _identifiers("/macs", changes["macs"])
 
@@ -98,7 +98,7 @@ class Edits:
         if "comment" in changes:
             values["comment"] = changes["comment"]
         if "owner" in changes:
-            values["owner"] = await self._claims.owner(context, changes["owner"])
+            values["owner"] = await self._claims.steps.owner(context, changes["owner"])
         if "macs" in changes:
             values["macs"] = tuple(one.text for one in _identifiers("/macs", changes["macs"]))
         if "replaced_macs" in changes:

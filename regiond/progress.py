@@ -42,6 +42,8 @@ class Progress:
         that cannot come in time is not waited for. A reservation that is gone by now is shown as it was, and so are
         all when the database goes away while they are waited for: what was committed is told.
         """
+        if not outcome.reservations:
+            return []
         views = [_as_committed(reservation, outcome) for reservation in outcome.reservations]
         if outcome.created and not outcome.replayed:
             if seconds is None:

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from regiond.accounts import Accounts, random_id
 from regiond.adoption import Adoptions
 from regiond.audit_trail import AuditTrail
+from regiond.batches import Batches
 from regiond.catalogue import Catalogue
 from regiond.claims import Claims
 from regiond.cluster_rpc.connections import Connections
@@ -141,6 +142,7 @@ class Region:
         use_cases = UseCases(
             self.claims,
             Exports(ExportReads(pool), ReservationFilters(self.catalogue, self.reads)),
+            Batches(self.writer, self.reads, self.claims, self.progress),
             edits,
             self.inventory,
             self.enrolment,

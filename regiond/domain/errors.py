@@ -234,6 +234,18 @@ class LastServing(DomainError):
     slug = "last-serving-cluster"
 
 
+class BatchRefused(DomainError):
+    """Members of a batch are refused, and with them the whole. `refused`: each by its position, from 0."""
+
+    slug = "batch-refused"
+
+    def __init__(self, refused: Sequence[tuple[int, DomainError]]) -> None:
+        (first, error), *others = refused
+        more = f", and {len(others)} more {'is' if len(others) == 1 else 'are'} refused" if others else ""
+        super().__init__(f"nothing was changed: member {first}: {error.detail}{more}")
+        self.refused = tuple(refused)
+
+
 class LinkRefused(Exception):
     """What is refused on the link and never over HTTP. `detail` is told to the other side."""
 

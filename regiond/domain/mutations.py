@@ -229,12 +229,16 @@ Step = Claim | Release | Reclaim | Edit | Require | DropDevice | DropNode | Ackn
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """Steps that happen together or not at all."""
+    """Steps that happen together or not at all.
+
+    `members` is of a batch that somebody sent: the position of the member that each step is for, in order.
+    """
 
     actor: Actor
     steps: tuple[Step, ...]
     request_id: str
     idempotency: Idempotency | None = None
+    members: tuple[int, ...] = ()
 
     @property
     def weight(self) -> int:
@@ -249,19 +253,29 @@ def _weight(step: Step) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberOutcome:
+    """What one member of a batch did: whether anything, and how many of the outcome's reservations are its own."""
+
+    created: bool
+    reservations: int
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a mutation did.
 
     `created` tells whether anything new was made (a claim that found its very reservation made nothing);
     `reservations` are those of its claims and releases, in order of the steps; a release that freed its address
-    at once leaves it out. `replayed` is set on the answer to a repeated idempotency key. `deliveries` tells how the
-    clusters stood with the subnets of those reservations at that moment; it is not part of a stored answer.
+    at once leaves it out. `members` are those of a batch. `replayed` is set on the answer to a repeated idempotency
+    key. `deliveries` tells how the clusters stood with the subnets of those reservations at that moment; it is not part
+    of a stored answer.
     """
 
     created: bool
     reservations: tuple[Reservation, ...]
     replayed: bool = False
     deliveries: Mapping[int, tuple[Delivery, ...]] = field(default_factory=dict)
+    members: tuple[MemberOutcome, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

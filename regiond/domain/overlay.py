@@ -49,10 +49,15 @@ class Overlay:
         """What changes from now on belongs to one member."""
         self._undo = []
 
-    def undo(self) -> None:
-        """Take the member's changes back, the last one first."""
-        for undo in reversed(self._undo):
-            undo()
+    @property
+    def changed(self) -> int:
+        """How many changes the member has made so far: where `undo` can go back to."""
+        return len(self._undo)
+
+    def undo(self, to: int = 0) -> None:
+        """Take the member's changes back, the last one first, but for the first ones."""
+        while len(self._undo) > to:
+            self._undo.pop()()
 
     def on_undo(self, undo: Callable[[], object]) -> None:
         """Note how the change just made is taken back."""

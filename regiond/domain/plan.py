@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from clusterd.protocol.addresses import address_to_int
 from clusterd.protocol.values import Identifier, IdentifierKind
 from regiond.domain import errors
+from regiond.domain.acknowledging import Acknowledging
 from regiond.domain.changes import Plan
 from regiond.domain.editing import Editing
 from regiond.domain.facts import Answered, Facts, MapFacts, Obstacle, SubnetFacts
@@ -33,6 +34,7 @@ from regiond.domain.mutations import (
     EditReservation,
     Forgotten,
     Idempotency,
+    MemberOutcome,
     Mutation,
     NewDevice,
     Outcome,
@@ -42,7 +44,7 @@ from regiond.domain.mutations import (
     Step,
 )
 from regiond.domain.overlay import HOLDING_ROLES, summary
-from regiond.domain.reservations import Delivery, Kind, Reservation, Status
+from regiond.domain.reservations import Kind, Reservation, Status
 
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
@@ -55,7 +57,7 @@ def plan(facts: Facts, mutations: Sequence[Mutation]) -> Plan:
     return Plan(outcomes, changes, frozenset(subnet for subnet, _, _ in changes.subnets))
 
 
-class _Planner(Editing):
+class _Planner(Editing, Acknowledging):
     """The decisions, member by member, each on what the ones before it left."""
 
     # ---- one member, all or nothing ----
@@ -74,28 +76,54 @@ class _Planner(Editing):
             known = self.answered.get((key.account, key.key))
             if known is not None:
                 return replayed(key, known)
-        self.quotas.check(mutation.steps, self.facts.subnets)
+        outcome = self._outcome(mutation) if not mutation.members else self._outcome_of_members(mutation)
+        if key is not None:
+            answer = Answered(key.fingerprint, _OUTCOME.dump_json(outcome).decode())
+            self.put(self.answered, (key.account, key.key), answer)
+            self.append(self.appended.answers, (key.account, key.key, answer))
+        subnets = {held.subnet for held in outcome.reservations if held.map_generation is not None}
+        return replace(outcome, deliveries={subnet: tuple(self.deliveries_of(subnet)) for subnet in subnets})
+
+    def _outcome(self, mutation: Mutation) -> Outcome:
         created = False
         touched: list[Reservation] = []
         for step in mutation.steps:
             made, reservations = self._step(mutation, step)
             created = created or made
             touched.extend(reservations)
-        outcome = Outcome(created, tuple(touched))
-        if key is not None:
-            answer = Answered(key.fingerprint, _OUTCOME.dump_json(outcome).decode())
-            self.put(self.answered, (key.account, key.key), answer)
-            self.append(self.appended.answers, (key.account, key.key, answer))
-        subnets = {reservation.subnet for reservation in touched if reservation.map_generation is not None}
-        return replace(outcome, deliveries={subnet: tuple(self.deliveries_of(subnet)) for subnet in subnets})
+        return Outcome(created, tuple(touched))
+
+    def _outcome_of_members(self, mutation: Mutation) -> Outcome:
+        """As `_outcome`, of a batch: what is wrong with any of its members is found out, each as if it had not been."""
+        did: dict[int, MemberOutcome] = {}
+        refused: dict[int, errors.DomainError] = {}
+        touched: list[Reservation] = []
+        for member, step in zip(mutation.members, mutation.steps, strict=True):
+            if member in refused:
+                continue
+            before = self.changed
+            try:
+                made, reservations = self._step(mutation, step)
+            except errors.DomainError as error:
+                self.undo(before)
+                refused[member] = error
+                continue
+            so_far = did.get(member, MemberOutcome(False, 0))
+            did[member] = MemberOutcome(so_far.created or made, so_far.reservations + len(reservations))
+            touched.extend(reservations)
+        if refused:
+            raise errors.BatchRefused(sorted(refused.items()))
+        return Outcome(any(each.created for each in did.values()), tuple(touched), members=tuple(did.values()))
 
     def _step(self, mutation: Mutation, step: Step) -> tuple[bool, Sequence[Reservation]]:
         """Whether anything was done, and the reservations of a claim, release or edit."""
         match step:
             case Claim(others=()):
+                self.quotas.check((step,), self.facts.subnets)
                 made, reservation = self._claim(mutation, step)
                 return made, (reservation,)
             case Claim():
+                self.quotas.check((step,), self.facts.subnets)
                 return True, self._claim_several(mutation, step)
             case Release():
                 resting = self._release(mutation, step)
@@ -103,14 +131,14 @@ class _Planner(Editing):
             case Reclaim():
                 return self._reclaim(mutation, step), ()
             case Acknowledge():
-                self._acknowledge(step)
+                self.acknowledge(step)
             case EditReservation() | EditDevice() | EditNode():
                 return self.edit(mutation, step)
             case Require():
                 self.require(step)
                 return False, ()
             case Forgotten():
-                self._forgotten(step)
+                self.forgotten(step)
             case DropDevice(device):
                 self.append(self.appended.devices_gone, device)
                 self.put(self.devices, device, None)
@@ -328,53 +356,12 @@ class _Planner(Editing):
             space.give(address)
             self.on_undo(lambda: space.take(address))
 
-    # ---- acknowledgements ----
-
-    def _acknowledge(self, step: Acknowledge) -> None:
-        before = self.deliveries.get((step.subnet, step.cluster))
-        if before is None or before.role not in HOLDING_ROLES or _is_superseded(step.epoch, before):
-            return
-        accepted, applied = before.accepted_generation, before.applied_generation
-        if step.accepted_generation is not None:
-            accepted = step.accepted_generation if step.reset else max(accepted, step.accepted_generation)
-        if step.applied_generation is not None:
-            # A generation that this region has not reached is of another past: it confirms no removal.
-            known = step.applied_generation <= self.facts.subnets[step.subnet].generation
-            reached = step.applied_generation if known else 0
-            applied = reached if step.reset else max(applied, reached)
-            # Nothing is applied that was not accepted: the answer that would have said so may have come too late.
-            accepted = max(accepted, applied)
-        error = step.error if step.rejected is not None or step.reset or step.error is not None else before.error
-        after = replace(before, accepted_generation=accepted, applied_generation=applied, error=error)
-        if after != before:
-            self.put(self.deliveries, (step.subnet, step.cluster), replace(after, since=self.facts.now))
-        if step.rejected is not None:
-            self.put(self.appended.rejected, (step.subnet, step.cluster), step)
-        self.put(self.acknowledged, step.subnet, True)
-
-    def _forgotten(self, step: Forgotten) -> None:
-        cluster, subnet = step.cluster, step.subnet
-        before = self.deliveries.get((subnet, cluster))
-        if before is None or before.role not in HOLDING_ROLES or _is_superseded(step.epoch, before):
-            return
-        # Where it serves again meanwhile, it has to be given everything anew.
-        role = "former" if before.role == "draining" else before.role
-        gone = replace(before, role=role, accepted_generation=0, applied_generation=0, error=None)
-        self.put(self.deliveries, (subnet, cluster), replace(gone, since=self.facts.now))
-        self.put(self.appended.rejected, (subnet, cluster), Acknowledge(cluster, subnet, rejected=()))
-        self.put(self.acknowledged, subnet, True)
-
 
 def replayed(key: Idempotency, known: Answered) -> Outcome:
     """The stored answer to a repeated key. Raises IdempotencyKeyReused if it was given to another request."""
     if known.fingerprint != key.fingerprint:
         raise errors.IdempotencyKeyReused("this Idempotency-Key was used for another request")
     return replace(_OUTCOME.validate_json(known.answer), replayed=True)
-
-
-def _is_superseded(epoch: int | None, delivery: Delivery) -> bool:
-    """Whether it was said on a connection that is not the cluster's latest: perhaps of another past."""
-    return epoch is not None and epoch < delivery.epoch
 
 
 def _check_families(subnet: SubnetFacts, identifiers: Sequence[Identifier]) -> None:

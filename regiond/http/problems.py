@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from regiond.domain.errors import Candidate, DomainError
+from regiond.domain.errors import BatchRefused, Candidate, DomainError
 from regiond.domain.ranges import AddressRange
 from regiond.domain.reservations import Reservation
 from regiond.http.representations.subnets import address_range
@@ -26,6 +26,7 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "not-found": (404, "There is no such thing"),
     "no-such-cluster-interface": (404, "The selector names nothing"),
     "method-not-allowed": (405, "The method is not allowed here"),
+    "batch-refused": (409, "Members of the batch are refused"),
     "ambiguous-selector": (409, "The selector names several subnets"),
     "address-taken": (409, "The address is taken"),
     "identifier-taken": (409, "The client has another reservation on this subnet"),
@@ -78,14 +79,12 @@ class Problem(Exception):
 
     def content(self, request_id: str) -> dict[str, Any]:
         """The JSON object."""
-        return {
-            "type": self.slug,
-            "title": self.title,
-            "status": self.status,
-            "detail": self.detail,
-            "request_id": request_id,
-            **self.members,
-        }
+        return {**self.about, "request_id": request_id}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What it says of itself, whatever request it is the answer to."""
+        return {"type": self.slug, "title": self.title, "status": self.status, "detail": self.detail, **self.members}
 
 
 def invalid(pointer: str, detail: str) -> Problem:
@@ -97,6 +96,9 @@ def invalid(pointer: str, detail: str) -> Problem:
 
 def of_domain_error(error: DomainError, show_holder: Callable[[Reservation], Any]) -> Problem:
     """`show_holder` decides how much of a holder the asker may see."""
+    if isinstance(error, BatchRefused):
+        refused = [{"member": position, **of_domain_error(one, show_holder).about} for position, one in error.refused]
+        return Problem(error.slug, error.detail, refused=refused)
     # What is a matter of time can be tried again.
     headers = [("Retry-After", "2")] if PROBLEMS[error.slug][0] == 503 else []
     members = {name: _plain(value, show_holder) for name, value in error.members.items()}

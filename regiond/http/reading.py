@@ -1,7 +1,7 @@
 """From the bytes of a request to values: JSON, models, queries and headers, with every mistake in one answer."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar, get_origin
 from urllib.parse import parse_qsl
 
@@ -40,7 +40,7 @@ def read_body(model: type[M], content_type: str | None, body: bytes) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise _mistakes(model, error, "/") from error
+        raise _mistakes(model, error, lambda entry: _place_in(value, entry)) from error
 
 
 def read_query(model: type[Q], pairs: Sequence[tuple[str, str]]) -> Q:
@@ -60,7 +60,7 @@ def read_query(model: type[Q], pairs: Sequence[tuple[str, str]]) -> Q:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise _mistakes(model, error, "?") from error
+        raise _mistakes(model, error, _parameter) from error
 
 
 def split_query(text: str) -> list[tuple[str, str]]:
@@ -135,9 +135,9 @@ def _no_constant(name: str) -> Any:
 _JSON: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
 
 
-def _mistakes(model: type[BaseModel], error: ValidationError, sort: str) -> Problem:
+def _mistakes(model: type[BaseModel], error: ValidationError, pointer: Callable[[Mapping[str, Any]], str]) -> Problem:
     errors = [
-        {"pointer": _pointer(entry["loc"], sort), "detail": _detail(model, entry)}
+        {"pointer": pointer(entry), "detail": _detail(model, entry)}
         for entry in error.errors(include_url=False, include_input=False)
     ]
     first = errors[0]
@@ -146,15 +146,27 @@ def _mistakes(model: type[BaseModel], error: ValidationError, sort: str) -> Prob
     return Problem("invalid-request", detail, errors=errors[:MAX_ERRORS])
 
 
-def _pointer(place: Sequence[int | str], sort: str) -> str:
-    """RFC 6901 for bodies; `?name` for queries."""
-    if sort == "?":
-        return f"?{place[0]}" if place else "?"
+def _parameter(entry: Mapping[str, Any]) -> str:
+    """The name of what is wrong in a query."""
+    return f"?{entry['loc'][0]}" if entry["loc"] else "?"
+
+
+def _place_in(body: Any, entry: Mapping[str, Any]) -> str:
+    """An RFC 6901 pointer to what is wrong in a body. What pydantic says of its models' names is no part of it."""
+    place: list[int | str] = []
+    at = body
+    for part in entry["loc"]:
+        if isinstance(at, dict) and part not in at and not (part == entry["loc"][-1] and entry["type"] == "missing"):
+            continue  # the name of the alternative that it was read as
+        place.append(part)
+        at = at.get(part) if isinstance(at, dict) else at[part] if isinstance(at, list) else None
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1")[:100] for part in place)
 
 
 def _detail(model: type[BaseModel], entry: Mapping[str, Any]) -> str:
     if entry["type"] == "extra_forbidden":
+        if len(entry["loc"]) > 1:
+            return "not known here"
         known = ", ".join(model.model_fields) or "none"
         return f"not known here; known: {known}"
     raised = entry.get("ctx", {}).get("error")

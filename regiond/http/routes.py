@@ -3,6 +3,7 @@
 from regiond.http import (
     adoption,
     audit,
+    batch,
     devices,
     documentation,
     health,
@@ -20,6 +21,7 @@ _NOUNS: tuple[Route, ...] = (
     *devices.ROUTES,
     *nodes.ROUTES,
     *reservations.ROUTES,
+    *batch.ROUTES,
     *networks.ROUTES,
     *subnets.ROUTES,
     *pairs.ROUTES,

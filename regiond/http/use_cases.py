@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from regiond.batches import Member, MemberResult
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
 from regiond.domain.first_contact import AdoptionResult, ContactView, ForeignEntry
 from regiond.domain.identity import EnrolmentOffer
@@ -119,6 +120,12 @@ class ExportUseCases(Protocol):
     async def export(
         self, context: RequestContext, form: LineFormat, *, filters: Mapping[str, Sequence[str]], after: str | None
     ) -> AsyncGenerator[bytes, None]: ...
+
+
+class BatchUseCases(Protocol):
+    """Many claims and releases at once."""
+
+    async def run(self, context: RequestContext, *, members: Sequence[Member]) -> Sequence[MemberResult]: ...
 
 
 class EditUseCases(Protocol):
@@ -271,6 +278,7 @@ class Health(Protocol):
 class UseCases:
     claims: ClaimUseCases
     exports: ExportUseCases
+    batches: BatchUseCases
     edits: EditUseCases
     inventory: InventoryUseCases
     enrolment: EnrolmentUseCases

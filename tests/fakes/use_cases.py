@@ -13,6 +13,7 @@ from clusterd.protocol.values import Identifier, ServerEntry, ServerPool
 from regiond.accounts import Accounts
 from regiond.adoption import Adoptions
 from regiond.audit_trail import AuditTrail
+from regiond.batches import Batches, Member, MemberResult
 from regiond.claims import Claims
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
 from regiond.domain.first_contact import (
@@ -47,6 +48,7 @@ from regiond.http.use_cases import (
     AccountUseCases,
     AdoptionUseCases,
     AuditUseCases,
+    BatchUseCases,
     ClaimUseCases,
     EditUseCases,
     EnrolmentUseCases,
@@ -229,6 +231,10 @@ class FakeHealth:
         return self.reasons
 
 
+async def _each_done(members: Sequence[Member]) -> Sequence[MemberResult]:
+    return [MemberResult(True, (MAPPED_VIEW,)) for _ in members]
+
+
 class FakeRegion:
     """All the use cases, answering with one well-formed thing of each sort."""
 
@@ -255,6 +261,7 @@ class FakeRegion:
             },
         )
         self.exports = Scripted(Exports, {"export": exported})
+        self.batches = Scripted(Batches, {"run": _each_done})
         self.edits = Scripted(
             Edits,
             {"change_reservation": RESERVATION_VIEW, "change_device": DEVICE_VIEW, "change_node": NODE_VIEW},
@@ -323,6 +330,7 @@ class FakeRegion:
         return UseCases(
             cast(ClaimUseCases, self.claims),
             cast(ExportUseCases, self.exports),
+            cast(BatchUseCases, self.batches),
             cast(EditUseCases, self.edits),
             cast(InventoryUseCases, self.inventory),
             cast(EnrolmentUseCases, self.enrolment),

@@ -22,14 +22,13 @@ class Candidate(Shape):
     vrf: str
 
 
-class Problem(Shape):
-    """What went wrong (RFC 9457). `type` is stable; the members after `request_id` belong to some types only."""
+class Trouble(Shape):
+    """What went wrong, in words and for programs. `type` is stable; what is not always there belongs to some types."""
 
     type: str
     title: str
     status: int
     detail: str
-    request_id: str
     errors: NotRequired[list[Mistake]]
     position: NotRequired[int]
     selector: NotRequired[str]
@@ -49,3 +48,16 @@ class Problem(Shape):
     reference: NotRequired[str]
     shortcomings: NotRequired[list[str]]
     outcome_unknown: NotRequired[bool]
+
+
+class RefusedMember(Trouble):
+    """What is wrong with one member of a batch; `member` is its position, from 0."""
+
+    member: Count
+
+
+class Problem(Trouble):
+    """What went wrong with a request (RFC 9457)."""
+
+    request_id: str
+    refused: NotRequired[list[RefusedMember]]

@@ -35,6 +35,10 @@ TABLE: dict[tuple[str, str], tuple[object, tuple[int, int, int, int, int, int]]]
     ("GET", "/api/v1/reservations/{reservation}"): (None, (401, 401, 200, 200, 200, 200)),
     ("PATCH", "/api/v1/reservations/{reservation}"): ({"comment": "x"}, (401, 401, 200, 200, 403, 403)),
     ("DELETE", "/api/v1/reservations/{reservation}"): (None, (401, 401, 204, 204, 403, 403)),
+    ("POST", "/api/v1/batch"): (
+        {"members": [{"operation": "reserve", "interface": "rack-a:eth1"}]},
+        (401, 401, 200, 200, 403, 403),
+    ),
     ("GET", "/api/v1/clusters"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/clusters/{cluster}"): (None, (401, 401, 200, 200, 200, 200)),
     ("DELETE", "/api/v1/clusters/{cluster}"): (None, (401, 401, 403, 204, 403, 403)),
@@ -106,7 +110,7 @@ async def test_who_gets_in(method: str, path: str) -> None:
                 assert reply.json["type"] == "unauthenticated"
         assert tuple(statuses) == expected
         region = server.region
-        scripted = [region.claims, region.edits, region.inventory, region.enrolment, region.subnets]
+        scripted = [region.claims, region.batches, region.edits, region.inventory, region.enrolment, region.subnets]
         scripted += [region.pairs, region.adoptions, region.accounts, region.audit, region.recovery]
         acted = [call for part in scripted for call in part.calls]
         allowed = [status for status in statuses if status < 300]

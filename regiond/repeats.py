@@ -1,0 +1,27 @@
+"""A request that takes something away is repeated under its key when its answer got lost: it has one answer."""
+
+from collections.abc import Awaitable, Callable
+
+from regiond.domain import errors
+from regiond.domain.mutations import Idempotency, Outcome
+from regiond.storage.reads import Reads
+
+
+async def once(reads: Reads, key: Idempotency | None, act: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    """What a request with this key did before, for what it names may be gone since; or its deed now.
+
+    When something that it names is gone the key is looked up again: another regiond may have carried out the same
+    request in between.
+    """
+    if (first := await _first_answer(reads, key)) is not None:
+        return first
+    try:
+        return await act()
+    except (errors.NotFound, errors.BatchRefused):
+        if (first := await _first_answer(reads, key)) is not None:
+            return first
+        raise
+
+
+async def _first_answer(reads: Reads, key: Idempotency | None) -> Outcome | None:
+    return None if key is None else await reads.answer(key)
