@@ -10,9 +10,9 @@ from regiond.domain.first_contact import DhcpServerReport
 class Reports(Protocol):
     """`storage.first_contact.FirstContactStore`, as far as it is needed here."""
 
-    async def expect(self, cluster: int, reports: bool) -> None: ...
+    async def expect(self, cluster: int, reports: bool, epoch: int) -> None: ...
 
-    async def report(self, cluster: int, name: str, report: DhcpServerReport) -> Sequence[int]: ...
+    async def report(self, cluster: int, name: str, report: DhcpServerReport, epoch: int) -> Sequence[int]: ...
 
 
 class FirstContacts:
@@ -26,10 +26,10 @@ class FirstContacts:
 
     async def expect(self, connection: Connection, reports: bool) -> None:
         """The cluster registered; `reports` tells whether it will say more."""
-        await self._reports.expect(connection.cluster, reports)
+        await self._reports.expect(connection.cluster, reports, connection.epoch)
         self._changed()
 
     async def report(self, connection: Connection, report: DhcpServerReport) -> None:
         """The whole picture is here."""
-        await self._reports.report(connection.cluster, connection.name, report)
+        await self._reports.report(connection.cluster, connection.name, report, connection.epoch)
         self._changed()

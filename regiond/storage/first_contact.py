@@ -68,23 +68,34 @@ class FirstContactStore:
         self._pool = pool
         self._new_id = new_id
 
-    async def expect(self, cluster: int, reports: bool) -> None:
-        """The cluster registered, and says whether it will report. What it reported before stays until then."""
+    async def expect(self, cluster: int, reports: bool, epoch: int | None = None) -> None:
+        """The cluster registered, and says whether it will report. What it reported before stays until then.
+
+        `epoch` is the number of that connection: it counts only while the cluster has no later one.
+        """
         await self._pool.execute(
             """UPDATE cluster SET contact = CASE WHEN NOT %s THEN 'unsupported'
-                   WHEN contact = 'reported' THEN contact ELSE 'awaited' END WHERE id = %s""",
-            (reports, cluster),
+                   WHEN contact = 'reported' THEN contact ELSE 'awaited' END
+               WHERE id = %s AND (%s::bigint IS NULL OR epoch <= %s)""",
+            (reports, cluster, epoch, epoch),
             retry=True,
         )
 
-    async def report(self, cluster: int, name: str, report: DhcpServerReport) -> Sequence[int]:
+    async def report(
+        self, cluster: int, name: str, report: DhcpServerReport, epoch: int | None = None
+    ) -> Sequence[int]:
         """Make what is stored of this cluster's DHCP server the reported; the subnets whose free space it concerns.
 
-        Reservations that lie in a reported pool, or at an entry's address, stay as they are, and are told of.
+        Reservations that lie in a reported pool, or at an entry's address, stay as they are, and are told of. What is
+        said on a connection that is not the cluster's latest (`epoch`, its number) changes nothing: what it says on
+        that one must not be overwritten by what was true before.
         """
 
-        async def apply(session: Session) -> tuple[Difference, list[int]]:
+        async def apply(session: Session) -> tuple[Difference, list[int]] | None:
             await session.run(_TOPOLOGY_LOCK)
+            rows = await session.run("SELECT epoch FROM cluster WHERE id = %s", (cluster,))
+            if epoch is not None and rows and epoch < rows[0][0]:
+                return None
             if report.error is not None:
                 await session.run(
                     """UPDATE cluster SET contact_error = %s,
@@ -106,7 +117,10 @@ class FirstContactStore:
             )
             return change, touched
 
-        change, touched = await self._pool.transaction(apply, retry=True, deadline=LONG_DEADLINE_SECONDS)
+        stored = await self._pool.transaction(apply, retry=True, deadline=LONG_DEADLINE_SECONDS)
+        if stored is None:
+            return []
+        change, touched = stored
         self._tell(name, report, change)
         if change.pools_new:
             await self._tell_conflicts(cluster, name)

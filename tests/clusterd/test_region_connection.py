@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from twisted.internet.task import Clock
 from twisted.protocols.amp import RemoteAmpError
 from zope.interface import implementer
 
+from clusterd.acceptance import Announced, Origin
 from clusterd.accepted_host_maps import AcceptedHostMaps
 from clusterd.convergence import Convergence
 from clusterd.dhcp.first_contact import ServerPicture
@@ -22,7 +24,7 @@ from clusterd.lease_answers import LeaseAnswers
 from clusterd.protocol import commands
 from clusterd.protocol.connection import CALL_DEADLINE_SECONDS, CallTimedOut, LinkLost
 from clusterd.protocol.digest import digest_of
-from clusterd.protocol.errors import DigestMismatch, GenerationMismatch, HistoryMismatch, SnapshotOlder
+from clusterd.protocol.errors import DigestMismatch, GenerationMismatch, HistoryMismatch, SnapshotOlder, UnknownSubnet
 from clusterd.protocol.values import (
     HeldSubnet,
     HostMap,
@@ -422,3 +424,59 @@ def test_a_region_that_is_older_is_not_told_of_the_dhcp_server(
     with pytest.raises(NotReported, match="older"):
         cluster.ask(cluster.connection.report_dhcp_server(ServerPicture(), None))
     assert cluster.ask(cluster.region.change("subnet-1", CIDR, [host_map(1)])) == 1  # the link is as it was
+
+
+# ---- what the region takes back ----
+
+
+def _uploaded(cluster: Cluster, subnet: str) -> list[tuple[int, list[HostMap]]]:
+    """Page by page what the region is handed up of a subnet, with how many may follow."""
+    pages: list[tuple[int, list[HostMap]]] = []
+    after: tuple[Identifier, ...] = ()
+    assert cluster.region.link is not None
+    while not pages or pages[-1][0]:
+        outcome = Outcome(cluster.region.link.call(commands.UploadHostMaps, subnet=subnet, after=after))
+        cluster.flush()
+        assert outcome.error is None, outcome.error
+        answer = outcome.value
+        assert (answer["cidr"], answer["history"], answer["accepted_generation"]) == ("10.0.0.0/8", "history-1", 1)
+        pages.append((answer["more"], answer["host_maps"]))
+        after = (pages[-1][1][-1].identifier,) if pages[-1][1] else ()
+    return pages
+
+
+@pytest.mark.parametrize(("count", "pages"), [(0, [0]), (1, [1]), (500, [500]), (501, [500, 1]), (1001, [500, 500, 1])])
+def test_what_is_held_is_handed_up_in_pages(cluster: Cluster, count: int, pages: list[int]) -> None:
+    cluster.start()
+    wanted = [HostMap(host_map(n).identifier, f"10.0.{n >> 8}.{n & 255}") for n in range(1, count + 1)]
+    cluster.store.accept_delta(_announced(wanted), wanted, ())
+    handed_up = _uploaded(cluster, "subnet-1")
+    assert [len(rows) for _, rows in handed_up] == pages
+    assert [more for more, _ in handed_up] == [1] * (len(pages) - 1) + [0]
+    assert [row for _, rows in handed_up for row in rows] == sorted(wanted, key=lambda m: m.identifier)
+
+
+def test_host_maps_that_fill_a_value_before_a_page_is_full_are_handed_up_all_the_same(cluster: Cluster) -> None:
+    cluster.start()
+    random = Random(7)
+    wanted = [
+        HostMap(Identifier(IdentifierKind.CLIENT_ID, random.randbytes(200)), f"10.0.{n >> 8}.{n & 255}")
+        for n in range(1, 601)
+    ]
+    cluster.store.accept_delta(_announced(wanted), wanted, ())
+    handed_up = _uploaded(cluster, "subnet-1")
+    assert [row for _, rows in handed_up for row in rows] == sorted(wanted, key=lambda m: m.identifier)
+    assert max(len(rows) for _, rows in handed_up) < 500
+
+
+def test_nothing_is_handed_up_of_a_subnet_that_is_not_held(cluster: Cluster) -> None:
+    cluster.start()
+    assert cluster.region.link is not None
+    outcome = Outcome(cluster.region.link.call(commands.UploadHostMaps, subnet="subnet-9", after=()))
+    cluster.flush()
+    assert isinstance(outcome.error, UnknownSubnet)
+
+
+def _announced(wanted: Sequence[HostMap]) -> Announced:
+    origin = Origin("region-1", "rack-7", "history-1")
+    return Announced(origin, "subnet-1", "10.0.0.0/8", 0, 1, digest_of(wanted))
