@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from regiond.domain.topology_changes import Happened
+
 ROOT = Path(__file__).parents[1]
 CATALOGUE = ROOT / "clusterd" / "daemon" / "EVENTS.md"
 LEVELS = {"debug", "info", "warn", "error", "critical"}
@@ -52,17 +54,8 @@ def host_map_kinds() -> set[str]:
 
 
 def interface_changes() -> set[str]:
-    """The words that domain/topology.py assigns to `change`."""
-    found = set()
-    for node in ast.walk(tree("regiond/domain/topology.py")):
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        if any(isinstance(target, ast.Name) and target.id == "change" for target in targets):
-            value = getattr(node, "value", None)
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                found.add(value.value)
-    return found
+    """What can happen to an interface that is still there."""
+    return {each.value for each in Happened} - {Happened.VANISHED}
 
 
 def audited_actions() -> set[str]:
@@ -83,7 +76,7 @@ def names_of(path: str, expression: ast.expr) -> set[str]:
     match path, ast.unparse(expression):
         case "clusterd/convergence_log.py", "f'host-map.{line.kind}'":
             return {f"host-map.{kind}" for kind in host_map_kinds()}
-        case "regiond/storage/topology.py", "f'interface.{row.change}'":
+        case "regiond/storage/topology_log.py", "f'interface.{change.happened}'":
             return {f"interface.{change}" for change in interface_changes()}
         case "regiond/storage/writer.py", "row.action":
             return audited_actions()

@@ -246,6 +246,30 @@ class BatchRefused(DomainError):
         self.refused = tuple(refused)
 
 
+class VrfInUse(DomainError):
+    """Subnets are in the VRF, or clusters have it as their own."""
+
+    slug = "vrf-in-use"
+
+
+class SubnetsLeftBehind(DomainError):
+    """The cluster would stop serving subnets that cannot go with it."""
+
+    slug = "subnets-left-behind"
+
+
+class SubnetInUse(DomainError):
+    """Reservations or interfaces are on the subnet."""
+
+    slug = "subnet-in-use"
+
+
+class SubnetOverlap(DomainError):
+    """Another subnet of the VRF has some of these addresses."""
+
+    slug = "subnet-overlap"
+
+
 class LinkRefused(Exception):
     """What is refused on the link and never over HTTP. `detail` is told to the other side."""
 

@@ -305,7 +305,8 @@ def _why_nothing(selector: Selector, interfaces: Sequence[InterfaceView], subnet
     for interface in close:
         where = f"{interface.cluster_name}:{interface.nic} ({interface.cidr})"
         if interface.subnet is None:
-            return f"{where} is in conflict: its network overlaps another subnet, so it is on no subnet"
+            why = interface.conflict or "its network overlaps another subnet"
+            return f"{where} is in conflict and so on no subnet: {why}"
         return f"{where} is not there any more; by its network or id it can still be named"
     if selector.cluster is not None:
         of_cluster = [interface for interface in interfaces if _is_cluster(selector.cluster, interface)]

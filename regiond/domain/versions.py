@@ -38,6 +38,14 @@ def of_subnet(subnet: int, release_hold_seconds: int, claimable_anyway: bool) ->
     return _of([subnet, release_hold_seconds, claimable_anyway])
 
 
+def of_vrf(vrf: int, comment: str | None) -> str:
+    return _of([vrf, comment])
+
+
+def of_cluster(cluster: int, vrf: str) -> str:
+    return _of([cluster, vrf])
+
+
 def of_range(held: AddressRange) -> str:
     return _of([held.id, held.values.kind, held.values.low, held.values.high, held.values.comment])
 

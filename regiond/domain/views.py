@@ -43,7 +43,8 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class InterfaceView:
-    """A cluster interface. `serving` is serving, shared-subnet or conflict; `subnet` is None in a conflict."""
+    """A cluster interface. `serving` is serving, shared-subnet, unserved or conflict; in a conflict `subnet` is None
+    and `conflict` says why. `relayed`: its clients are not on the NIC, their requests come in by it."""
 
     id: int
     cluster: int
@@ -60,6 +61,8 @@ class InterfaceView:
     up: bool
     present: bool
     serving: str
+    relayed: bool = False
+    conflict: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,8 @@ class ClusterSubnetView:
 @dataclass(frozen=True, slots=True)
 class ClusterView:
     """A cluster. `certificate_expires` is of the newest certificate that is good, None where there is none;
-    `turns_seen` is when two hosts with this cluster's identity were seen last.
+    `turns_seen` is when two hosts with this cluster's identity were seen last, `topology_at` when it told its
+    interfaces last.
     """
 
     id: int
@@ -96,6 +100,7 @@ class ClusterView:
     certificate_expires: datetime | None = None
     revoked: datetime | None = None
     turns_seen: datetime | None = None
+    topology_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

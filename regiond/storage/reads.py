@@ -136,7 +136,7 @@ class Reads:
                         FROM delivery d JOIN subnet s ON s.id = d.subnet WHERE d.cluster = c.id),
                        c.enrolled, (SELECT max(t.expires) FROM certificate t
                                     WHERE t.cluster = c.id AND t.revoked IS NULL AND t.expires > now()),
-                       c.revoked, c.turns_seen
+                       c.revoked, c.turns_seen, c.topology_at
                 FROM cluster c JOIN vrf v ON v.id = c.vrf
                 WHERE c.forgotten IS NULL ORDER BY c.name""",  # noqa: S608 (constants only)
             retry=True,
@@ -157,17 +157,19 @@ class Reads:
                 certificate_expires=row[11],
                 revoked=row[12],
                 turns_seen=row[13],
+                topology_at=row[14],
             )
             for row in rows
         ]
 
     async def interfaces(self) -> list[InterfaceView]:
         rows = await self._pool.query(
-            """SELECT i.id, c.id, c.name, i.nic, i.cidr::text, v.name, i.subnet,
+            """SELECT i.id, c.id, c.name, i.nic, i.cidr::text, coalesce(sv.name, i.vrf, v.name), i.subnet,
                       ARRAY(SELECT host(a) FROM unnest(i.addresses) a),
                       ARRAY(SELECT host(g) FROM unnest(i.gateways) g),
-                      i.mac, i.kind, i.vlan, i.up, i.present, i.serving
+                      i.mac, i.kind, i.vlan, i.up, i.present, i.serving, i.relayed, i.conflict
                FROM cluster_interface i JOIN cluster c ON c.id = i.cluster JOIN vrf v ON v.id = c.vrf
+               LEFT JOIN subnet s ON s.id = i.subnet LEFT JOIN vrf sv ON sv.id = s.vrf
                ORDER BY c.name, i.nic, i.cidr""",
             retry=True,
         )
@@ -188,6 +190,8 @@ class Reads:
                 up=row[12],
                 present=row[13],
                 serving=row[14],
+                relayed=row[15],
+                conflict=row[16],
             )
             for row in rows
         ]

@@ -1,24 +1,23 @@
 """Clusters as they register, and their topology as they report it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from twisted.logger import Logger
 
-from clusterd.protocol.values import InterfaceReport, NicKind
+from clusterd.protocol.values import InterfaceReport
 from regiond.domain.errors import ClusterHoldsHostMaps
 from regiond.domain.identity import Identity, Introduction, Registered
 from regiond.domain.ids import NewId, Prefix, format_id
-from regiond.domain.topology import KnownInterface, KnownSubnet, TopologyPlan, plan_topology
+from regiond.domain.topology import TopologyPlan
 from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, rebuild_free_ranges, write_audit
 from regiond.storage.connection import Row
 from regiond.storage.pool import Pool, Session
 from regiond.storage.registration import register
-
-ABSENT_SECONDS = 60.0
+from regiond.storage.topology_log import tell
+from regiond.storage.topology_rows import ABSENT_SECONDS, Applied, apply_reports, lock_subnets
 
 # One topology is applied at a time: two clusters that report the same new network must find each other's subnet.
 TOPOLOGY_LOCK = "SELECT pg_advisory_xact_lock(2, 0)"
-
 
 _STANDING = "(i.present OR i.last_changed > now() - make_interval(secs => %s))"
 
@@ -72,20 +71,18 @@ class ClusterStore:
         changes, because what it reports there must not be overwritten by what was true before.
         """
 
-        async def apply(session: Session) -> TopologyPlan:
+        async def apply(session: Session) -> Applied:
             await session.run(TOPOLOGY_LOCK)
-            [(vrf, latest)] = await session.run("SELECT vrf, epoch FROM cluster WHERE id = %s", (cluster,))
+            [(latest,)] = await session.run("SELECT epoch FROM cluster WHERE id = %s", (cluster,))
             if epoch is not None and epoch < latest:
-                return TopologyPlan({}, (), (), (), {})
-            interfaces = await _known_interfaces(session, cluster)
-            subnets = await _known_subnets(session, cluster, vrf, [report.cidr for report in reports])
-            planned = plan_topology(reports, interfaces, subnets, self._new_id)
-            await _write(session, cluster, vrf, planned)
-            return planned
+                return Applied()
+            applied = await apply_reports(session, self._new_id, cluster, reports)
+            await session.run("UPDATE cluster SET topology_at = now() WHERE id = %s", (cluster,))
+            return applied
 
-        planned = await self._pool.transaction(apply, retry=True, deadline=LONG_DEADLINE_SECONDS)
-        self._tell(cluster, planned)
-        return planned
+        applied = await self._pool.transaction(apply, retry=True, deadline=LONG_DEADLINE_SECONDS)
+        tell(cluster, applied)
+        return applied.plan
 
     async def drain(self, cluster: int) -> None:
         """The cluster serves no subnet any more; it stays a holder of each until that is confirmed."""
@@ -93,7 +90,7 @@ class ClusterStore:
         async def run(session: Session) -> None:
             await session.run(TOPOLOGY_LOCK)
             serving = "FROM delivery WHERE cluster = %s AND role = 'serving'"
-            await _lock(session, [row[0] for row in await session.run(f"SELECT subnet {serving}", (cluster,))])
+            await lock_subnets(session, [row[0] for row in await session.run(f"SELECT subnet {serving}", (cluster,))])
             await session.run(
                 "UPDATE delivery SET role = 'draining', since = now() WHERE cluster = %s AND role = 'serving'",
                 (cluster,),
@@ -119,7 +116,7 @@ class ClusterStore:
                 "SELECT DISTINCT subnet FROM infrastructure_address WHERE cluster = %s ORDER BY subnet", (cluster,)
             )
             subnets = [row[0] for row in owned]
-            await _lock(session, subnets)
+            await lock_subnets(session, subnets)
             await session.run("DELETE FROM infrastructure_address WHERE cluster = %s", (cluster,))
             await session.run("DELETE FROM cluster_interface WHERE cluster = %s", (cluster,))
             await session.run(
@@ -144,7 +141,7 @@ class ClusterStore:
             await session.run(TOPOLOGY_LOCK)
             absent = await session.run(_ABSENT, (ABSENT_SECONDS,))
             abandoned = [row[0] for row in await session.run(f"SELECT DISTINCT subnet {_ABANDONED}", (ABSENT_SECONDS,))]
-            await _lock(session, {*abandoned, *(row[0] for row in absent)})
+            await lock_subnets(session, {*abandoned, *(row[0] for row in absent)})
             for subnet, cluster, _, _ in absent:
                 await session.run(
                     "UPDATE delivery SET role = 'draining', since = now() WHERE subnet = %s AND cluster = %s",
@@ -169,146 +166,3 @@ class ClusterStore:
                 cidr=cidr,
                 subnet=format_id(Prefix.SUBNET, subnet),
             )
-
-    def _tell(self, cluster: int, planned: TopologyPlan) -> None:
-        name = format_id(Prefix.CLUSTER, cluster)
-        for subnet, net in planned.new_subnets.items():
-            self._log.info(
-                "new subnet {cidr} from cluster {cluster}",
-                event="subnet.created",
-                cidr=net.cidr,
-                subnet=format_id(Prefix.SUBNET, subnet),
-                cluster=name,
-            )
-        for row in planned.interfaces:
-            if row.change is not None:
-                self._log.info(
-                    "cluster interface {nic} on {cidr} {change}: {serving}",
-                    event=f"interface.{row.change}",
-                    change=row.change,
-                    cluster=name,
-                    interface=format_id(Prefix.CLUSTER_INTERFACE, row.id),
-                    nic=row.report.nic,
-                    cidr=row.report.cidr,
-                    serving=row.serving,
-                    up=row.report.up,
-                )
-        for gone in planned.vanished:
-            self._log.info(
-                "cluster interface {nic} on {cidr} vanished",
-                event="interface.vanished",
-                cluster=name,
-                interface=format_id(Prefix.CLUSTER_INTERFACE, gone.id),
-                nic=gone.report.nic,
-                cidr=gone.report.cidr,
-            )
-
-
-async def _known_interfaces(session: Session, cluster: int) -> list[KnownInterface]:
-    rows = await session.run(
-        """SELECT id, nic, cidr::text, ARRAY(SELECT host(a) FROM unnest(addresses) a),
-                  ARRAY(SELECT host(g) FROM unnest(gateways) g), mac, kind, vlan, up, subnet, present, serving,
-                  present OR last_changed > now() - make_interval(secs => %s)
-           FROM cluster_interface WHERE cluster = %s""",
-        (ABSENT_SECONDS, cluster),
-    )
-    return [
-        KnownInterface(
-            id_,
-            InterfaceReport(nic, cidr, tuple(addresses), tuple(gateways), mac, NicKind(kind), vlan, up),
-            subnet,
-            present,
-            serving,
-            recent,
-        )
-        for id_, nic, cidr, addresses, gateways, mac, kind, vlan, up, subnet, present, serving, recent in rows
-    ]
-
-
-async def _known_subnets(session: Session, cluster: int, vrf: int, cidrs: list[str]) -> list[KnownSubnet]:
-    rows = await session.run(
-        """SELECT s.id, s.cidr::text,
-                  EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id AND d.cluster <> %s AND d.role <> 'former')
-                  OR EXISTS (SELECT FROM cluster_interface i
-                             WHERE i.subnet = s.id AND i.cluster <> %s AND i.present)
-           FROM subnet s WHERE s.vrf = %s AND s.cidr && ANY(%s::inet[]) ORDER BY s.id""",
-        (cluster, cluster, vrf, cidrs),
-    )
-    return [KnownSubnet(*row) for row in rows]
-
-
-async def _write(session: Session, cluster: int, vrf: int, planned: TopologyPlan) -> None:
-    """Only subnets of which something changes are locked: claims on the others do not wait for a report."""
-    rows = await session.run("SELECT subnet FROM delivery WHERE cluster = %s AND role = 'serving'", (cluster,))
-    serve = sorted(set(planned.serve) - {row[0] for row in rows})
-    infrastructure = await _changed_infrastructure(session, cluster, planned)
-    await _lock(session, {*infrastructure, *serve} - set(planned.new_subnets))
-    for subnet, net in planned.new_subnets.items():
-        await session.run(
-            # while the region recovers, a cluster may have served what it reports for the first time
-            """INSERT INTO subnet (id, vrf, cidr, first_usable, last_usable, recovering_since, fork_generation, fork_at)
-               SELECT %s, %s, %s, %s, %s, CASE WHEN recovering_since IS NOT NULL THEN now() END, 0, now()
-               FROM region""",
-            (subnet, vrf, net.cidr, net.text(net.first_usable), net.text(net.last_usable)),
-        )
-    for row in planned.interfaces:
-        if row.change is not None:
-            r = row.report
-            await session.run(
-                """INSERT INTO cluster_interface (id, cluster, nic, cidr, subnet, addresses, gateways, mac, kind, vlan,
-                       up, serving) VALUES (%s, %s, %s, %s, %s, %s::inet[], %s::inet[], %s, %s, %s, %s, %s)
-                   ON CONFLICT (cluster, nic, cidr) DO UPDATE SET subnet = excluded.subnet,
-                       addresses = excluded.addresses, gateways = excluded.gateways, mac = excluded.mac,
-                       kind = excluded.kind, vlan = excluded.vlan, up = excluded.up, serving = excluded.serving,
-                       present = true, last_changed = now()""",
-                (
-                    *(row.id, cluster, r.nic, r.cidr, row.subnet, list(r.addresses), list(r.gateways)),
-                    *(r.mac, r.kind.value, r.vlan, r.up, row.serving),
-                ),
-            )
-    if planned.vanished:
-        await session.run(
-            "UPDATE cluster_interface SET present = false, last_changed = now() WHERE id = ANY(%s)",
-            ([gone.id for gone in planned.vanished],),
-        )
-    if serve:
-        await session.run(
-            """INSERT INTO delivery (subnet, cluster, role) SELECT unnest(%s::bigint[]), %s, 'serving'
-               ON CONFLICT (subnet, cluster) DO UPDATE SET role = 'serving', since = now()""",
-            (serve, cluster),
-        )
-    for subnet, (wanted, _) in infrastructure.items():
-        await session.run("DELETE FROM infrastructure_address WHERE subnet = %s AND cluster = %s", (subnet, cluster))
-        await session.run(
-            """INSERT INTO infrastructure_address (subnet, cluster, address, kind)
-               SELECT %s, %s, unnest(%s::inet[]), unnest(%s::text[])""",
-            (subnet, cluster, [address for address, _ in wanted], [kind for _, kind in wanted]),
-        )
-    for subnet in planned.new_subnets:
-        await rebuild_free_ranges(session, subnet)
-    for subnet, (_, addresses) in infrastructure.items():
-        for address in sorted(addresses if subnet not in planned.new_subnets else ()):
-            await rebuild_free_ranges(session, subnet, address, address)
-
-
-async def _changed_infrastructure(
-    session: Session, cluster: int, planned: TopologyPlan
-) -> dict[int, tuple[frozenset[tuple[str, str]], set[str]]]:
-    """Per subnet where it changes: the addresses with their kinds as they will be, and the addresses that differ."""
-    stored: dict[int, set[tuple[str, str]]] = {}
-    for subnet, address, kind in await session.run(
-        "SELECT subnet, host(address), kind FROM infrastructure_address WHERE cluster = %s", (cluster,)
-    ):
-        stored.setdefault(subnet, set()).add((address, kind))
-    changed = {subnet: stored.get(subnet, set()) ^ wanted for subnet, wanted in planned.infrastructure.items()}
-    return {
-        subnet: (planned.infrastructure[subnet], {address for address, _ in differing})
-        for subnet, differing in changed.items()
-        if differing
-    }
-
-
-async def _lock(session: Session, subnets: Iterable[int]) -> None:
-    """In the order in which everybody locks them."""
-    if ordered := sorted(subnets):
-        await session.run("SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key", (ordered,))

@@ -38,6 +38,9 @@ class Tables:
     clusters: dict[int, str] = field(default_factory=dict)
     epochs: dict[int, int] = field(default_factory=dict)  # by cluster: how often it connected
     interfaces: dict[int, Row] = field(default_factory=dict)  # see `tests.fakes.topology`
+    vrfs: dict[str, int] = field(default_factory=lambda: {"default": 1})
+    changes: list[Key] = field(default_factory=list)  # (cluster, InterfaceChange)
+    vrf_of: dict[int, str] = field(default_factory=dict)  # by cluster; `default` where it is not
     deliveries: dict[Key, Row] = field(default_factory=dict)  # (subnet, cluster)
     rejected: dict[Key, str] = field(default_factory=dict)  # (subnet, cluster, kind, identifier) → reason
     reservations: dict[Key, Row] = field(default_factory=dict)  # (subnet, address)
@@ -54,9 +57,16 @@ class Tables:
 
     # ---- what tests put in ----
 
-    def add_subnet(self, subnet: int, cidr: str, hold: int) -> None:
+    def add_subnet(self, subnet: int, cidr: str, hold: int, vrf: int = 1) -> None:
         """Without free ranges: see `rebuild_free_ranges`."""
-        self.subnets[subnet] = {"id": subnet, "cidr": cidr, "generation": 0, "digest": 0, "hold": hold}
+        self.subnets[subnet] = {
+            "id": subnet,
+            "cidr": cidr,
+            "generation": 0,
+            "digest": 0,
+            "hold": hold,
+            "vrf_id": vrf,
+        }
 
     def add_delivery(self, subnet: int, cluster: int, role: str) -> None:
         self.deliveries[subnet, cluster] = {

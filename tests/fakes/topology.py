@@ -10,8 +10,9 @@ from clusterd.protocol.values import InterfaceReport
 from regiond.domain.identity import Registered
 from regiond.domain.ids import NewId
 from regiond.domain.networks import network
-from regiond.domain.topology import KnownInterface, KnownSubnet, TopologyPlan, plan_topology
-from regiond.storage.topology import ABSENT_SECONDS
+from regiond.domain.topology import NOTHING, KnownInterface, KnownSubnet, TopologyPlan, Vrfs, plan_topology
+from regiond.domain.topology_changes import changes_of
+from regiond.storage.topology_rows import ABSENT_SECONDS
 from tests.fakes.tables import Row, Tables
 
 
@@ -27,19 +28,33 @@ def register(tables: Tables, name: str, new_id: NewId) -> Registered:
 def apply_topology(
     tables: Tables,
     cluster: int,
-    reports: Sequence[InterfaceReport],
+    reports: Sequence[InterfaceReport] | None,
     new_id: NewId,
     hold: int = 600,
     epoch: int | None = None,
 ) -> TopologyPlan:
-    """Make the picture of this cluster the reported one. `hold` is the release hold of new subnets."""
+    """Make the picture of this cluster the reported one; None: the last one, looked at anew.
+
+    `hold` is the release hold of new subnets.
+    """
     if epoch is not None and epoch < tables.epochs[cluster]:
-        return TopologyPlan({}, (), (), (), {})
+        return NOTHING
+    if reports is None:
+        own = (row for row in tables.interfaces.values() if row["cluster"] == cluster)
+        reports = sorted(row["report"] for row in own if row["present"])
+    vrfs = Vrfs(tables.vrf_of.get(cluster, "default"), tables.vrfs)
     planned = plan_topology(
-        reports, _known_interfaces(tables, cluster), _known_subnets(tables, cluster, reports), new_id
+        reports, _known_interfaces(tables, cluster), _known_subnets(tables, cluster, reports), new_id, vrfs
     )
-    for subnet, net in planned.new_subnets.items():
-        tables.add_subnet(subnet, net.cidr, hold)
+    names = {number: name for name, number in tables.vrfs.items()}
+    before = {subnet: names[row["vrf_id"]] for subnet, row in tables.subnets.items()}
+    tables.changes += [(cluster, change) for change in changes_of(planned, before)]
+    for subnet, vrf in planned.moved_subnets.items():
+        tables.subnets[subnet]["vrf_id"] = vrf
+    for subnet, new in planned.new_subnets.items():
+        tables.add_subnet(subnet, new.network.cidr, hold, new.vrf)
+    for replaced in planned.replaced:
+        del tables.interfaces[replaced]
     for row in planned.interfaces:
         if row.change is not None:
             tables.interfaces[row.id] = {
@@ -48,6 +63,7 @@ def apply_topology(
                 "subnet": row.subnet,
                 "report": row.report,
                 "serving": row.serving,
+                "conflict": row.conflict,
                 "present": True,
                 "last_changed": tables.now,
             }
@@ -81,7 +97,11 @@ def drain_absent(tables: Tables) -> None:
 
 def _known_interfaces(tables: Tables, cluster: int) -> list[KnownInterface]:
     return [
-        KnownInterface(row["id"], row["report"], row["subnet"], row["present"], row["serving"], _stands(tables, row))
+        KnownInterface(
+            *(row["id"], row["report"], row["subnet"], row["present"], row["serving"]),
+            recent=_stands(tables, row),
+            conflict=row["conflict"],
+        )
         for row in tables.interfaces.values()
         if row["cluster"] == cluster
     ]
@@ -89,17 +109,20 @@ def _known_interfaces(tables: Tables, cluster: int) -> list[KnownInterface]:
 
 def _known_subnets(tables: Tables, cluster: int, reports: Sequence[InterfaceReport]) -> list[KnownSubnet]:
     wanted = [network(report.cidr) for report in reports]
+    of_cluster = {row["subnet"] for row in tables.interfaces.values() if row["cluster"] == cluster and row["present"]}
     known = []
     for subnet, row in sorted(tables.subnets.items()):
         net = network(row["cidr"])
-        if any(net.family == w.family and net.first <= w.last and w.first <= net.last for w in wanted):
+        near = any(net.family == w.family and net.first <= w.last and w.first <= net.last for w in wanted)
+        if near or subnet in of_cluster:
             held = any(
                 s == subnet and c != cluster and d["role"] != "former" for (s, c), d in tables.deliveries.items()
             )
             seen = any(
                 i["subnet"] == subnet and i["cluster"] != cluster and i["present"] for i in tables.interfaces.values()
             )
-            known.append(KnownSubnet(subnet, row["cidr"], held or seen))
+            serves = tables.deliveries.get((subnet, cluster), {}).get("role") == "serving"
+            known.append(KnownSubnet(subnet, row["cidr"], held or seen, row["vrf_id"], serves))
     return known
 
 

@@ -56,6 +56,8 @@ def interface(view: InterfaceView, caller: Caller) -> shapes.ClusterInterface:
         "up": view.up,
         "present": view.present,
         "serving": view.serving,
+        "relayed": view.relayed,
+        "conflict": view.conflict,
     }
 
 

@@ -78,4 +78,12 @@ class ClusterInterface(Shape):
     vlan: int | None
     up: bool
     present: bool
-    serving: Annotated[str, Field(json_schema_extra={"enum": ["serving", "shared-subnet", "conflict"]})]
+    serving: Annotated[
+        str,
+        Field(
+            json_schema_extra={"enum": ["serving", "shared-subnet", "unserved", "conflict"]},
+            description="`shared-subnet`, `unserved`: an admin has to confirm it; `conflict`: it is on no subnet",
+        ),
+    ]
+    relayed: Annotated[bool, Field(description="its clients are not on the NIC: their requests are relayed to it")]
+    conflict: Annotated[str | None, Field(description="why it is on no subnet")]

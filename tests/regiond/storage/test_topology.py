@@ -61,7 +61,7 @@ async def test_a_new_network_becomes_a_subnet_without_gateway_and_controller(dat
     async with region_on(database, reactor) as region:
         rack = await registered(region, "rack-a")
         plan = await region.clusters.apply_topology(rack, [report(gateways=("192.0.2.6",))])
-        assert [net.cidr for net in plan.new_subnets.values()] == [NET]
+        assert [new.network.cidr for new in plan.new_subnets.values()] == [NET]
         subnet = await subnet_of(region, NET)
         assert await free(region, subnet) == [("192.0.2.2", "192.0.2.5")]
         assert await roles(region, subnet) == {rack: "serving"}

@@ -1,7 +1,7 @@
 """Stories of clusters that register, report and vanish: a real PostgreSQL and the fake end with the same picture."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import count
 from typing import Any, Protocol
@@ -14,6 +14,9 @@ from twisted.internet import reactor as global_reactor
 from clusterd.protocol.addresses import address_to_int
 from clusterd.protocol.values import InterfaceReport
 from regiond.domain.identity import ByName, Introduction
+from regiond.domain.mutations import Actor
+from regiond.storage.changes import Change
+from regiond.storage.vrfs import VrfStore
 from tests.fakes import topology
 from tests.fakes.tables import Tables
 from tests.regiond.storage.region import Region, new_id, region_on
@@ -23,17 +26,19 @@ reactor: Any = global_reactor
 HOUR = timedelta(hours=1)
 CIDRS = ("10.0.0.0/29", "10.0.0.0/28", "10.0.1.0/30", "2001:db8::/125")
 CLUSTERS = 2
+VRFS = ("home", "blue")  # every cluster begins in the first one
 
 
 @dataclass(frozen=True)
 class Picture:
     """What is stored, by CIDR, NIC and number of the cluster in the story instead of ids."""
 
-    subnets: frozenset[str]
+    subnets: frozenset[str]  # as `vrf cidr`, here and below
     interfaces: frozenset[tuple[int, str, str, str, str | None, bool]]  # cluster, nic, cidr, serving, subnet, present
     roles: frozenset[tuple[str, int, str]]
     infrastructure: frozenset[tuple[str, int, str, str]]
     free: frozenset[tuple[str, int, int]]
+    changes: tuple[tuple[int, str, str, str, str, str], ...]  # cluster, what happened, nic, cidr, vrf, serving
 
 
 # ---- the words of a story ----
@@ -54,6 +59,14 @@ class Reports:
 
 
 @dataclass(frozen=True)
+class TakesVrf:
+    """An admin gives a cluster this VRF, whatever stays behind."""
+
+    cluster: int
+    vrf: str
+
+
+@dataclass(frozen=True)
 class HourPasses:
     pass
 
@@ -71,18 +84,28 @@ class Forgot:
     cidr: str
 
 
-Word = Registers | Reports | HourPasses | Sweep | Forgot
+Word = Registers | Reports | TakesVrf | HourPasses | Sweep | Forgot
 
 
-def _report(nic: str, cidr: str, own: int, gateway: int | None) -> InterfaceReport:
+def _report(
+    nic: str, cidr: str, own: int, gateway: int | None, mac: int | None = None, vrf: str | None = None
+) -> InterfaceReport:
     base = cidr.rpartition("/")[0]
     prefix = base if ":" in base else base.removesuffix("0")
-    return InterfaceReport(nic, cidr, (f"{prefix}{own}",), () if gateway is None else (f"{prefix}{gateway}",))
+    gateways = () if gateway is None else (f"{prefix}{gateway}",)
+    hardware = None if mac is None else f"00:16:3e:00:00:{mac:02x}"
+    return InterfaceReport(nic, cidr, (f"{prefix}{own}",), gateways, hardware, vrf=vrf, serve=own == 1)
 
 
 _clusters = st.integers(0, CLUSTERS - 1)
 _reports = st.builds(
-    _report, st.sampled_from(["eth0", "eth1"]), st.sampled_from(CIDRS), st.integers(1, 2), st.none() | st.just(3)
+    _report,
+    st.sampled_from(["eth0", "eth1"]),
+    st.sampled_from(CIDRS),
+    st.integers(1, 2),
+    st.none() | st.just(3),
+    st.none() | st.integers(1, 2),
+    st.sampled_from([None, None, None, *VRFS, "unheard-of"]),
 )
 _words = st.one_of(
     st.builds(
@@ -92,6 +115,7 @@ _words = st.one_of(
         st.sampled_from([False, False, False, True]),
     ),
     st.builds(Registers, _clusters),
+    st.builds(TakesVrf, _clusters, st.sampled_from(VRFS)),
     st.just(HourPasses()),
     st.just(Sweep()),
     st.builds(Forgot, _clusters, st.sampled_from(CIDRS)),
@@ -114,6 +138,18 @@ COMES_AND_GOES: list[Word] = [
 ]
 
 
+RENAMED_AND_MOVED: list[Word] = [
+    Reports(0, (_report("eth0", CIDRS[0], 1, 3, mac=1), _report("eth1", CIDRS[2], 1, None, mac=2)), late=False),
+    Reports(0, (_report("eth1", CIDRS[0], 1, 3, mac=1), _report("eth0", CIDRS[2], 1, None, mac=2)), late=False),
+    TakesVrf(0, "blue"),  # with its subnets
+    Reports(1, (_report("eth0", CIDRS[0], 1, None), _report("eth1", CIDRS[1], 1, None, vrf="blue")), late=False),
+    TakesVrf(1, "blue"),  # where its network is another cluster's
+    Reports(0, (_report("eth1", CIDRS[3], 1, None, mac=1, vrf="unheard-of"),), late=False),
+    HourPasses(),
+    Sweep(),
+]
+
+
 # ---- what it is played on ----
 
 
@@ -122,6 +158,8 @@ class World(Protocol):
         """The number of the new connection."""
 
     async def report(self, cluster: int, interfaces: Sequence[InterfaceReport], epoch: int) -> None: ...
+
+    async def take_vrf(self, cluster: int, vrf: str) -> None: ...
 
     async def hour_passes(self) -> None: ...
 
@@ -136,17 +174,23 @@ class InMemory:
     """The fake."""
 
     def __init__(self) -> None:
-        self.tables = Tables()
+        self.tables = Tables(vrfs={vrf: number for number, vrf in enumerate(VRFS, start=1)})
         self.ids = count(1)
         self.clusters: dict[int, int] = {}
 
     async def register(self, cluster: int) -> int:
         registered = topology.register(self.tables, f"rack-{cluster}", lambda: next(self.ids))
         self.clusters[cluster] = registered.cluster
+        self.tables.vrf_of.setdefault(registered.cluster, VRFS[0])
         return registered.epoch
 
     async def report(self, cluster: int, interfaces: Sequence[InterfaceReport], epoch: int) -> None:
         topology.apply_topology(self.tables, self.clusters[cluster], interfaces, lambda: next(self.ids), epoch=epoch)
+
+    async def take_vrf(self, cluster: int, vrf: str) -> None:
+        if self.tables.vrf_of[self.clusters[cluster]] != vrf:
+            self.tables.vrf_of[self.clusters[cluster]] = vrf
+            topology.apply_topology(self.tables, self.clusters[cluster], None, lambda: next(self.ids))
 
     async def hour_passes(self) -> None:
         self.tables.now += HOUR
@@ -156,28 +200,32 @@ class InMemory:
 
     async def forgot(self, cluster: int, cidr: str) -> None:
         for (subnet, of), row in self.tables.deliveries.items():
-            found = self.tables.subnets[subnet]["cidr"] == cidr and of == self.clusters[cluster]
+            found = self.tables.subnets[subnet]["cidr"] == cidr and of == self.clusters[cluster]  # in any VRF
             if found and row["role"] == "draining":
                 row["role"] = "former"
 
     async def picture(self) -> Picture:
         tables, number = self.tables, {of: cluster for cluster, of in self.clusters.items()}
-        cidrs: dict[int | None, str | None] = {subnet: row["cidr"] for subnet, row in tables.subnets.items()}
+        subnets = {subnet: f"{VRFS[row['vrf_id'] - 1]} {row['cidr']}" for subnet, row in tables.subnets.items()}
         return Picture(
-            frozenset(row["cidr"] for row in tables.subnets.values()),
+            frozenset(subnets.values()),
             frozenset(
                 (
                     *(number[row["cluster"]], row["report"].nic, row["report"].cidr, row["serving"]),
-                    *(cidrs.get(row["subnet"]), row["present"]),
+                    *(subnets.get(row["subnet"] or 0), row["present"]),
                 )
                 for row in tables.interfaces.values()
             ),
-            frozenset((tables.subnets[s]["cidr"], number[c], row["role"]) for (s, c), row in tables.deliveries.items()),
+            frozenset((subnets[s], number[c], row["role"]) for (s, c), row in tables.deliveries.items()),
             frozenset(
-                (tables.subnets[row["subnet"]]["cidr"], number[row["cluster"]], row["kind"], row["address"])
+                (subnets[row["subnet"]], number[row["cluster"]], row["kind"], row["address"])
                 for row in tables.infrastructure
             ),
-            frozenset((row["cidr"], *span) for s, row in tables.subnets.items() for span in tables.free_ranges(s)),
+            frozenset((subnets[s], *span) for s in tables.subnets for span in tables.free_ranges(s)),
+            tuple(
+                (number[c], each.happened.value, each.nic, each.cidr, each.vrf, each.serving)
+                for c, each in tables.changes
+            ),
         )
 
 
@@ -186,14 +234,17 @@ class OnPostgres:
 
     def __init__(self, region: Region) -> None:
         self.region = region
-        self.vrf = new_id()
+        self.store = VrfStore(region.pool, new_id)
+        self.vrfs = {name: new_id() for name in VRFS}
+        self.story = self.vrfs[VRFS[0]]
         self.clusters = [new_id() for _ in range(CLUSTERS)]
 
     async def prepare(self) -> None:
-        await self.region.pool.execute("INSERT INTO vrf VALUES (%s, %s)", (self.vrf, f"vrf-{self.vrf}"))
+        for name, vrf in self.vrfs.items():
+            await self.region.pool.execute("INSERT INTO vrf VALUES (%s, %s)", (vrf, f"{name}-{self.story}"))
         for cluster in self.clusters:
             await self.region.pool.execute(
-                "INSERT INTO cluster (id, name, vrf) VALUES (%s, %s, %s)", (cluster, f"rack-{cluster}", self.vrf)
+                "INSERT INTO cluster (id, name, vrf) VALUES (%s, %s, %s)", (cluster, f"rack-{cluster}", self.story)
             )
 
     async def register(self, cluster: int) -> int:
@@ -203,7 +254,12 @@ class OnPostgres:
         return registered.epoch
 
     async def report(self, cluster: int, interfaces: Sequence[InterfaceReport], epoch: int) -> None:
-        await self.region.clusters.apply_topology(self.clusters[cluster], interfaces, epoch)
+        here = [each if each.vrf is None else replace(each, vrf=f"{each.vrf}-{self.story}") for each in interfaces]
+        await self.region.clusters.apply_topology(self.clusters[cluster], here, epoch)
+
+    async def take_vrf(self, cluster: int, vrf: str) -> None:
+        change = Change(Actor(None, "tester", is_admin=True), "test-request")
+        await self.store.set_cluster_vrf(change, self.clusters[cluster], self.vrfs[vrf], force=True)
 
     async def hour_passes(self) -> None:
         await self.region.pool.execute(
@@ -217,13 +273,15 @@ class OnPostgres:
     async def forgot(self, cluster: int, cidr: str) -> None:
         await self.region.pool.execute(
             """UPDATE delivery d SET role = 'former' FROM subnet s
-               WHERE s.id = d.subnet AND s.vrf = %s AND s.cidr = %s AND d.cluster = %s AND d.role = 'draining'""",
-            (self.vrf, cidr, self.clusters[cluster]),
+               WHERE s.id = d.subnet AND s.cidr = %s AND d.cluster = %s AND d.role = 'draining'""",
+            (cidr, self.clusters[cluster]),
         )
 
     async def picture(self) -> Picture:
         query, number = self.region.pool.query, {of: cluster for cluster, of in enumerate(self.clusters)}
-        subnets: dict[int, str] = dict(await query("SELECT id, cidr::text FROM subnet WHERE vrf = %s", (self.vrf,)))
+        names = {vrf: name for name, vrf in self.vrfs.items()}
+        rows = await query("SELECT id, vrf, cidr::text FROM subnet WHERE vrf = ANY(%s)", (list(names),))
+        subnets: dict[int, str] = {id_: f"{names[vrf]} {cidr}" for id_, vrf, cidr in rows}
         assert await self.region.tiles(subnets)
         interfaces = await query(
             "SELECT cluster, nic, cidr::text, serving, subnet, present FROM cluster_interface WHERE cluster = ANY(%s)",
@@ -235,12 +293,21 @@ class OnPostgres:
             f"SELECT subnet, cluster, kind, host(address) FROM infrastructure_address {of_these}", (list(subnets),)
         )
         free = await query(f"SELECT subnet, host(low), host(high) FROM free_range {of_these}", (list(subnets),))
+        changes = await query(
+            """SELECT cluster, happened, nic, cidr::text, vrf, serving FROM interface_change
+               WHERE cluster = ANY(%s) ORDER BY id""",
+            (self.clusters,),
+        )
         return Picture(
             frozenset(subnets.values()),
             frozenset((number[c], *row, subnets.get(s), present) for c, *row, s, present in interfaces),
             frozenset((subnets[s], number[c], role) for s, c, role in roles),
             frozenset((subnets[s], number[c], *row) for s, c, *row in taken),
             frozenset((subnets[s], address_to_int(low)[1], address_to_int(high)[1]) for s, low, high in free),
+            tuple(
+                (number[c], happened, nic, cidr, vrf.removesuffix(f"-{self.story}"), serving)
+                for c, happened, nic, cidr, vrf, serving in changes
+            ),
         )
 
 
@@ -253,6 +320,8 @@ async def play(world: World, story: Sequence[Word]) -> AsyncIterator[Picture]:
                 epochs[cluster] = await world.register(cluster)
             case Reports(cluster, interfaces, late):
                 await world.report(cluster, interfaces, epochs[cluster] - late)
+            case TakesVrf(cluster, vrf):
+                await world.take_vrf(cluster, vrf)
             case HourPasses():
                 await world.hour_passes()
             case Sweep():
@@ -265,6 +334,7 @@ async def play(world: World, story: Sequence[Word]) -> AsyncIterator[Picture]:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(story=stories)
 @example(story=COMES_AND_GOES)
+@example(story=RENAMED_AND_MOVED)
 @example(story=[Reports(0, (ONE,), late=False), Registers(0), Reports(0, (OTHER,), late=True)])
 @pytest_twisted.ensureDeferred
 async def test_a_story_of_clusters_goes_the_same_way_on_postgresql_and_in_memory(

@@ -1,0 +1,71 @@
+"""One line in the log for each change of a cluster's topology."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.logger import Logger
+
+from regiond.domain.ids import Prefix, format_id
+from regiond.domain.topology_changes import Happened, InterfaceChange
+from regiond.storage.topology_rows import Applied
+
+_log = Logger(namespace="region.topology")
+
+
+def tell(cluster: int, applied: Applied) -> None:
+    """After it was committed."""
+    name = format_id(Prefix.CLUSTER, cluster)
+    for subnet, new in applied.plan.new_subnets.items():
+        _log.info(
+            "new subnet {cidr} from cluster {cluster}",
+            event="subnet.created",
+            cidr=new.network.cidr,
+            subnet=format_id(Prefix.SUBNET, subnet),
+            cluster=name,
+        )
+    vrfs = {row.subnet: row.vrf for row in applied.plan.interfaces}
+    for subnet in applied.plan.moved_subnets:
+        _log.warn(
+            "subnet {subnet} is in VRF {vrf} now, with its reservations, as cluster {cluster} is",
+            event="subnet.moved",
+            subnet=format_id(Prefix.SUBNET, subnet),
+            vrf=vrfs[subnet],
+            cluster=name,
+        )
+    for change in applied.changes:
+        _tell_of(name, change)
+
+
+def _tell_of(cluster: str, change: InterfaceChange) -> None:
+    interface = format_id(Prefix.CLUSTER_INTERFACE, change.interface)
+    if change.happened is Happened.VANISHED:
+        _log.info(
+            "cluster interface {nic} on {cidr} vanished",
+            event="interface.vanished",
+            cluster=cluster,
+            interface=interface,
+            nic=change.nic,
+            cidr=change.cidr,
+            vrf=change.vrf,
+        )
+        return
+    _log.info(
+        "cluster interface {nic} on {cidr} {change}: {serving}",
+        event=f"interface.{change.happened}",
+        change=change.happened.value,
+        cluster=cluster,
+        interface=interface,
+        nic=change.nic,
+        cidr=change.cidr,
+        vrf=change.vrf,
+        serving=change.serving,
+        before=_words(change.before),
+        after=_words(change.after),
+    )
+
+
+def _words(properties: Mapping[str, Any]) -> str:
+    shown = dict(properties)
+    if "interface" in shown:
+        shown["interface"] = format_id(Prefix.CLUSTER_INTERFACE, shown["interface"])
+    return ", ".join(f"{name}: {value}" for name, value in shown.items())

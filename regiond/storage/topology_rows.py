@@ -1,0 +1,257 @@
+"""A topology report against the rows that are stored: read what the planner has to know, write what it decides.
+
+Everything here runs in a transaction that holds the topology's lock: see regiond/storage/topology.py.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from clusterd.protocol.values import InterfaceReport, NicKind
+from regiond.domain.ids import NewId
+from regiond.domain.topology import (
+    NOTHING,
+    KnownInterface,
+    KnownSubnet,
+    PlannedInterface,
+    TopologyPlan,
+    Vrfs,
+    plan_topology,
+)
+from regiond.domain.topology_changes import InterfaceChange, changes_of
+from regiond.storage.changes import LONG_DEADLINE_SECONDS
+from regiond.storage.pool import Session
+from regiond.storage.topology_history import write_changes
+
+ABSENT_SECONDS: Final = 60.0
+
+_INTERFACES: Final = """
+SELECT i.id, i.subnet, i.present, i.serving, i.present OR i.last_changed > now() - make_interval(secs => %s),
+       i.conflict, ARRAY(SELECT host(a) FROM unnest(i.addresses) a),
+       ARRAY(SELECT host(g) FROM unnest(i.gateways) g), i.kind,
+       i.nic, i.cidr::text, i.mac, i.vlan, i.up, i.vrf, i.relayed, i.auto
+FROM cluster_interface i WHERE i.cluster = %s
+"""
+
+_SUBNETS: Final = """
+SELECT s.id, s.cidr::text,
+       EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id AND d.cluster <> %s AND d.role <> 'former')
+       OR EXISTS (SELECT FROM cluster_interface i WHERE i.subnet = s.id AND i.cluster <> %s AND i.present),
+       s.vrf, EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id AND d.cluster = %s AND d.role = 'serving')
+FROM subnet s
+WHERE s.vrf = ANY(%s) AND s.cidr && ANY(%s::inet[])
+   OR s.id IN (SELECT i.subnet FROM cluster_interface i WHERE i.cluster = %s AND i.present)
+ORDER BY s.id
+"""
+
+_WRITE_INTERFACES: Final = """
+INSERT INTO cluster_interface (id, cluster, nic, cidr, subnet, addresses, gateways, mac, kind, vlan, up, serving, vrf,
+    relayed, auto, conflict)
+SELECT q.id, %s, q.nic, q.cidr, q.subnet, ARRAY(SELECT jsonb_array_elements_text(q.addresses)::inet),
+       ARRAY(SELECT jsonb_array_elements_text(q.gateways)::inet), q.mac, q.kind, q.vlan, q.up, q.serving, q.vrf,
+       q.relayed, q.auto, q.conflict
+FROM jsonb_to_recordset(%s::jsonb) AS q(id bigint, nic text, cidr cidr, subnet bigint, addresses jsonb, gateways jsonb,
+    mac text, kind text, vlan integer, up boolean, serving text, vrf text, relayed boolean, auto boolean, conflict text)
+ON CONFLICT (id) DO UPDATE SET nic = excluded.nic, subnet = excluded.subnet, addresses = excluded.addresses,
+    gateways = excluded.gateways, mac = excluded.mac, kind = excluded.kind, vlan = excluded.vlan, up = excluded.up,
+    serving = excluded.serving, vrf = excluded.vrf, relayed = excluded.relayed, auto = excluded.auto,
+    conflict = excluded.conflict, present = true, last_changed = now()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a report, or the same report under other circumstances, has changed."""
+
+    plan: TopologyPlan = NOTHING
+    changes: Sequence[InterfaceChange] = ()
+
+
+async def apply_reports(
+    session: Session, new_id: NewId, cluster: int, reports: Sequence[InterfaceReport] | None
+) -> Applied:
+    """Make the stored picture of a cluster the reported one; None: the one that was reported last, looked at anew."""
+    interfaces = await _known_interfaces(session, cluster)
+    if reports is None:
+        reports = sorted(row.report for row in interfaces if row.present)
+    vrfs = await _vrfs(session, cluster)
+    wanted = {vrf for report in reports if (vrf := vrfs.id_of(report)) is not None}
+    subnets = await _known_subnets(session, cluster, wanted, [report.cidr for report in reports])
+    names = {number: name for name, number in vrfs.ids.items()}
+    planned = plan_topology(reports, interfaces, subnets, new_id, vrfs)
+    changes = changes_of(planned, {row.id: names[row.vrf] for row in subnets})
+    await _write(session, cluster, planned)
+    await write_changes(session, cluster, changes)
+    return Applied(planned, changes)
+
+
+async def lock_subnets(session: Session, subnets: Iterable[int]) -> None:
+    """In the order in which everybody locks them."""
+    if ordered := sorted(subnets):
+        await session.run("SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key", (ordered,))
+
+
+async def rebuild_all(session: Session, subnets: Collection[int]) -> None:
+    """The free ranges of whole subnets, which the transaction has made or locked."""
+    if subnets:
+        await session.run(f"SET LOCAL statement_timeout = '{LONG_DEADLINE_SECONDS:.0f}s'")
+        await session.run("SELECT count(rebuild_free_ranges(key)) FROM unnest(%s::bigint[]) AS key", (sorted(subnets),))
+
+
+async def _vrfs(session: Session, cluster: int) -> Vrfs:
+    rows = await session.run(
+        "SELECT v.name, v.id, v.id = (SELECT vrf FROM cluster WHERE id = %s) FROM vrf v", (cluster,)
+    )
+    (own,) = [name for name, _, is_own in rows if is_own]
+    return Vrfs(own, {name: number for name, number, _ in rows})
+
+
+async def _known_interfaces(session: Session, cluster: int) -> list[KnownInterface]:
+    rows = await session.run(_INTERFACES, (ABSENT_SECONDS, cluster))
+    return [_known_interface(*row) for row in rows]
+
+
+def _known_interface(
+    id_: int,
+    subnet: int | None,
+    present: bool,
+    serving: str,
+    recent: bool,
+    conflict: str | None,
+    addresses: Sequence[str],
+    gateways: Sequence[str],
+    kind: str,
+    *reported: Any,
+) -> KnownInterface:
+    nic, cidr, mac, vlan, up, vrf, relayed, auto = reported
+    report = InterfaceReport(
+        nic, cidr, tuple(addresses), tuple(gateways), mac, NicKind(kind), vlan, up, vrf, relayed, auto
+    )
+    return KnownInterface(id_, report, subnet, present, serving, recent, conflict)
+
+
+async def _known_subnets(session: Session, cluster: int, vrfs: Iterable[int], cidrs: list[str]) -> list[KnownSubnet]:
+    rows = await session.run(_SUBNETS, (cluster, cluster, cluster, sorted(vrfs), cidrs, cluster))
+    return [KnownSubnet(*row) for row in rows]
+
+
+async def _write(session: Session, cluster: int, planned: TopologyPlan) -> None:
+    """Only subnets of which something changes are locked: claims on the others do not wait for a report."""
+    rows = await session.run("SELECT subnet FROM delivery WHERE cluster = %s AND role = 'serving'", (cluster,))
+    serve = sorted(set(planned.serve) - {row[0] for row in rows})
+    infrastructure = await _changed_infrastructure(session, cluster, planned)
+    await lock_subnets(session, {*infrastructure, *serve, *planned.moved_subnets} - set(planned.new_subnets))
+    for subnet, vrf in planned.moved_subnets.items():
+        await session.run("UPDATE subnet SET vrf = %s WHERE id = %s", (vrf, subnet))
+    await _write_new_subnets(session, planned)
+    await _write_interfaces(session, cluster, planned)
+    if serve:
+        await session.run(
+            """INSERT INTO delivery (subnet, cluster, role) SELECT unnest(%s::bigint[]), %s, 'serving'
+               ON CONFLICT (subnet, cluster) DO UPDATE SET role = 'serving', since = now()""",
+            (serve, cluster),
+        )
+    await _write_infrastructure(session, cluster, {where: wanted for where, (wanted, _) in infrastructure.items()})
+    await rebuild_all(session, planned.new_subnets)
+    parts = [
+        (subnet, address)
+        for subnet, (_, addresses) in sorted(infrastructure.items())
+        for address in sorted(addresses if subnet not in planned.new_subnets else ())
+    ]
+    if parts:
+        await session.run(f"SET LOCAL statement_timeout = '{LONG_DEADLINE_SECONDS:.0f}s'")
+        await session.run(
+            """SELECT count(rebuild_free_ranges(part.subnet, part.address, part.address))
+               FROM unnest(%s::bigint[], %s::inet[]) AS part(subnet, address)""",
+            ([subnet for subnet, _ in parts], [address for _, address in parts]),
+        )
+
+
+async def _write_new_subnets(session: Session, planned: TopologyPlan) -> None:
+    if not planned.new_subnets:
+        return
+    made = [(subnet, new.vrf, new.network) for subnet, new in planned.new_subnets.items()]
+    await session.run(
+        # while the region recovers, a cluster may have served what it reports for the first time
+        """INSERT INTO subnet (id, vrf, cidr, first_usable, last_usable, recovering_since, fork_generation, fork_at)
+           SELECT q.id, q.vrf, q.cidr, q.first, q.last,
+                  CASE WHEN r.recovering_since IS NOT NULL THEN now() END, 0, now()
+           FROM region r, unnest(%s::bigint[], %s::bigint[], %s::cidr[], %s::inet[], %s::inet[])
+               AS q(id, vrf, cidr, first, last)""",
+        (
+            [subnet for subnet, _, _ in made],
+            [vrf for _, vrf, _ in made],
+            [net.cidr for _, _, net in made],
+            [net.text(net.first_usable) for _, _, net in made],
+            [net.text(net.last_usable) for _, _, net in made],
+        ),
+    )
+
+
+async def _write_interfaces(session: Session, cluster: int, planned: TopologyPlan) -> None:
+    if planned.replaced:
+        await session.run("DELETE FROM cluster_interface WHERE id = ANY(%s)", (list(planned.replaced),))
+    changed = [_as_json(row) for row in planned.interfaces if row.change is not None]
+    if changed:
+        await session.run(_WRITE_INTERFACES, (cluster, json.dumps(changed)))
+    if planned.vanished:
+        await session.run(
+            "UPDATE cluster_interface SET present = false, last_changed = now() WHERE id = ANY(%s)",
+            ([gone.id for gone in planned.vanished],),
+        )
+
+
+def _as_json(row: PlannedInterface) -> dict[str, Any]:
+    r = row.report
+    return {
+        "id": row.id,
+        "nic": r.nic,
+        "cidr": r.cidr,
+        "subnet": row.subnet,
+        "addresses": list(r.addresses),
+        "gateways": list(r.gateways),
+        "mac": r.mac,
+        "kind": r.kind.value,
+        "vlan": r.vlan,
+        "up": r.up,
+        "serving": row.serving,
+        "vrf": r.vrf,
+        "relayed": r.relayed,
+        "auto": r.serve,
+        "conflict": row.conflict,
+    }
+
+
+async def _write_infrastructure(
+    session: Session, cluster: int, wanted: Mapping[int, frozenset[tuple[str, str]]]
+) -> None:
+    if not wanted:
+        return
+    await session.run(
+        "DELETE FROM infrastructure_address WHERE cluster = %s AND subnet = ANY(%s)", (cluster, sorted(wanted))
+    )
+    rows = [(subnet, address, kind) for subnet, addresses in wanted.items() for address, kind in sorted(addresses)]
+    await session.run(
+        """INSERT INTO infrastructure_address (subnet, cluster, address, kind)
+           SELECT q.subnet, %s, q.address, q.kind
+           FROM unnest(%s::bigint[], %s::inet[], %s::text[]) AS q(subnet, address, kind)""",
+        (cluster, [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]),
+    )
+
+
+async def _changed_infrastructure(
+    session: Session, cluster: int, planned: TopologyPlan
+) -> dict[int, tuple[frozenset[tuple[str, str]], set[str]]]:
+    """Per subnet where it changes: the addresses with their kinds as they will be, and the addresses that differ."""
+    stored: dict[int, set[tuple[str, str]]] = {}
+    for subnet, address, kind in await session.run(
+        "SELECT subnet, host(address), kind FROM infrastructure_address WHERE cluster = %s", (cluster,)
+    ):
+        stored.setdefault(subnet, set()).add((address, kind))
+    changed = {subnet: stored.get(subnet, set()) ^ wanted for subnet, wanted in planned.infrastructure.items()}
+    return {
+        subnet: (planned.infrastructure[subnet], {address for address, _ in differing})
+        for subnet, differing in changed.items()
+        if differing
+    }

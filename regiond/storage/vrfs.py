@@ -1,0 +1,182 @@
+"""VRFs, and which one is whose.
+
+What a cluster reported last is looked at anew where a VRF comes, or the cluster gets another one: a network that was in
+conflict may have its place now. That is done in the same transaction, under the topology's lock.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from regiond.domain import errors, versions
+from regiond.domain.ids import NewId, Prefix, format_id
+from regiond.domain.vrfs import DEFAULT_VRF, VrfView
+from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, once, write_audit
+from regiond.storage.pool import Pool, Session
+from regiond.storage.topology import TOPOLOGY_LOCK
+from regiond.storage.topology_log import tell
+from regiond.storage.topology_rows import Applied, apply_reports
+
+_VRFS: Final = """
+SELECT v.id, v.name, v.comment, v.created, (SELECT count(*) FROM subnet s WHERE s.vrf = v.id),
+       (SELECT count(*) FROM cluster c WHERE c.vrf = v.id AND c.forgotten IS NULL)
+FROM vrf v
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconsidered:
+    """Whose topology was looked at anew, and what that changed."""
+
+    clusters: Sequence[tuple[int, Applied]] = ()
+
+    def tell(self) -> None:
+        """After it was committed."""
+        for cluster, applied in self.clusters:
+            tell(cluster, applied)
+
+
+class VrfStore:
+    """Raises NotFound for a VRF or cluster that is not there."""
+
+    def __init__(self, pool: Pool, new_id: NewId) -> None:
+        self._pool = pool
+        self._new_id = new_id
+
+    async def vrfs(self) -> list[VrfView]:
+        """All of them, by name."""
+        rows = await self._pool.query(f"{_VRFS} ORDER BY v.name", retry=True)
+        return [VrfView(*row) for row in rows]
+
+    async def add(self, change: Change, name: str, comment: str | None) -> tuple[int, Reconsidered]:
+        """The id of a new VRF. Networks that waited for it are in it at once. Raises NameTaken."""
+        vrf = self._new_id()
+        reconsidered = Reconsidered()
+
+        async def insert(session: Session) -> int:
+            nonlocal reconsidered
+            await session.run(TOPOLOGY_LOCK)
+            made = await session.run(
+                "INSERT INTO vrf (id, name, comment) VALUES (%s, %s, %s) ON CONFLICT (name) DO NOTHING RETURNING id",
+                (vrf, name, comment),
+            )
+            if not made:
+                raise errors.NameTaken(f"there is a VRF {name} already")
+            after = {"name": name, "comment": comment}
+            await write_audit(session, change, "vrf.create", format_id(Prefix.VRF, vrf), None, after)
+            waiting = await session.run(
+                "SELECT DISTINCT cluster FROM cluster_interface WHERE present AND vrf = %s ORDER BY cluster", (name,)
+            )
+            reconsidered = await self._reconsider(session, [row[0] for row in waiting])
+            return vrf
+
+        made = await once(
+            self._pool, change, insert, "SELECT id FROM vrf WHERE id = %s", (vrf,), deadline=LONG_DEADLINE_SECONDS
+        )
+        reconsidered.tell()
+        return made, reconsidered
+
+    async def change(self, change: Change, vrf: int, comment: str | None) -> None:
+        """Set the comment. Raises StaleVersion."""
+
+        async def update(session: Session) -> None:
+            rows = await session.run("SELECT name, comment FROM vrf WHERE id = %s FOR UPDATE", (vrf,))
+            if not rows:
+                raise _gone(vrf)
+            versions.require(change.if_match, versions.of_vrf(vrf, rows[0][1]))
+            if rows[0][1] == comment:
+                return
+            await session.run("UPDATE vrf SET comment = %s WHERE id = %s", (comment, vrf))
+            before, after = {"comment": rows[0][1]}, {"comment": comment}
+            await write_audit(session, change, "vrf.change", format_id(Prefix.VRF, vrf), before, after)
+
+        await self._pool.transaction(update, retry=True)
+
+    async def remove(self, change: Change, vrf: int) -> None:
+        """Raises VrfInUse while subnets are in it or clusters have it as their own, StaleVersion."""
+
+        async def delete(session: Session) -> int:
+            await session.run(TOPOLOGY_LOCK)
+            rows = await session.run(f"{_VRFS} WHERE v.id = %s FOR UPDATE OF v", (vrf,))
+            if not rows:
+                raise _gone(vrf)
+            found = VrfView(*rows[0])
+            versions.require(change.if_match, versions.of_vrf(vrf, found.comment))
+            if vrf == DEFAULT_VRF:
+                raise errors.VrfInUse("the default VRF is always there", subnets=found.subnets, clusters=found.clusters)
+            # a cluster that was forgotten has no networks any more, and its row stays
+            await session.run(
+                "UPDATE cluster SET vrf = %s WHERE vrf = %s AND forgotten IS NOT NULL", (DEFAULT_VRF, vrf)
+            )
+            if found.subnets or found.clusters:
+                raise errors.VrfInUse(
+                    f"VRF {found.name} has {found.subnets} subnets and is that of {found.clusters} clusters: remove "
+                    "the subnets (regionctl subnets remove) and give the clusters another VRF (regionctl clusters set)",
+                    subnets=found.subnets,
+                    clusters=found.clusters,
+                )
+            await session.run("DELETE FROM vrf WHERE id = %s", (vrf,))
+            before = {"name": found.name, "comment": found.comment}
+            await write_audit(session, change, "vrf.remove", format_id(Prefix.VRF, vrf), before, None)
+            return vrf
+
+        await once(self._pool, change, delete)
+
+    async def set_cluster_vrf(self, change: Change, cluster: int, vrf: int, *, force: bool) -> Reconsidered:
+        """The VRF of the cluster's networks from now on, but for those whose NIC its configuration gives another one.
+
+        A subnet that the cluster serves alone goes there with its reservations; see `domain.topology`. Raises
+        SubnetsLeftBehind, unless forced, where it would stop serving another one; StaleVersion.
+        """
+
+        async def update(session: Session) -> Reconsidered:
+            await session.run(TOPOLOGY_LOCK)
+            rows = await session.run(
+                """SELECT c.vrf, v.name FROM cluster c JOIN vrf v ON v.id = c.vrf
+                   WHERE c.id = %s AND c.forgotten IS NULL""",
+                (cluster,),
+            )
+            if not rows:
+                raise errors.NotFound(f"there is no cluster {format_id(Prefix.CLUSTER, cluster)}")
+            versions.require(change.if_match, versions.of_cluster(cluster, rows[0][1]))
+            names = await session.run("SELECT name FROM vrf WHERE id = %s", (vrf,))
+            if not names:
+                raise _gone(vrf)
+            if rows[0][0] == vrf:
+                return Reconsidered()
+            await session.run("UPDATE cluster SET vrf = %s WHERE id = %s", (vrf, cluster))
+            reconsidered = await self._reconsider(session, [cluster])
+            left = await _served_elsewhere(session, cluster)
+            if left and not force:
+                raise errors.SubnetsLeftBehind(
+                    f"the cluster would stop serving {', '.join(left)}: another cluster is there too, or VRF "
+                    f"{names[0][0]} has such a network already; their reservations would stay where they are (force)",
+                    subnets=left,
+                )
+            before, after = {"vrf": rows[0][1]}, {"vrf": names[0][0]}
+            await write_audit(session, change, "cluster.change", format_id(Prefix.CLUSTER, cluster), before, after)
+            return reconsidered
+
+        reconsidered = await self._pool.transaction(update, retry=True, deadline=LONG_DEADLINE_SECONDS)
+        reconsidered.tell()
+        return reconsidered
+
+    async def _reconsider(self, session: Session, clusters: Sequence[int]) -> Reconsidered:
+        return Reconsidered([(each, await apply_reports(session, self._new_id, each, None)) for each in clusters])
+
+
+async def _served_elsewhere(session: Session, cluster: int) -> list[str]:
+    """The subnets that the cluster serves and, as of this transaction, is not on any more."""
+    rows = await session.run(
+        """SELECT s.cidr::text FROM delivery d JOIN subnet s ON s.id = d.subnet
+           WHERE d.cluster = %s AND d.role = 'serving'
+             AND EXISTS (SELECT FROM cluster_interface i WHERE i.cluster = d.cluster AND i.cidr = s.cidr AND i.present)
+             AND NOT EXISTS (SELECT FROM cluster_interface i WHERE i.cluster = d.cluster AND i.subnet = s.id)
+           ORDER BY s.cidr""",
+        (cluster,),
+    )
+    return [row[0] for row in rows]
+
+
+def _gone(vrf: int) -> errors.NotFound:
+    return errors.NotFound(f"there is no VRF {format_id(Prefix.VRF, vrf)}")
