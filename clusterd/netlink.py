@@ -2,7 +2,7 @@
 
 Parsing is pure: the `parse_…` functions take the bytes of whole netlink messages as they were received and raise
 MalformedNetlink, a ValueError, for anything else. Layouts and numbers are those of rtnetlink(7) and of
-linux/if_link.h, linux/if_addr.h and linux/rtnetlink.h; integers are in the host's byte order.
+linux/if_link.h, linux/if_addr.h, linux/neighbour.h and linux/rtnetlink.h; integers are in the host's byte order.
 
 A socket belongs to the network namespace of the thread that opened it, so whoever needs another namespace passes
 another `open_socket`.
@@ -34,6 +34,7 @@ _LINK_GROUP, _ADDRESS_GROUPS, _ROUTE_GROUPS = 0x1, 0x10 | 0x100, 0x40 | 0x400
 CHANGE_GROUPS = _LINK_GROUP | _ADDRESS_GROUPS | _ROUTE_GROUPS
 
 NEWLINK, DELLINK, GETLINK, NEWADDR, GETADDR, NEWROUTE, GETROUTE = 16, 17, 18, 20, 22, 24, 26
+NEWNEIGH, GETNEIGH = 28, 30
 _ERROR, _DONE = 2, 3
 _REQUEST_DUMP = 0x1 | 0x300
 _DUMP_INTERRUPTED = 0x10
@@ -44,6 +45,7 @@ _ATTRIBUTE_TYPE = 0x3FFF  # the two highest bits are flags
 _LINK = struct.Struct("=BxHiII")  # family, hardware type, index, flags, change mask
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, two lengths, tos, table, protocol, scope, type, flags
+_NEIGHBOUR = struct.Struct("=BBHiHBB")  # family, two pads, index, state, flags, type
 _HOP = struct.Struct("=HBBi")  # length, flags, hops, index
 _U32 = struct.Struct("=I")
 _I32 = struct.Struct("=i")
@@ -57,6 +59,8 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_F_TEMPORARY, _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x01, 0x08, 0x40
 _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA = 5, 9, 18
 _RTN_UNICAST = 1
+_NDA_DST, _NDA_LLADDR = 1, 2
+_NUD_NOBODY = 0x01 | 0x20 | 0x40  # incomplete, failed, needs none
 
 
 class MalformedNetlink(ValueError):
@@ -99,6 +103,15 @@ class InterfaceAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Who has an address on the wire of the device with this index, as far as the kernel knows."""
+
+    index: int
+    address: str
+    mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class KernelFacts:
     """A picture of the host's network. `gateways` are the next hops of the routes of every table."""
 
@@ -125,6 +138,14 @@ def parse_gateways(data: bytes) -> frozenset[str]:
     be handed out either. Raises MalformedNetlink.
     """
     return frozenset(hop for kind, _, body in _messages(data) if kind == NEWROUTE for hop in _next_hops(body))
+
+
+def parse_neighbours(data: bytes) -> tuple[Neighbour, ...]:
+    """The neighbours in a dump of RTM_GETNEIGH that have, or had until a moment ago, a MAC address, but those of
+    bridges. Raises MalformedNetlink.
+    """
+    found = (_neighbour(body) for kind, _, body in _messages(data) if kind == NEWNEIGH)
+    return tuple(neighbour for neighbour in found if neighbour is not None)
 
 
 def is_change(data: bytes) -> bool:
@@ -180,6 +201,8 @@ def _dump_request(request: int, sequence: int) -> bytes:
         body = _LINK.pack(0, 0, 0, 0, 0) + _ATTRIBUTE.pack(8, _IFLA_EXT_MASK) + _U32.pack(_SKIP_STATISTICS)
     elif request == GETADDR:
         body = _ADDRESS.pack(0, 0, 0, 0, 0)
+    elif request == GETNEIGH:
+        body = _NEIGHBOUR.pack(0, 0, 0, 0, 0, 0, 0)
     else:
         body = _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)
     return _HEADER.pack(_HEADER.size + len(body), request, _REQUEST_DUMP, sequence, 0) + body
@@ -286,6 +309,17 @@ def _address(body: bytes) -> InterfaceAddress | None:
         temporary=family == socket.AF_INET6 and bool(flags & _IFA_F_TEMPORARY),  # in IPv4 the bit means secondary
         point_to_point=far is not None and far != own,
     )
+
+
+def _neighbour(body: bytes) -> Neighbour | None:
+    family, _, _, index, state, _, _ = _fixed(_NEIGHBOUR, body)
+    attributes = _attributes(body, _NEIGHBOUR.size)
+    address, mac = attributes.get(_NDA_DST, b""), attributes.get(_NDA_LLADDR, b"")
+    if family not in (socket.AF_INET, socket.AF_INET6) or state & _NUD_NOBODY or len(mac) != 6:
+        return None
+    if len(address) != (4 if family == socket.AF_INET else 16):
+        raise MalformedNetlink(f"a neighbour on link {index} that has no address")
+    return Neighbour(index, unpack_address(address), mac)
 
 
 def _next_hops(body: bytes) -> Iterator[str]:

@@ -26,7 +26,7 @@ from clusterd.protocol.arguments import HELD_SUBNETS, INTERFACES, SERVER_ENTRIES
 from clusterd.protocol.connection import CallTimedOut, Link, LinkLost
 from clusterd.protocol.errors import ProtocolError, UnknownCommand
 from clusterd.protocol.values import InterfaceReport
-from clusterd.region_responders import RegionResponders
+from clusterd.region_responders import Probe, RegionResponders
 from clusterd.topology_reporter import NotReported
 
 FIRST_RETRY_SECONDS = 0.5
@@ -53,7 +53,8 @@ class Introduction:
 
 
 class RegionConnection(Service):
-    """Holds one connection, trying the regions in turn; `registered` is called after each registration.
+    """Holds one connection, trying the regions in turn; `registered` is called after each registration, and `probe`
+    answers whether addresses are in use.
 
     `jitter` answers numbers from 0 to 1.
     """
@@ -69,6 +70,7 @@ class RegionConnection(Service):
         leases: LeaseAnswers,
         registered: Callable[[], None],
         jitter: Callable[[], float],
+        probe: Probe,
     ) -> None:
         self._clock = clock
         self._regions = regions
@@ -77,6 +79,7 @@ class RegionConnection(Service):
         self._leases = leases
         self._registered = registered
         self._jitter = jitter
+        self._probe = probe
         self._link: Link | None = None  # only while registered
         self._sequence = 0
         self._running: Deferred[None] | None = None
@@ -195,7 +198,7 @@ class RegionConnection(Service):
 
     async def _hold(self, region: Region) -> None:
         """Connect, register, and stay until the connection ends. Raises when it did not come to a registration."""
-        responders = RegionResponders(self._accepted, self._leases)
+        responders = RegionResponders(self._accepted, self._leases, self._probe)
         link = Link(self._clock, responders)
         await region.endpoint.connect(_OneLink(link))
         try:

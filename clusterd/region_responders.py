@@ -7,7 +7,7 @@ subnet is sent one after the other, the commands come in that order, and the sto
 `close` nothing reaches the store, so that nothing has to be remembered of a subnet that was forgotten.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -19,16 +19,20 @@ from clusterd.protocol import commands
 from clusterd.protocol.arguments import LEASES
 from clusterd.protocol.connection import Responders
 from clusterd.protocol.leases import ServerLease
-from clusterd.protocol.values import HostMap, Identifier
+from clusterd.protocol.values import AddressInUse, HostMap, Identifier
+
+Probe = Callable[[str, str, Sequence[str], float], Awaitable[Sequence[AddressInUse]]]
+"""From a NIC, its network, addresses and seconds to those that are in use. Raises MalformedArgument and NotProbed."""
 
 
 class RegionResponders(Responders):
     """One connection's answers. What comes before the registration has been answered here waits for `open`."""
 
-    def __init__(self, accepted: AcceptedHostMaps, leases: LeaseAnswers) -> None:
+    def __init__(self, accepted: AcceptedHostMaps, leases: LeaseAnswers, probe: Probe) -> None:
         super().__init__()
         self._accepted = accepted
         self._leases = leases
+        self._probe = probe
         self._waiting: list[Deferred[None]] | None = []
         self._over = False
 
@@ -136,3 +140,8 @@ class RegionResponders(Responders):
         await self._opened()
         await self._leases.end(leases)
         return {}
+
+    @commands.ProbeAddresses.responder
+    async def probe_addresses(self, nic: str, cidr: str, addresses: Sequence[str], milliseconds: int) -> dict[str, Any]:
+        await self._opened()
+        return {"in_use": await self._probe(nic, cidr, addresses, milliseconds / 1000)}

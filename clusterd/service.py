@@ -29,6 +29,7 @@ from clusterd.host_map_store import HostMapStore
 from clusterd.identity import EnrolledEndpoint, IdentityFile, IdentityUnusable
 from clusterd.lease_answers import LeaseAnswers
 from clusterd.netlink import Monitor
+from clusterd.probing.prober import make_prober
 from clusterd.region_connection import Introduction, Region, RegionConnection
 from clusterd.store_thread import StoreThread
 from clusterd.topology_reporter import Interfaces, TopologyReporter, look_in_thread
@@ -119,6 +120,7 @@ class ClusterDaemon(Service):
         self._renewal.stop()
         self._contact.stop()
         await self._connection.stop()
+        self._prober.close()
         await self._convergence.stop()
         await self._backend.close()
         await self._thread(self._store.close)
@@ -131,6 +133,8 @@ class ClusterDaemon(Service):
         introduction = Introduction(
             self._name, socket.gethostname()[:253], version("hostmap"), self._backend.name, uuid4().hex
         )
+        look = self._look or look_in_thread(self._reactor, settings.interfaces)
+        self._prober = make_prober(self._reactor, look)
         connection = RegionConnection(
             self._reactor,
             [Region(str(address), self._endpoint(address)) for address in self._regions],
@@ -139,9 +143,9 @@ class ClusterDaemon(Service):
             LeaseAnswers(self._backend),
             self._registered,
             random.random,
+            self._prober.probe,
         )
         self._renewal = CertificateRenewal(self._reactor, self._identity_file, connection.renew_certificate)
-        look = self._look or look_in_thread(self._reactor, settings.interfaces)
         self._topology = TopologyReporter(
             self._reactor,
             lambda changed: Monitor(self._reactor, changed),

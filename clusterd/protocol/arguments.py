@@ -12,9 +12,11 @@ from typing import Any, Generic, TypeVar
 
 from twisted.protocols import amp
 
+from clusterd.protocol.addresses import canonical_address
 from clusterd.protocol.errors import MalformedArgument
 from clusterd.protocol.leases import MAX_LEASE_IDENTIFIERS, ServerLease
 from clusterd.protocol.values import (
+    AddressInUse,
     HeldSubnet,
     HostMap,
     Identifier,
@@ -30,6 +32,7 @@ from clusterd.protocol.values import (
 MAX_VALUE_BYTES = 0xFFFF
 MAX_PAGE_ROWS = 500
 MAX_PAGE_JSON_BYTES = 1 << 20
+MAX_PROBED_ADDRESSES = 256
 MAX_REASON_LENGTH = 500
 MAX_GENERATION = (1 << 63) - 1
 
@@ -271,5 +274,13 @@ LEASES: Rows[ServerLease] = Rows(
         hostname=None if row[2] is None else _string(row[2]),
         expires=None if row[3] is None else _count(row[3]),
     ),
+)
+ADDRESSES: Rows[str] = Rows(
+    lambda address: [address], lambda row: canonical_address(_string(row[0])), max_rows=MAX_PROBED_ADDRESSES
+)
+ADDRESSES_IN_USE: Rows[AddressInUse] = Rows(
+    lambda used: [used.address, used.mac],
+    lambda row: AddressInUse(_string(row[0]), _string(row[1])),
+    max_rows=MAX_PROBED_ADDRESSES,
 )
 TEXTS: Rows[str] = Rows(lambda t: [t], lambda row: _string(row[0])[:MAX_REASON_LENGTH])

@@ -10,6 +10,8 @@ from twisted.protocols import amp
 
 from clusterd.protocol import errors
 from clusterd.protocol.arguments import (
+    ADDRESSES,
+    ADDRESSES_IN_USE,
     HELD_SUBNETS,
     HOST_MAPS,
     IDENTIFIERS,
@@ -24,12 +26,14 @@ from clusterd.protocol.arguments import (
     Number,
     Text,
 )
+from clusterd.protocol.values import MAX_NIC_NAME_LENGTH
 
 PROTOCOL_VERSION = 1
 MAX_ID_LENGTH = 64
 MAX_ERROR_LENGTH = 1000
 MAX_TOKEN_LENGTH = 128
 MAX_PEM_LENGTH = 8192
+MAX_PROBE_MILLISECONDS = 5000
 
 
 class Command(amp.Command):
@@ -349,6 +353,23 @@ class EndLease(Command):
     }
 
 
+class ProbeAddresses(Command):
+    """Does anybody use these addresses now? Asked by ARP or neighbour solicitations at one NIC, which must be on the
+    network that they are of; answered within `milliseconds` and a moment.
+
+    Whoever is not in the answer did not answer: it does not use its address, or is not to be reached.
+    """
+
+    arguments: ClassVar = [
+        (b"nic", Text(MAX_NIC_NAME_LENGTH)),
+        (b"cidr", Text(64)),
+        (b"addresses", ADDRESSES),
+        (b"milliseconds", Number(MAX_PROBE_MILLISECONDS)),
+    ]
+    response: ClassVar = [(b"in_use", ADDRESSES_IN_USE)]
+    errors: ClassVar[dict[type[Exception], bytes]] = {errors.NotProbed: b"NOT_PROBED"}
+
+
 ANSWERED_BY_REGIOND = (Register, ReportTopology, ReportDhcpServer, ReportHostMapState, RenewCertificate, Ping)
 ANSWERED_TO_ANYBODY = (Enrol,)
 ANSWERED_BY_CLUSTERD = (
@@ -358,6 +379,7 @@ ANSWERED_BY_CLUSTERD = (
     CommitTransfer,
     ForgetSubnet,
     UploadHostMaps,
+    ProbeAddresses,
     ListLeases,
     EndLease,
     Ping,

@@ -67,6 +67,10 @@ class UnknownSubnet(ProtocolError):
     """The cluster has nothing of this subnet from this region."""
 
 
+class NotProbed(ProtocolError):
+    """The cluster cannot ask who uses the addresses. The message says why."""
+
+
 class NotStored(ProtocolError):
     """The cluster could not put the change on its disk; nothing of it is in effect. The message says why."""
 

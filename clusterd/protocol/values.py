@@ -307,3 +307,15 @@ class ServerEntry:
         object.__setattr__(self, "source", self.source[:MAX_SOURCE_LENGTH])
         if self.hostname is not None:
             object.__setattr__(self, "hostname", parse_hostname(self.hostname))
+
+
+@dataclass(frozen=True, slots=True)
+class AddressInUse:
+    """Somebody on the wire uses this address, with this MAC address."""
+
+    address: str
+    mac: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "address", canonical_address(self.address))
+        object.__setattr__(self, "mac", format_mac(parse_mac(self.mac)))

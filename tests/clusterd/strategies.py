@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from clusterd.protocol.addresses import pack_address, unpack_address
 from clusterd.protocol.leases import MAX_EXPIRY, ServerLease
 from clusterd.protocol.values import (
+    AddressInUse,
     HeldSubnet,
     HostMap,
     Identifier,
@@ -63,6 +64,7 @@ interfaces = st.builds(
     relayed=st.booleans(),
     serve=st.booleans(),
 )
+addresses_in_use = st.builds(AddressInUse, v4_addresses | v6_addresses, mac_octets.map(format_mac))
 server_pools = st.one_of(st.tuples(v4_addresses, v4_addresses, text), st.tuples(v6_addresses, v6_addresses, text)).map(
     lambda ends: ServerPool(min(ends[:2], key=pack_address), max(ends[:2], key=pack_address), ends[2])
 )

@@ -19,18 +19,20 @@ from clusterd.netlink import (
     Link,
     MalformedNetlink,
     Monitor,
+    Neighbour,
     dump,
     is_change,
     parse_addresses,
     parse_gateways,
     parse_links,
+    parse_neighbours,
 )
 from tests.clusterd.kernel_networks import DUMPS
 
 LINKS = (DUMPS / "links.bin").read_bytes()
 ADDRESSES = (DUMPS / "addresses.bin").read_bytes()
 ROUTES = (DUMPS / "routes.bin").read_bytes()
-PARSERS: list[Callable[[bytes], object]] = [parse_links, parse_addresses, parse_gateways, is_change]
+PARSERS: list[Callable[[bytes], object]] = [parse_links, parse_addresses, parse_gateways, parse_neighbours, is_change]
 
 NEWLINK, DELLINK, NEWADDR, NEWROUTE, NEWNEIGH, DONE, ERROR = 16, 17, 20, 24, 28, 3, 2
 
@@ -376,3 +378,29 @@ def test_a_broken_socket_is_given_back() -> None:
 
 def test_facts_are_values() -> None:
     assert KernelFacts((), (), frozenset()) == KernelFacts()
+
+
+def neighbour(address: str, state: int, mac: bytes = b"\2\0\0\0\0\7", family: int | None = None) -> bytes:
+    """A neighbour on link 3."""
+    of = family if family is not None else socket.AF_INET6 if ":" in address else socket.AF_INET
+    body = struct.pack("=BBHiHBB", of, 0, 0, 3, state, 0, 1) + attribute(1, packed(address))
+    return message(NEWNEIGH, body + (attribute(2, mac) if mac else b""))
+
+
+def test_neighbours_that_answered() -> None:
+    mac = b"\2\0\0\0\0\7"
+    reachable, stale, delayed, probed, permanent = 0x02, 0x04, 0x08, 0x10, 0x80
+    there = b"".join(neighbour(f"192.0.2.{n}", n) for n in (reachable, stale, delayed, probed, permanent))
+    assert parse_neighbours(there + neighbour("2001:db8::7", reachable)) == (
+        *(Neighbour(3, f"192.0.2.{n}", mac) for n in (2, 4, 8, 16, 128)),
+        Neighbour(3, "2001:db8::7", mac),
+    )
+
+
+def test_neighbours_that_did_not_and_what_is_no_neighbour() -> None:
+    incomplete, failed, none_needed = 0x01, 0x20, 0x40
+    nobody = b"".join(neighbour(f"192.0.2.{n}", n) for n in (incomplete, failed, none_needed))
+    of_a_bridge, of_no_ethernet = neighbour("192.0.2.9", 2, family=7), neighbour("192.0.2.8", 2, mac=b"\1\2\3\4")
+    assert parse_neighbours(nobody + of_a_bridge + of_no_ethernet + neighbour("192.0.2.7", 2, mac=b"")) == ()
+    with pytest.raises(MalformedNetlink):
+        parse_neighbours(neighbour("192.0.2.7", 2, family=socket.AF_INET6))

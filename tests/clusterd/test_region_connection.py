@@ -24,8 +24,16 @@ from clusterd.lease_answers import LeaseAnswers
 from clusterd.protocol import commands
 from clusterd.protocol.connection import CALL_DEADLINE_SECONDS, CallTimedOut, LinkLost
 from clusterd.protocol.digest import digest_of
-from clusterd.protocol.errors import DigestMismatch, GenerationMismatch, HistoryMismatch, SnapshotOlder, UnknownSubnet
+from clusterd.protocol.errors import (
+    DigestMismatch,
+    GenerationMismatch,
+    HistoryMismatch,
+    NotProbed,
+    SnapshotOlder,
+    UnknownSubnet,
+)
 from clusterd.protocol.values import (
+    AddressInUse,
     HeldSubnet,
     HostMap,
     Identifier,
@@ -39,6 +47,7 @@ from clusterd.topology_reporter import NotReported
 from tests.clusterd.links import Outcome, Wire, wire
 from tests.clusterd.log_events import logged
 from tests.fakes.backend import FakeBackend
+from tests.fakes.prober import FakeProber
 from tests.fakes.region import FakeRegion, Registration
 from tests.finished import result_of
 
@@ -85,6 +94,7 @@ class Cluster:
         self.store = HostMapStore.open(path)
         self.convergence = Convergence(self.store, self.backend, self.clock, run_at_once, lambda: 0.5)
         self.registered = 0
+        self.prober = FakeProber()
         self.connection = RegionConnection(
             self.clock,
             [Region(f"region {number}", endpoint) for number, endpoint in enumerate(self.endpoints)],
@@ -93,6 +103,7 @@ class Cluster:
             LeaseAnswers(self.backend),
             self.count_registration,
             lambda: 1.0,
+            self.prober.probe,
         )
 
     def count_registration(self) -> None:
@@ -480,3 +491,15 @@ def test_nothing_is_handed_up_of_a_subnet_that_is_not_held(cluster: Cluster) -> 
 def _announced(wanted: Sequence[HostMap]) -> Announced:
     origin = Origin("region-1", "rack-7", "history-1")
     return Announced(origin, "subnet-1", "10.0.0.0/8", 0, 1, digest_of(wanted))
+
+
+def test_the_region_asks_who_uses_addresses(cluster: Cluster) -> None:
+    cluster.start()
+    cluster.prober.squatters = {"192.0.2.7": "00:16:3e:00:00:66"}
+    question = {"nic": "eth0", "cidr": "192.0.2.0/24", "addresses": ["192.0.2.6", "192.0.2.7"], "milliseconds": 500}
+    answer = cluster.ask(cluster.region.call(commands.ProbeAddresses, **question))
+    assert answer == {"in_use": (AddressInUse("192.0.2.7", "00:16:3e:00:00:66"),)}
+    assert cluster.prober.asked == [("eth0", "192.0.2.0/24", ("192.0.2.6", "192.0.2.7"))]
+    cluster.prober.refusal = "eth0 is down"
+    with pytest.raises(NotProbed, match="eth0 is down"):
+        cluster.ask(cluster.region.call(commands.ProbeAddresses, **question))

@@ -28,6 +28,7 @@ from clusterd.region_responders import RegionResponders
 from tests.clusterd.log_events import logged
 from tests.fakes.backend import FakeBackend
 from tests.fakes.cluster import FakeCluster
+from tests.fakes.prober import FakeProber
 from tests.finished import result_of
 from tests.fuzz.inputs import inputs
 from tests.regiond.site import HISTORY, Site
@@ -100,7 +101,7 @@ class ClusterTarget:
         self.convergence.start()
 
     def connect(self, random: Random) -> Link:
-        responders = RegionResponders(self.accepted, LeaseAnswers(self.backend))
+        responders = RegionResponders(self.accepted, LeaseAnswers(self.backend), FakeProber().probe)
         link = Link(self.clock, responders)
         link.makeConnection(HostileTransport(link))
         if random.random() < 0.9:

@@ -36,6 +36,7 @@ from regiond.storage.recovery import RecoveryStore
 from regiond.storage.topology import ClusterStore
 from regiond.storage.writer import Writer
 from tests.fakes.backend import FakeBackend
+from tests.fakes.prober import FakeProber
 from tests.regiond.storage.region import Region, first_address, new_id, region_on
 from tests.waiting import until
 
@@ -122,6 +123,7 @@ class Site:
     backend: FakeBackend
     connection: RegionConnection
     registrations: list[int]
+    prober: FakeProber
 
     async def report(self, *cidrs: str) -> None:
         await until(lambda: bool(self.registrations))
@@ -137,6 +139,7 @@ async def site(directory: Path, socket: Path, backend: FakeBackend, name: str = 
     store = HostMapStore.open(directory / "host-maps.sqlite")
     convergence = Convergence(store, backend, reactor, thread, lambda: 0.5)
     registrations: list[int] = []
+    prober = FakeProber()
     connection = RegionConnection(
         reactor,
         [Place("the region", UNIXClientEndpoint(reactor, str(socket)))],
@@ -145,12 +148,13 @@ async def site(directory: Path, socket: Path, backend: FakeBackend, name: str = 
         LeaseAnswers(backend),
         lambda: registrations.append(1),
         lambda: 0.0,
+        prober.probe,
     )
     thread.start()
     convergence.start()
     connection.startService()
     try:
-        yield Site(backend, connection, registrations)
+        yield Site(backend, connection, registrations, prober)
     finally:
         await connection.stop()
         await convergence.stop()

@@ -17,6 +17,7 @@ from clusterd.lease_answers import LeaseAnswers
 from clusterd.protocol.values import Identifier, InterfaceReport
 from clusterd.region_connection import Introduction, Region, RegionConnection
 from clusterd.topology_reporter import TopologyReporter
+from tests.fakes.prober import FakeProber
 from tests.simulation.dhcp_server import DhcpServer, SimulatedBackend
 from tests.simulation.disk import Disk, Killed
 from tests.simulation.steps import Process, Steps
@@ -66,6 +67,7 @@ class Cluster:
             LeaseAnswers(backend),
             lambda: reporter.refresh(),
             self._random.random,
+            FakeProber().probe,
         )
         kernel = _Kernel()
         reporter = TopologyReporter(self.clock, kernel.watch, self._look, connection.report_topology)

@@ -12,6 +12,8 @@ from twisted.protocols import amp
 
 from clusterd.protocol import commands, errors
 from clusterd.protocol.arguments import (
+    ADDRESSES,
+    ADDRESSES_IN_USE,
     HELD_SUBNETS,
     HOST_MAPS,
     IDENTIFIERS,
@@ -36,6 +38,7 @@ from clusterd.protocol.values import (
     MAX_HOSTNAME_LENGTH,
     MAX_IDENTIFIER_BYTES,
     MAX_NIC_NAME_LENGTH,
+    AddressInUse,
     HeldSubnet,
     HostMap,
     Identifier,
@@ -44,6 +47,7 @@ from clusterd.protocol.values import (
     RejectedMap,
     ServerEntry,
     ServerPool,
+    format_mac,
 )
 from clusterd.region_responders import RegionResponders
 from regiond.cluster_rpc.reports import ClusterResponders
@@ -69,6 +73,8 @@ ROW_VALUES: dict[int, st.SearchStrategy[Any]] = {
     id(SERVER_POOLS): st.lists(values.server_pools, max_size=3).map(tuple),
     id(SERVER_ENTRIES): st.lists(values.server_entries, max_size=3).map(tuple),
     id(LEASES): st.lists(values.server_leases, max_size=3).map(tuple),
+    id(ADDRESSES): st.lists(values.v4_addresses | values.v6_addresses, max_size=3).map(tuple),
+    id(ADDRESSES_IN_USE): st.lists(values.addresses_in_use, max_size=3).map(tuple),
     id(TEXTS): st.lists(values.text, max_size=3).map(tuple),
 }
 
@@ -126,6 +132,8 @@ LONGEST_ROWS: dict[int, Callable[[int], Any]] = {
         ".".join([_noise(n, 31).hex()] * 4)[:MAX_HOSTNAME_LENGTH],
         MAX_EXPIRY,
     ),
+    id(ADDRESSES): lambda n: f"2001:db8::{n:x}",
+    id(ADDRESSES_IN_USE): lambda n: AddressInUse(f"2001:db8::{n:x}", format_mac(b"\2" + _noise(n, 5))),
     id(TEXTS): _longest_words,
 }
 
