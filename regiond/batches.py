@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from regiond.claims import Claims
 from regiond.domain import errors
-from regiond.domain.mutations import Mutation, Outcome, Step
+from regiond.domain.mutations import Claim, Mutation, Outcome, Step
 from regiond.domain.reservations import Reservation, Status
 from regiond.domain.views import ReservationView
 from regiond.progress import Progress
@@ -47,6 +47,7 @@ class Batches:
         self._writer = writer
         self._reads = reads
         self._steps = claims.steps
+        self._leases = claims.leases
         self._progress = progress
 
     async def run(self, context: RequestContext, *, members: Sequence[Member]) -> Sequence[MemberResult]:
@@ -59,7 +60,7 @@ class Batches:
             raise errors.InvalidRequest("/members", f"between 1 and {MAX_MEMBERS}")
 
         async def run() -> Outcome:
-            steps = await self._understood(context, members)
+            steps = await self._without_leases(await self._understood(context, members))
             mutation = Mutation(
                 context.caller.actor,
                 tuple(step for _, step in steps),
@@ -88,6 +89,13 @@ class Batches:
         if refused:
             raise errors.BatchRefused(refused)
         return steps
+
+    async def _without_leases(self, steps: Sequence[tuple[int, Step]]) -> Sequence[tuple[int, Step]]:
+        """The same steps; claims know the leases of others. See Note [Leases and claims] in regiond/leases.py."""
+        claims = [(at, step) for at, (_, step) in enumerate(steps) if isinstance(step, Claim)]
+        looked = await self._leases.look([claim for _, claim in claims])
+        informed = dict(zip((at for at, _ in claims), looked, strict=True))
+        return [(member, informed.get(at, step)) for at, (member, step) in enumerate(steps)]
 
     async def _steps_of(self, context: RequestContext, member: Member) -> Sequence[Step]:
         match member:

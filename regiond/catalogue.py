@@ -63,6 +63,11 @@ class Catalogue:
             parse_selector(text)
         return self._resolve_on(await self._read(), text)
 
+    async def subnet(self, number: int) -> SubnetView | None:
+        """As it was when a selector was resolved last."""
+        picture = self._picture or await self._read()
+        return picture.subnets.get(number)
+
     async def interfaces(self) -> Sequence[InterfaceView]:
         """All cluster interfaces, read now."""
         return (await self._read()).interfaces

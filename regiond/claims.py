@@ -4,15 +4,17 @@ Roles are checked here as well as at the door: whatever way a request comes in, 
 nodes, and a user sees and releases only what is its own. What it may not see does not exist for it.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Protocol
 
 from regiond import inputs
 from regiond.catalogue import Catalogue
 from regiond.conditions import require_admin, required, while_it_changes
 from regiond.domain import errors
 from regiond.domain.ids import NewId, Prefix, format_id
-from regiond.domain.mutations import DropNode, Mutation, Outcome, Step
+from regiond.domain.leases import FoundLease
+from regiond.domain.mutations import Claim, DropNode, Mutation, Outcome, Step
 from regiond.domain.reservations import Status
 from regiond.domain.views import DeviceView, NodeView, ReservationView
 from regiond.filters import ReservationFilters
@@ -39,17 +41,33 @@ from regiond.storage.writer import Writer
 DELETE_ATTEMPTS = 10
 
 
+class LooksAtLeases(Protocol):
+    """Who has leases on the addresses of claims, and how they are taken away; `Leases` in earnest."""
+
+    async def look(self, claims: Sequence[Claim], *, over: bool = False) -> list[Claim]: ...
+
+    async def end(self, leases: Collection[FoundLease], request_id: str) -> None: ...
+
+
 class Claims:
     """See the module. Every method takes the request's context; ids are the texts that people see."""
 
     def __init__(
-        self, writer: Writer, reads: Reads, nodes: NodeStore, catalogue: Catalogue, progress: Progress, new_id: NewId
+        self,
+        writer: Writer,
+        reads: Reads,
+        nodes: NodeStore,
+        catalogue: Catalogue,
+        progress: Progress,
+        leases: LooksAtLeases,
+        new_id: NewId,
     ) -> None:
         self._writer = writer
         self._reads = reads
         self._nodes = nodes
         self._catalogue = catalogue
         self._progress = progress
+        self.leases = leases
         self._filters = ReservationFilters(catalogue, reads)
         self.steps = Steps(reads, catalogue, new_id)
 
@@ -66,12 +84,16 @@ class Claims:
         hostname: str | None,
         owner: str | None,
         comment: str | None,
+        force: bool = False,
     ) -> tuple[DeviceView, bool]:
-        """The device with its reservation, atomically; False when it was there already, exactly so."""
+        """The device with its reservation, atomically; False when it was there already, exactly so.
+
+        `force` takes an address that is leased to another client.
+        """
         claim = await self.steps.claim_device(
             context, DeviceClaim(interface, macs, duid, address, hostname, owner, comment)
         )
-        outcome = await self._submit(context, claim)
+        outcome = await self._claim(context, claim, force)
         (reservation,) = outcome.reservations
         (view,) = await self._views(context, outcome)
         assert reservation.device is not None
@@ -163,11 +185,12 @@ class Claims:
         duid: str | None,
         address: str | None,
         hostname: str | None,
+        force: bool = False,
     ) -> tuple[ReservationView, bool]:
         """An address and a host map for another MAC address of a node, or for an alias of one of its NICs."""
         asked = NodeAddressClaim(node_id, interface, mac, alias, client_id, duid, address, hostname)
         claim = await self.steps.claim_node_address(context, asked)
-        outcome = await self._submit(context, claim)
+        outcome = await self._claim(context, claim, force)
         return (await self._views(context, outcome))[0], outcome.created
 
     async def list_node_addresses(self, context: RequestContext, node_id: str) -> Sequence[ReservationView]:
@@ -201,11 +224,12 @@ class Claims:
         comment: str | None,
         user: str | None,
         expires_at: datetime | None,
+        force: bool = False,
     ) -> tuple[Sequence[ReservationView], bool]:
         """Addresses that the region never hands out again until they are released: no host map."""
         asked = UserClaim(interface, address, mac, count, hostname, purpose, comment, user, expires_at)
         claim = await self.steps.claim_for_user(context, asked)
-        outcome = await self._submit(context, claim)
+        outcome = await self._claim(context, claim, force)
         return await self._views(context, outcome), outcome.created
 
     async def list_reservations(
@@ -229,6 +253,18 @@ class Claims:
         return await self._still_there(await self._once(context, give_back))
 
     # ---- steps of the stories ----
+
+    async def _claim(self, context: RequestContext, claim: Claim, force: bool) -> Outcome:
+        """Submit a claim; see Note [Leases and claims] in regiond/leases.py."""
+        if force:
+            require_admin(context)
+            if claim.address is None:
+                raise errors.InvalidRequest("?force", "only a claim that names its address can be forced")
+        (claim,) = await self.leases.look([claim], over=force)
+        outcome = await self._submit(context, claim)
+        if force and claim.leases:
+            await self.leases.end(claim.leases, context.request_id)
+        return outcome
 
     async def _submit(self, context: RequestContext, *steps: Step) -> Outcome:
         mutation = Mutation(context.caller.actor, steps, context.request_id, context.idempotency)

@@ -40,6 +40,14 @@ def address(text: str | None) -> str | None:
         raise errors.InvalidRequest("/address", str(error)) from error
 
 
+def address_in(pointer: str, text: str) -> str:
+    """As `address`, from elsewhere than a body."""
+    try:
+        return canonical_address(text)
+    except ValueError as error:
+        raise errors.InvalidRequest(pointer, str(error)) from error
+
+
 def known_id(prefix: Prefix, text: str) -> int:
     """The number of an id that has to be there. Raises NotFound for what is no id: nothing can have it."""
     number = parse_id(prefix, text)

@@ -54,6 +54,10 @@ class Inventory:
             raise errors.NotFound(f"no subnet {subnet[:64]}")
         return _counted(found[0], await self._reads.subnet_counts(number))
 
+    async def known(self, number: int) -> SubnetView | None:
+        """By number, as it was seldom more than seconds ago; without utilisation."""
+        return await self._catalogue.subnet(number)
+
     async def subnet_id(self, subnet: str) -> int:
         """The number of an id, whether there is such a subnet or not, or what a selector means.
 

@@ -34,6 +34,7 @@ from regiond.http.application import Application
 from regiond.http.rate import RateLimit
 from regiond.http.use_cases import UseCases
 from regiond.inventory import Inventory
+from regiond.leases import Leases
 from regiond.pairs import Pairs
 from regiond.progress import Progress
 from regiond.recovery import Recoveries
@@ -129,8 +130,9 @@ class Region:
         )
         self.accounts = Accounts(reactor, AccountStore(pool))
         self.inventory = Inventory(self.reads, self.catalogue)
+        leases = Leases(reactor, self.connections, self.inventory, self.reads)
         self.claims = Claims(
-            self.writer, self.reads, NodeStore(pool, random_id), self.catalogue, self.progress, random_id
+            self.writer, self.reads, NodeStore(pool, random_id), self.catalogue, self.progress, leases, random_id
         )
         self.subnets = Subnets(self.inventory, RangeStore(pool, random_id), SubnetStore(pool), SubnetChecks(pool))
         certificate_store = CertificateStore(pool, random_id)
@@ -148,6 +150,7 @@ class Region:
             self.enrolment,
             self.subnets,
             Pairs(self.inventory, PairStore(pool), self._pair_changed),
+            leases,
             Adoptions(contacts, self.inventory, self.reads, self.writer, random_id),
             self.accounts,
             AuditTrail(AuditReads(pool)),

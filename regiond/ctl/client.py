@@ -213,11 +213,19 @@ def _told(status: int, problem: dict[str, Any]) -> str:
     candidates = problem.get("candidates")
     if isinstance(candidates, list) and candidates:
         detail += "; candidates: " + ", ".join(_candidate(each) for each in candidates)
+    leases = problem.get("leases")
+    if isinstance(leases, list) and leases:
+        detail += "; leased to: " + ", ".join(_leased(each) for each in leases[:MAX_TOLD])
     reservations = problem.get("reservations")
     if isinstance(reservations, list) and reservations:
         more = "" if problem.get("count", 0) <= MAX_TOLD else ", …"
         detail += "; reserved: " + ", ".join(_reserved(each) for each in reservations[:MAX_TOLD]) + more
     return f"{slug}: {detail}"
+
+
+def _leased(each: dict[str, Any]) -> str:
+    client = each.get("mac") or each.get("client_id") or each.get("duid") or "somebody"
+    return f"{client} until {each.get('expires_at') or 'it is ended'}"
 
 
 def _reserved(each: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from regiond.ctl.check import check
 from regiond.ctl.client import DEFAULT_SOCKET, DEFAULT_TIMEOUT_SECONDS, Target, check_token, parse_url, read_token_file
 from regiond.ctl.clusters import clusters
 from regiond.ctl.command import RegionGroup, Settings
+from regiond.ctl.leases import leases
 from regiond.ctl.pairs import clusters as clusters_on_subnet
 from regiond.ctl.pairs import confirm_pair, unpair
 from regiond.ctl.ranges import ranges
@@ -92,6 +93,7 @@ cli.add_command(adopt)
 cli.add_command(audit)
 cli.add_command(check)
 cli.add_command(clusters)
+cli.add_command(leases)
 cli.add_command(ranges)
 cli.add_command(recover)
 cli.add_command(reservations)

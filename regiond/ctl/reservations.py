@@ -77,14 +77,18 @@ def show(settings: Settings, reservation_id: str) -> None:
 @click.option("--user", metavar="NAME", help="For this account (admin).")
 @click.option("--expires-in", type=DURATION, help="Give it back by itself after this time, e.g. 12h.")
 @click.option("--wait", type=click.FloatRange(0, 30), help="Wait so many seconds until clusters have applied it.")
+@click.option("--force", is_flag=True, help="Take --address though another client has a lease on it (admin).")
 @json_option
 @pass_settings
-def claim(settings: Settings, /, interface: str | None, address: str | None, wait: float | None, **more: Any) -> None:
+def claim(
+    settings: Settings, /, interface: str | None, address: str | None, wait: float | None, force: bool, **more: Any
+) -> None:
     """Reserve addresses for yourself: the region hands them to nobody else, and no DHCP server answers with them."""
     if interface is None and address is None:
         raise click.UsageError("say where with --interface, or which with --address", click.get_current_context())
     body = given(interface=interface, address=address, **more)
     query = [] if wait is None else [("wait", f"{wait:.3f}")]
+    query += [("force", "true")] if force else []
     made = settings.client.post("/reservations", body, query, wait or 0.0).content
     if settings.as_json:
         print_json(made)

@@ -113,6 +113,12 @@ class AddressOfStaticEntry(DomainError):
     slug = "address-of-static-entry"
 
 
+class LeasedToAnother(DomainError):
+    """Another client has a live lease on the requested address. `leases` tell who, as far as the asker may know."""
+
+    slug = "leased-to-another"
+
+
 class SubnetNotReady(DomainError):
     """A cluster that serves the subnet has not reported yet what its DHCP server has of its own."""
 

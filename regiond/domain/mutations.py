@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 from clusterd.protocol.values import Identifier, RejectedMap
 from regiond.domain.ids import Prefix
+from regiond.domain.leases import FoundLease
 from regiond.domain.reservations import Delivery, Kind, Reservation
 
 
@@ -49,7 +50,8 @@ class Claim:
     `identifiers` become host maps; `mac` is only written down (a user reservation has no host map). With `others`,
     the ids of more reservations, as many addresses are claimed, all or none: only without address and identifiers.
     With `adopts` it makes a reservation of a static entry of a site's DHCP server: that entry, and a pool of the server
-    around it, are no obstacle.
+    around it, are no obstacle. `leases` are live leases on `address` that other clients have: an obstacle, unless it is
+    taken `over_leases`.
     """
 
     reservation: int
@@ -70,6 +72,8 @@ class Claim:
     expires_at: datetime | None = None
     others: tuple[int, ...] = ()
     adopts: bool = False
+    leases: tuple[FoundLease, ...] = ()
+    over_leases: bool = False
 
     @property
     def count(self) -> int:

@@ -24,6 +24,7 @@ from regiond.domain.changes import Plan
 from regiond.domain.editing import Editing
 from regiond.domain.facts import Answered, Facts, MapFacts, Obstacle, SubnetFacts
 from regiond.domain.ids import Prefix, format_id
+from regiond.domain.leases import leased_to_another, told_of
 from regiond.domain.mutations import (
     Acknowledge,
     Claim,
@@ -183,6 +184,8 @@ class _Planner(Editing, Acknowledging):
             if holder is not None and self._may_take_back(claim, holder, row):
                 taken_back = holder
         address = self._choose(subnet, claim, taken_back)
+        if claim.leases and not claim.over_leases:
+            raise leased_to_another(claim.leases)
         generation = subnet.generation + 1 if claim.identifiers else None
         reservation = self._reservation(subnet, claim, claim.reservation, address, generation)
         self.put(self.reservations, (subnet.id, address), reservation)
@@ -196,7 +199,10 @@ class _Planner(Editing, Acknowledging):
         if isinstance(claim.device, NewDevice):
             self.append(self.appended.devices_new, (claim.device, claim.owner))
         action = "reservation.adopt" if claim.adopts else "reservation.claim"
-        self.audit(mutation, action, format_id(Prefix.RESERVATION, reservation.id), None, summary(reservation))
+        before = None
+        if claim.leases:
+            action, before = "reservation.force-claim", told_of(claim.leases)
+        self.audit(mutation, action, format_id(Prefix.RESERVATION, reservation.id), before, summary(reservation))
         return True, reservation
 
     def _claim_several(self, mutation: Mutation, claim: Claim) -> Sequence[Reservation]:

@@ -106,7 +106,7 @@ class ClusterView:
 @dataclass(frozen=True, slots=True)
 class SubnetView:
     """`awaits` names the serving clusters that have not told yet what their DHCP servers have of their own: until then
-    nothing is claimed, unless it is `claimable_anyway`."""
+    nothing is claimed, unless it is `claimable_anyway`. `cluster_ids` are those of `clusters`."""
 
     id: int
     cidr: str
@@ -118,6 +118,7 @@ class SubnetView:
     releasing: int
     claimable_anyway: bool = False
     awaits: tuple[str, ...] = ()
+    cluster_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

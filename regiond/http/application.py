@@ -24,7 +24,6 @@ from regiond.http.reading import (
     read_query,
     split_query,
 )
-from regiond.http.representations.reservations import holder
 from regiond.http.routes import ROUTES
 from regiond.http.routing import Access, Answer, Call, Found, Raw, Route, Router, Streamed
 from regiond.http.use_cases import UseCases
@@ -112,7 +111,7 @@ class Application:
             outgoing = _encoded_problem(problem, exchange.request_id)
         except DomainError as error:
             caller = exchange.caller or _NOBODY
-            refusal = of_domain_error(error, lambda held: holder(held, caller))
+            refusal = of_domain_error(error, caller)
             outgoing = _encoded_problem(refusal, exchange.request_id)
         except DatabaseUnavailable as error:
             self._log.warn(

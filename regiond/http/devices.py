@@ -2,7 +2,7 @@
 
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.views import DeviceView
-from regiond.http.bodies.base import Forcing, NoQuery, Page, Waiting
+from regiond.http.bodies.base import Claiming, Forcing, NoQuery, Page, Waiting
 from regiond.http.bodies.devices import DeviceChange, NewDevice
 from regiond.http.representations import devices as show
 from regiond.http.representations.reservations import reservation
@@ -18,7 +18,7 @@ def _id(view: DeviceView) -> str:
     return format_id(Prefix.DEVICE, view.id)
 
 
-async def create(use: UseCases, call: Call[NewDevice, Waiting]) -> Answer:
+async def create(use: UseCases, call: Call[NewDevice, Claiming]) -> Answer:
     body = call.body
     view, new = await use.claims.create_device(
         call.context,
@@ -29,6 +29,7 @@ async def create(use: UseCases, call: Call[NewDevice, Waiting]) -> Answer:
         hostname=body.hostname,
         owner=body.owner,
         comment=body.comment,
+        force=call.query.force,
     )
     return created(show.device(view), f"{PATH}/{_id(view)}", new)
 
@@ -60,7 +61,7 @@ ROUTES = [
         Access.ADMIN,
         "Claim an address for a new device",
         NewDevice,
-        Waiting,
+        Claiming,
         (201, 200),
         shows=shapes.Device,
         refusals=CLAIMING,

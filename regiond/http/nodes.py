@@ -2,7 +2,7 @@
 
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.views import NodeView, ReservationView
-from regiond.http.bodies.base import Forcing, NoQuery, Page, Waiting
+from regiond.http.bodies.base import Claiming, Forcing, NoQuery, Page, Waiting
 from regiond.http.bodies.nodes import NewNode, NewNodeAddress, NodeChange
 from regiond.http.representations import nodes as show
 from regiond.http.representations.reservations import reservation
@@ -67,7 +67,7 @@ async def delete(use: UseCases, call: Call[None, Forcing]) -> Answer:
     return released(still, lambda: {"releasing": [reservation(view) for view in still]})
 
 
-async def claim_address(use: UseCases, call: Call[NewNodeAddress, Waiting]) -> Answer:
+async def claim_address(use: UseCases, call: Call[NewNodeAddress, Claiming]) -> Answer:
     body = call.body
     view, new = await use.claims.claim_node_address(
         call.context,
@@ -79,6 +79,7 @@ async def claim_address(use: UseCases, call: Call[NewNodeAddress, Waiting]) -> A
         duid=body.duid,
         address=body.address,
         hostname=body.hostname,
+        force=call.query.force,
     )
     return created(reservation(view), f"{call.url()}/{_reservation_id(view)}", new)
 
@@ -144,7 +145,7 @@ ROUTES = [
         Access.USER,
         "Claim an extra address for a node",
         NewNodeAddress,
-        Waiting,
+        Claiming,
         (201, 200),
         shows=Reservation,
         refusals=CLAIMING,

@@ -155,7 +155,7 @@ def _responses(route: Route) -> dict[str, Any]:
             headers.append("Location")
         if status in (200, 201) and "etag" in _members(route.shows) and route.list_of is None:
             headers.append("ETag")
-        if route.list_of is not None:
+        if route.list_of is not None or "after" in route.query.model_fields:
             headers.append("Link")
         if route.streams:
             headers.append("Content-Disposition")

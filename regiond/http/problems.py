@@ -3,14 +3,18 @@
 `type` is the stable slug that programs compare; `detail` is for people and says what to do.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from regiond.domain.errors import BatchRefused, Candidate, DomainError
+from regiond.domain.leases import FoundLease
 from regiond.domain.ranges import AddressRange
 from regiond.domain.reservations import Reservation
+from regiond.http.representations.leases import foreign_lease
+from regiond.http.representations.reservations import holder
 from regiond.http.representations.subnets import address_range
+from regiond.requests import Caller
 from regiond.storage.errors import DatabaseUnavailable
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -36,6 +40,7 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "address-in-reserved-range": (409, "The address is excluded from allocation"),
     "address-of-infrastructure": (409, "A gateway or cluster controller has this address"),
     "address-of-static-entry": (409, "A static entry of a DHCP server has this address"),
+    "leased-to-another": (409, "The DHCP server has leased the address to another client"),
     "range-reported": (409, "The range is a DHCP server's own pool"),
     "subnet-exhausted": (409, "No claimable address is left"),
     "wrong-address-family": (409, "The identifier does not fit the address family"),
@@ -94,14 +99,14 @@ def invalid(pointer: str, detail: str) -> Problem:
     )
 
 
-def of_domain_error(error: DomainError, show_holder: Callable[[Reservation], Any]) -> Problem:
-    """`show_holder` decides how much of a holder the asker may see."""
+def of_domain_error(error: DomainError, caller: Caller) -> Problem:
+    """With as much of holders and leases as the asker may see."""
     if isinstance(error, BatchRefused):
-        refused = [{"member": position, **of_domain_error(one, show_holder).about} for position, one in error.refused]
+        refused = [{"member": position, **of_domain_error(one, caller).about} for position, one in error.refused]
         return Problem(error.slug, error.detail, refused=refused)
     # What is a matter of time can be tried again.
     headers = [("Retry-After", "2")] if PROBLEMS[error.slug][0] == 503 else []
-    members = {name: _plain(value, show_holder) for name, value in error.members.items()}
+    members = {name: _plain(value, caller) for name, value in error.members.items()}
     return Problem(error.slug, error.detail, headers, **members)
 
 
@@ -117,13 +122,15 @@ def of_database(error: DatabaseUnavailable) -> Problem:
     return Problem("database-unavailable", detail, [("Retry-After", "1")], outcome_unknown=error.outcome_unknown)
 
 
-def _plain(value: Any, show_holder: Callable[[Reservation], Any]) -> Any:
+def _plain(value: Any, caller: Caller) -> Any:
     if isinstance(value, Reservation):
-        return show_holder(value)
+        return holder(value, caller)
+    if isinstance(value, FoundLease):
+        return foreign_lease(value, caller)
     if isinstance(value, AddressRange):
         return address_range(value)
     if isinstance(value, Candidate):
         return asdict(value)
     if isinstance(value, list | tuple):
-        return [_plain(item, show_holder) for item in value]
+        return [_plain(item, caller) for item in value]
     return value

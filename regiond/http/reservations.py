@@ -6,7 +6,7 @@ from regiond.domain.ids import Prefix, format_id
 from regiond.domain.lines import LineFormat
 from regiond.domain.mutations import ReservationEdit
 from regiond.domain.views import ReservationView
-from regiond.http.bodies.base import Forcing, NoQuery, Waiting
+from regiond.http.bodies.base import Claiming, Forcing, NoQuery, Waiting
 from regiond.http.bodies.reservations import NewReservation, ReservationChange, ReservationPage
 from regiond.http.representations import reservations as show
 from regiond.http.routing import (
@@ -34,7 +34,7 @@ def _id(view: ReservationView) -> str:
     return format_id(Prefix.RESERVATION, view.reservation.id)
 
 
-async def create(use: UseCases, call: Call[NewReservation, Waiting]) -> Answer:
+async def create(use: UseCases, call: Call[NewReservation, Claiming]) -> Answer:
     """One reservation is answered as itself, several as a group."""
     body = call.body
     views, new = await use.claims.reserve(
@@ -48,6 +48,7 @@ async def create(use: UseCases, call: Call[NewReservation, Waiting]) -> Answer:
         comment=body.comment,
         user=body.user,
         expires_at=None if body.expires_in is None else call.now + timedelta(seconds=body.expires_in),
+        force=call.query.force,
     )
     if body.count == 1:
         return created(show.reservation(views[0]), f"{PATH}/{_id(views[0])}", new)
@@ -109,7 +110,7 @@ ROUTES = [
         Access.USER,
         "Reserve addresses",
         NewReservation,
-        Waiting,
+        Claiming,
         (201, 200),
         shows=shapes.Reservation | shapes.Group,
         refusals=(*CLAIMING, "not-permitted", "quota-exceeded"),

@@ -91,6 +91,7 @@ CLAIMING = (
     "address-in-reserved-range",
     "address-of-infrastructure",
     "address-of-static-entry",
+    "leased-to-another",
     "subnet-exhausted",
     "wrong-address-family",
     "subnet-not-ready",
@@ -236,12 +237,17 @@ def page(call: Call[Any, Any], rows: Sequence[T], show: Callable[[T], Any], id_o
     """One page of a list of which one row more than the limit was asked for: that one tells of a next page."""
     query: Page = call.query
     shown = rows[: query.limit]
-    headers = []
-    if len(rows) > query.limit:
-        others = [(name, value) for name, value in call.raw_query if name != "after"]
-        following = urlencode([*others, ("after", id_of(shown[-1]))])
-        headers.append(("Link", f'<{call.url()}?{following}>; rel="next"'))
+    headers = next_page(call, id_of(shown[-1]) if len(rows) > query.limit else None)
     return Answer(200, [show(row) for row in shown], headers)
+
+
+def next_page(call: Call[Any, Any], after: str | None) -> Sequence[tuple[str, str]]:
+    """The header that tells of a page that begins after this; none where there is no such page."""
+    if after is None:
+        return ()
+    others = [(name, value) for name, value in call.raw_query if name != "after"]
+    following = urlencode([*others, ("after", after)])
+    return [("Link", f'<{call.url()}?{following}>; rel="next"')]
 
 
 def page_of_all(call: Call[Any, Any], rows: Sequence[T], show: Callable[[T], Any], id_of: Callable[[T], str]) -> Answer:

@@ -9,6 +9,7 @@ from regiond.batches import Member, MemberResult
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
 from regiond.domain.first_contact import AdoptionResult, ContactView, ForeignEntry
 from regiond.domain.identity import EnrolmentOffer
+from regiond.domain.leases import LeaseListing
 from regiond.domain.lines import LineFormat
 from regiond.domain.mutations import ReservationEdit
 from regiond.domain.pairs import ClusterOnSubnet
@@ -42,6 +43,7 @@ class ClaimUseCases(Protocol):
         hostname: str | None,
         owner: str | None,
         comment: str | None,
+        force: bool = False,
     ) -> tuple[DeviceView, bool]: ...
 
     async def list_devices(
@@ -78,6 +80,7 @@ class ClaimUseCases(Protocol):
         duid: str | None,
         address: str | None,
         hostname: str | None,
+        force: bool = False,
     ) -> tuple[ReservationView, bool]: ...
 
     async def list_node_addresses(self, context: RequestContext, node_id: str) -> Sequence[ReservationView]: ...
@@ -101,6 +104,7 @@ class ClaimUseCases(Protocol):
         comment: str | None,
         user: str | None,
         expires_at: datetime | None,
+        force: bool = False,
     ) -> tuple[Sequence[ReservationView], bool]: ...
 
     async def list_reservations(
@@ -201,6 +205,21 @@ class PairUseCases(Protocol):
     async def end(self, context: RequestContext, subnet: str, cluster: str) -> ClusterOnSubnet: ...
 
 
+class LeaseUseCases(Protocol):
+    """What clusters' DHCP servers have leased."""
+
+    async def on_subnet(
+        self,
+        context: RequestContext,
+        subnet: str,
+        *,
+        addresses: Sequence[str],
+        macs: Sequence[str],
+        limit: int,
+        after: str | None,
+    ) -> LeaseListing: ...
+
+
 class AdoptionUseCases(Protocol):
     """What clusters' DHCP servers have of their own."""
 
@@ -284,6 +303,7 @@ class UseCases:
     enrolment: EnrolmentUseCases
     subnets: SubnetUseCases
     pairs: PairUseCases
+    leases: LeaseUseCases
     adoptions: AdoptionUseCases
     accounts: AccountUseCases
     audit: AuditUseCases

@@ -204,15 +204,17 @@ class Reads:
                             WHERE d.subnet = s.id AND d.role = 'serving' ORDER BY c.name),
                       s.claimable_anyway,
                       ARRAY(SELECT c.name FROM delivery d JOIN cluster c ON c.id = d.cluster
-                            WHERE d.subnet = s.id AND d.role = 'serving' AND c.contact = 'awaited' ORDER BY c.name)
+                            WHERE d.subnet = s.id AND d.role = 'serving' AND c.contact = 'awaited' ORDER BY c.name),
+                      ARRAY(SELECT c.id FROM delivery d JOIN cluster c ON c.id = d.cluster
+                            WHERE d.subnet = s.id AND d.role = 'serving' ORDER BY c.name)
                FROM subnet s JOIN vrf v ON v.id = s.vrf WHERE %s::bigint IS NULL OR s.id = %s
                ORDER BY v.name, s.cidr""",
             (only, only),
             retry=True,
         )
         return [
-            SubnetView(id_, cidr, vrf, generation, hold, tuple(clusters), 0, 0, anyway, tuple(awaits))
-            for id_, cidr, vrf, generation, hold, clusters, anyway, awaits in rows
+            SubnetView(id_, cidr, vrf, generation, hold, tuple(clusters), 0, 0, anyway, tuple(awaits), tuple(ids))
+            for id_, cidr, vrf, generation, hold, clusters, anyway, awaits, ids in rows
         ]
 
     async def subnet_counts(self, only: int | None = None) -> Mapping[int, tuple[int, int]]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import Identifier, ServerEntry, ServerPool
 from regiond.accounts import Accounts
 from regiond.adoption import Adoptions
@@ -25,6 +26,7 @@ from regiond.domain.first_contact import (
     ReportedPool,
 )
 from regiond.domain.identity import EnrolmentOffer, NewEnrolment
+from regiond.domain.leases import FoundLease, LeaseListing, LeaseSource, LeaseView
 from regiond.domain.pairs import ClusterOnSubnet
 from regiond.domain.ranges import AddressRange, RangeKind, RangeValues
 from regiond.domain.recovery import FindingView, RecoveringCluster, RecoveringSubnet, RecoveryView
@@ -54,12 +56,14 @@ from regiond.http.use_cases import (
     EnrolmentUseCases,
     ExportUseCases,
     InventoryUseCases,
+    LeaseUseCases,
     PairUseCases,
     RecoveryUseCases,
     SubnetUseCases,
     UseCases,
 )
 from regiond.inventory import Inventory
+from regiond.leases import Leases
 from regiond.pairs import Pairs
 from regiond.recovery import Recoveries
 from regiond.requests import Caller
@@ -183,6 +187,15 @@ FOREIGN_ENTRY = ForeignEntry(
     same_client=0,
     same_address=0,
 )
+FOUND_LEASE = FoundLease(
+    9, "rack-a", ServerLease("192.0.2.101", (Identifier.mac("00:16:3e:00:00:77"),), "guest", 1_800_000_000)
+)
+LEASE_LISTING = LeaseListing(
+    5,
+    (LeaseView(FOUND_LEASE, 8),),
+    (LeaseSource(9, "rack-a"), LeaseSource(10, "rack-b", "it is not connected to this regiond")),
+    "192.0.2.101",
+)
 ADOPTION_RESULT = AdoptionResult(16, Adoption.DONE, None, 8)
 CHECK_REPORT = CheckReport(5, "192.0.2.0/24", "default", 3, 2, 2, ())
 OFFER = EnrolmentOffer(NewEnrolment("rack-b", "hme_the-secret", NOW), "tcp:region.example:5251", "sha256:" + "ab" * 32)
@@ -299,6 +312,7 @@ class FakeRegion:
         self.pairs = Scripted(
             Pairs, {"clusters_on": [CLUSTER_ON_SUBNET], "confirm": CLUSTER_ON_SUBNET, "end": CLUSTER_ON_SUBNET}
         )
+        self.leases = Scripted(Leases, {"on_subnet": LEASE_LISTING})
         self.adoptions = Scripted(
             Adoptions,
             {"contact": CONTACT_VIEW, "entries": [FOREIGN_ENTRY], "adopt": [ADOPTION_RESULT]},
@@ -336,6 +350,7 @@ class FakeRegion:
             cast(EnrolmentUseCases, self.enrolment),
             cast(SubnetUseCases, self.subnets),
             cast(PairUseCases, self.pairs),
+            cast(LeaseUseCases, self.leases),
             cast(AdoptionUseCases, self.adoptions),
             cast(AccountUseCases, self.accounts),
             cast(AuditUseCases, self.audit),

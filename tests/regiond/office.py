@@ -53,6 +53,7 @@ class Office:
     socket: Path
     hearing: Hearing
     recoveries: RecoveryStore
+    connections: Connections
 
     async def settled(self, outcome: Outcome) -> tuple[MapState, str | None]:
         (view,) = await self.progress.settled(outcome, 10.0)
@@ -107,7 +108,7 @@ async def office(dsn: str, directory: Path) -> AsyncIterator[Office]:
         )
         port = await UNIXServerEndpoint(reactor, str(socket)).listen(factory)
         try:
-            yield Office(region, dispatch, progress, socket, hearing, recoveries)
+            yield Office(region, dispatch, progress, socket, hearing, recoveries, connections)
         finally:
             await port.stopListening()
             for cluster in connections.clusters():

@@ -21,6 +21,7 @@ from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.nodes import NodeStore
 from regiond.storage.reads import Reads
 from regiond.storage.reservation_filter import ReservationFilter
+from tests.fakes.leases import FakeLeases
 from tests.regiond.storage.region import Region, new_id, region_on
 
 reactor: Any = global_reactor
@@ -74,12 +75,14 @@ class Requests:
     def __init__(self, region: Region) -> None:
         self.reads = Interrupted(region)
         self.region = region
+        self.leases = FakeLeases()
         self.claims = Claims(
             region.writer,
             self.reads,
             NodeStore(region.pool, new_id),
             Catalogue(reactor, self.reads),
             Progress(reactor, self.reads),
+            self.leases,
             new_id,
         )
 

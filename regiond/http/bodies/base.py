@@ -86,6 +86,10 @@ class Forcing(Query):
     force: Flag = False
 
 
+class Claiming(Waiting, Forcing):
+    """How long the answer may wait; `force`: take an address that is leased to another client (admin)."""
+
+
 class Page(Query):
     """A part of a list: `limit` entries after the one with the id `after`."""
 

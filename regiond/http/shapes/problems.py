@@ -2,6 +2,7 @@
 
 from typing import Literal, NotRequired
 
+from regiond.http.shapes.leases import ForeignLease, LeaseOfAnother
 from regiond.http.shapes.reservations import HeldByAnother, Record
 from regiond.http.shapes.subnets import Range
 from regiond.http.shapes.values import Cidr, Count, Etag, Shape
@@ -35,6 +36,7 @@ class Trouble(Shape):
     candidates: NotRequired[list[Candidate]]
     subnets: NotRequired[list[str]]
     holder: NotRequired[Record | HeldByAnother | None]
+    leases: NotRequired[list[ForeignLease | LeaseOfAnother]]
     location: NotRequired[str]
     etag: NotRequired[Etag]
     range: NotRequired[Range]

@@ -58,6 +58,7 @@ TABLE: dict[tuple[str, str], tuple[object, tuple[int, int, int, int, int, int]]]
     ("PATCH", "/api/v1/subnets/{subnet}"): ({"release_hold_seconds": 60}, (401, 401, 403, 200, 403, 403)),
     ("GET", "/api/v1/subnets/{subnet}/utilisation"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/subnets/{subnet}/available"): (None, (401, 401, 200, 200, 200, 200)),
+    ("GET", "/api/v1/subnets/{subnet}/leases"): (None, (401, 401, 403, 200, 403, 200)),
     ("GET", "/api/v1/subnets/{subnet}/clusters"): (None, (401, 401, 200, 200, 200, 200)),
     ("POST", "/api/v1/subnets/{subnet}/clusters/{cluster}/confirm-pair"): (None, (401, 401, 403, 200, 403, 403)),
     ("POST", "/api/v1/subnets/{subnet}/clusters/{cluster}/unpair"): (None, (401, 401, 403, 200, 403, 403)),
@@ -111,7 +112,7 @@ async def test_who_gets_in(method: str, path: str) -> None:
         assert tuple(statuses) == expected
         region = server.region
         scripted = [region.claims, region.batches, region.edits, region.inventory, region.enrolment, region.subnets]
-        scripted += [region.pairs, region.adoptions, region.accounts, region.audit, region.recovery]
+        scripted += [region.pairs, region.leases, region.adoptions, region.accounts, region.audit, region.recovery]
         acted = [call for part in scripted for call in part.calls]
         allowed = [status for status in statuses if status < 300]
         assert len(acted) == (len(allowed) if 401 in statuses else 0)

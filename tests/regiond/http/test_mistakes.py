@@ -10,9 +10,10 @@ from psycopg2 import OperationalError
 
 from regiond.domain import errors
 from regiond.domain.errors import Candidate, DomainError
+from regiond.domain.leases import leased_to_another
 from regiond.http.problems import PROBLEMS
 from regiond.storage.errors import DatabaseUnavailable
-from tests.fakes.use_cases import ALICE, RANGE, RESERVATION
+from tests.fakes.use_cases import ALICE, FOUND_LEASE, RANGE, RESERVATION
 from tests.regiond.http.serving import Reply, serving
 
 DEVICES = "/api/v1/devices"
@@ -238,6 +239,7 @@ REFUSALS: list[tuple[DomainError, int]] = [
     (errors.RangeOverlap("overlaps", range=RANGE), 409),
     (errors.RangeReported("of a server"), 409),
     (errors.AddressOfStaticEntry("of a server"), 409),
+    (leased_to_another([FOUND_LEASE]), 409),
     (errors.SubnetNotReady("not yet"), 503),
     (errors.RangeOverReservations("reserved", count=1, reservations=[RESERVATION]), 409),
     (errors.NoClusterListener("nowhere"), 409),
