@@ -33,6 +33,8 @@ from regiond.host_map_dispatch.record import Record
 from regiond.http.application import Application
 from regiond.http.rate import RateLimit
 from regiond.http.use_cases import UseCases
+from regiond.imports.requests import Imports
+from regiond.imports.worker import ImportWorker
 from regiond.inventory import Inventory
 from regiond.leases import Leases
 from regiond.pairs import Pairs
@@ -48,6 +50,7 @@ from regiond.storage.doorbell import Doorbell, Rung
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.exports import ExportReads
 from regiond.storage.first_contact import FirstContactStore
+from regiond.storage.imports import ImportStore
 from regiond.storage.nodes import NodeStore
 from regiond.storage.pairs import PairStore
 from regiond.storage.pool import Pool
@@ -141,10 +144,13 @@ class Region:
         )
         edits = Edits(self.writer, self.reads, self.claims, self.progress)
         contacts = FirstContactStore(pool, random_id)
+        imports = ImportStore(pool, random_id)
+        self.import_worker = ImportWorker(reactor, imports, self.reads, self.catalogue, random_id, self._committed)
         use_cases = UseCases(
             self.claims,
             Exports(ExportReads(pool), ReservationFilters(self.catalogue, self.reads)),
             Batches(self.writer, self.reads, self.claims, self.progress),
+            Imports(reactor, imports, self.import_worker.wake),
             edits,
             self.inventory,
             self.enrolment,
@@ -222,8 +228,10 @@ class Region:
     def start(self) -> None:
         self.doorbell.start()
         self.sweeps.start()
+        self.import_worker.start()
 
     async def stop(self) -> None:
+        await self.import_worker.stop()
         await self.sweeps.stop()
         if self.door is not None:
             await self.door.close()

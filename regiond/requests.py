@@ -1,6 +1,6 @@
 """Who asks, and what every request carries besides its own words."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from regiond.domain.mutations import Actor, Idempotency
 from regiond.storage.changes import Change
@@ -45,3 +45,9 @@ class RequestContext:
     def change(self) -> Change:
         """For what does not go through the writer."""
         return Change(self.caller.actor, self.request_id, self.idempotency, self.if_match)
+
+    def change_as(self, what: str) -> Change:
+        """As `change`, for a request that means `what` by more than its method, path and body."""
+        key = self.idempotency
+        told = None if key is None else replace(key, fingerprint=f"{key.fingerprint} {what}")
+        return replace(self.change, idempotency=told)

@@ -256,5 +256,10 @@ def _node_identifier(node: NodeView, subnet: SubnetView, asked: NodeAddressClaim
         raise errors.InvalidRequest("/mac", "say for whom: a mac, an alias, a client_id or a duid")
     if network(subnet.cidr).family == 6:
         raise errors.InvalidRequest("/duid", "an alias on an IPv6 network needs the DUID that its client sends")
-    text = f"{format_id(Prefix.NODE, node.id)}:{asked.alias}"
+    return alias_identifier(node.id, asked.alias)
+
+
+def alias_identifier(node: int, alias: str) -> Identifier:
+    """The client-id of an alias of one of a node's NICs."""
+    text = f"{format_id(Prefix.NODE, node)}:{alias}"
     return Identifier(IdentifierKind.CLIENT_ID, ALIAS_PREFIX + text.encode())

@@ -276,6 +276,12 @@ class SubnetOverlap(DomainError):
     slug = "subnet-overlap"
 
 
+class TooManyImports(DomainError):
+    """The account has as many unfinished imports as it may."""
+
+    slug = "too-many-imports"
+
+
 class LinkRefused(Exception):
     """What is refused on the link and never over HTTP. `detail` is told to the other side."""
 

@@ -29,6 +29,7 @@ class Prefix(StrEnum):
     ENROLMENT = "en"
     FOREIGN_ENTRY = "fe"
     GROUP = "gr"
+    IMPORT = "im"
     NODE = "nd"
     RESERVATION = "rs"
     SUBNET = "sn"

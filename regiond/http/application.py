@@ -22,6 +22,7 @@ from regiond.http.reading import (
     read_idempotency_key,
     read_if_match,
     read_query,
+    read_upload,
     split_query,
 )
 from regiond.http.routes import ROUTES
@@ -47,7 +48,7 @@ class Incoming:
     """A request as it came. Header names are lower case; `target` is path and query, percent-encoded.
 
     `local`: it came over the region's own UNIX socket, which only its owner can open. `too_large`: the body had more
-    than MAX_BODY_BYTES and is not here.
+    than the limit and is not here; `no_room`: it is not here since too many large ones are.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Incoming:
     body: bytes
     local: bool
     too_large: bool = False
+    no_room: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,16 @@ class Application:
     ) -> None:
         self._clock = clock
         self._use_cases = use_cases
-        self._router = Router(routes)
+        known = list(routes)
+        self._router = Router(known)
+        self._uploads = {(each.method, each.path): each.upload.max_bytes for each in known if each.upload is not None}
         self._rate = rate
         self._now = now
         self._new_request_id = new_request_id
+
+    def body_limit(self, method: str, target: str) -> int:
+        """How many bytes the body of this request may have."""
+        return self._uploads.get((method, target.partition("?")[0]), MAX_BODY_BYTES)
 
     async def answer(self, incoming: Incoming) -> Outgoing:
         """Never raises: what is unexpected becomes a 500 with a reference that is also in the log."""
@@ -235,12 +243,17 @@ def _check_after(route: Route, query: Query) -> None:
 
 def _body(route: Route, incoming: Incoming) -> Any:
     if incoming.too_large:
-        raise Problem("body-too-large", f"a body has at most {MAX_BODY_BYTES} bytes", max_bytes=MAX_BODY_BYTES)
+        most = MAX_BODY_BYTES if route.upload is None else route.upload.max_bytes
+        raise Problem("body-too-large", f"a body has at most {most} bytes here", max_bytes=most)
+    if incoming.no_room:
+        raise Problem("too-many-imports", "other large files are being sent: try again", [("Retry-After", "5")])
     if "if-match" in incoming.headers and not route.conditional and incoming.method not in _SAFE_METHODS:
         # ignoring it would do what the caller explicitly does not want
         raise invalid("If-Match", "conditional requests are not supported here")
     if route.body is not None:
         return read_body(route.body, incoming.headers.get("content-type"), incoming.body)
+    if route.upload is not None:
+        return read_upload(route.upload, incoming.headers.get("content-type"), incoming.body)
     if incoming.body:
         raise invalid("", f"{route.method} takes no body here")
     return None

@@ -23,12 +23,30 @@ from regiond.storage.errors import DatabaseUnavailable
 DRAIN_BYTES: Final = 16 * MAX_BODY_BYTES
 MAX_HEAD_BYTES: Final = 16_384
 MAX_PIPELINED: Final = 16
+MAX_LARGE_BODIES: Final = 8
 PROGRESS_BYTES: Final = 16_384  # a body that comes slower than this in a timeout is not waited for
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _NO_BODY: Final = frozenset({204, 304})
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class LargeBodies:
+    """How many bodies of more than MAX_BODY_BYTES may be in memory at a time, of all connections of a site."""
+
+    def __init__(self, most: int = MAX_LARGE_BODIES) -> None:
+        self._left = most
+
+    def take(self) -> bool:
+        """Whether there is room for one more; then `give_back` has to follow."""
+        if not self._left:
+            return False
+        self._left -= 1
+        return True
+
+    def give_back(self) -> None:
+        self._left += 1
 
 
 class HttpConnection(Protocol):
@@ -52,6 +70,7 @@ class HttpConnection(Protocol):
         closed: Callable[["HttpConnection"], None],
         arrived: Callable[[], None],
         answered: Callable[[], None],
+        large: LargeBodies,
     ) -> None:
         self._application = application
         self._local = local
@@ -61,6 +80,7 @@ class HttpConnection(Protocol):
         self._closed = closed
         self._arrived = arrived
         self._answered = answered
+        self._large = large
         self._parser = httptools.HttpRequestParser(self)
         # a request, whether another may follow it, and whether the client knows chunks
         self._waiting: deque[tuple[Incoming, bool, bool]] = deque()
@@ -71,6 +91,8 @@ class HttpConnection(Protocol):
         self._streaming: Deferred[None] | None = None  # a body that is sent piece by piece
         self._unclogged: Deferred[None] | None = None  # for the next piece
         self._finishing = False
+        self._is_large = False  # the body that is arriving counts among the large ones
+        self._no_room = False
         self._refusal: int | None = None  # the status of the last answer, when what came is no HTTP
         self._begin()
         self._wait_for_client()
@@ -101,6 +123,10 @@ class HttpConnection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._gone = True
+        for incoming, _, _ in self._waiting:
+            self._give_room_back(incoming)
+        if self._is_large:
+            self._large.give_back()
         self._waiting.clear()
         if self._streaming is not None:
             self._streaming.cancel()
@@ -181,6 +207,9 @@ class HttpConnection(Protocol):
         self._in_head = False
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(431)
+        self._limit = self._application.body_limit(
+            self._parser.get_method().decode("latin-1"), self._target.decode("latin-1")
+        )
         self._wait_for_client()
         if self._headers.get("expect", "").lower() == "100-continue" and not self._answering and not self._waiting:
             self._write(_CONTINUE)
@@ -189,7 +218,10 @@ class HttpConnection(Protocol):
         if self._size // PROGRESS_BYTES < (self._size + len(data)) // PROGRESS_BYTES:
             self._wait_for_client()
         self._size += len(data)
-        if self._size <= MAX_BODY_BYTES:
+        if MAX_BODY_BYTES < self._size <= self._limit and not (self._is_large or self._no_room):
+            self._is_large = self._large.take()
+            self._no_room = not self._is_large
+        if self._size <= self._limit and not self._no_room:
             self._body.append(data)
             return
         self._body.clear()
@@ -205,8 +237,11 @@ class HttpConnection(Protocol):
             headers=self._headers,
             body=b"".join(self._body),
             local=self._local,
-            too_large=self._size > MAX_BODY_BYTES,
+            too_large=self._size > self._limit,
+            no_room=self._no_room,
         )
+        if self._is_large and incoming.too_large:
+            self._large.give_back()  # it became too large
         knows_chunks = self._parser.get_http_version() != "1.0"
         self._waiting.append((incoming, self._parser.should_keep_alive(), knows_chunks))
         self._begin()
@@ -216,7 +251,10 @@ class HttpConnection(Protocol):
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
         self._size = 0
-        self._head_bytes = self._unfinished = 0
+        self._limit = MAX_BODY_BYTES
+        self._is_large = self._no_room = False
+        self._head_bytes: int = 0
+        self._unfinished: int = 0
         self._in_head = True
 
     def _wait_for_client(self) -> None:
@@ -266,6 +304,7 @@ class HttpConnection(Protocol):
                 whole = await self._stream(outgoing, outgoing.body, has_body, another, knows_chunks)
                 another = another and whole and not (self._finishing and not self._waiting)
         finally:
+            self._give_room_back(incoming)
             self._answering = False
             self._answered()
         if self._gone:
@@ -307,6 +346,10 @@ class HttpConnection(Protocol):
             while self._clogged:
                 self._unclogged = Deferred()
                 await self._unclogged
+
+    def _give_room_back(self, incoming: Incoming) -> None:
+        if len(incoming.body) > MAX_BODY_BYTES:
+            self._large.give_back()
 
     def _hang_up(self) -> None:
         """When all is sent."""

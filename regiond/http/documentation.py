@@ -115,10 +115,12 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> Iterator
             yield f"<td>{_type(schema)}<td>{escape(about)}</tr>"
         yield "</table>"
     if "requestBody" in operation:
-        content = operation["requestBody"]["content"]["application/json"]
-        yield f"<p>Body: {_type(content['schema'])}</p>"
-        for name, example in content.get("examples", {}).items():
-            yield f"<p>{escape(name)}:</p><pre>{_json(example['value'])}</pre>"
+        for media_type, content in operation["requestBody"]["content"].items():
+            yield f"<p>Body, as {escape(media_type)}: {_type(content['schema'])}</p>"
+            for name, example in content.get("examples", {}).items():
+                yield f"<p>{escape(name)}:</p><pre>{_json(example['value'])}</pre>"
+            if "example" in content:
+                yield f"<pre>{escape(content['example'])}</pre>"
     yield "<table><tr><th>status<th>body<th></tr>"
     for status, answer in operation["responses"].items():
         shown = [_type(content["schema"]) for content in answer.get("content", {}).values()]

@@ -91,6 +91,8 @@ def refusals(route: Route) -> list[str]:
         found.add("not-found")
     if route.body is not None:
         found |= {"malformed-json", "unsupported-media-type"}
+    if route.upload is not None:
+        found.add("unsupported-media-type")
     if route.conditional:
         found.add("stale-version")
     return [slug for slug in PROBLEMS if slug in found]
@@ -114,6 +116,16 @@ def _operation(route: Route) -> dict[str, Any]:
         if route.body.examples:
             named = {name: {"value": value} for name, value in route.body.examples.items()}
             operation["requestBody"]["content"]["application/json"]["examples"] = named
+    if route.upload is not None:
+        examples = route.upload.examples
+        operation["requestBody"] = {
+            "required": True,
+            "content": {
+                media_type: {"schema": {"type": "string", "format": "hostmap-lines"}}
+                | ({"example": examples[media_type]} if media_type in examples else {})
+                for media_type in route.upload.media_types
+            },
+        }
     return operation
 
 

@@ -63,6 +63,7 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "unsupported-media-type": (415, "The body has to be JSON"),
     "idempotency-key-reused": (422, "The Idempotency-Key was used for another request"),
     "too-many-requests": (429, "The token asks too fast"),
+    "too-many-imports": (429, "Too many imports are not finished"),
     "internal-error": (500, "A bug in the region"),
     "database-unavailable": (503, "The database does not answer"),
     "subnet-not-ready": (503, "It is not known yet what the subnet's DHCP server has of its own"),
@@ -105,7 +106,7 @@ def of_domain_error(error: DomainError, caller: Caller) -> Problem:
         refused = [{"member": position, **of_domain_error(one, caller).about} for position, one in error.refused]
         return Problem(error.slug, error.detail, refused=refused)
     # What is a matter of time can be tried again.
-    headers = [("Retry-After", "2")] if PROBLEMS[error.slug][0] == 503 else []
+    headers = [("Retry-After", "2")] if PROBLEMS[error.slug][0] in (429, 503) else []
     members = {name: _plain(value, caller) for name, value in error.members.items()}
     return Problem(error.slug, error.detail, headers, **members)
 

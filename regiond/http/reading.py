@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from regiond.http.bodies.base import Query
 from regiond.http.problems import Problem, invalid
+from regiond.http.routing import Upload, Uploaded
 
 MAX_ERRORS: Final = 50
 MAX_QUERY_PARAMETERS: Final = 200
@@ -41,6 +42,17 @@ def read_body(model: type[M], content_type: str | None, body: bytes) -> M:
         return model.model_validate(value)
     except ValidationError as error:
         raise _mistakes(model, error, lambda entry: _place_in(value, entry)) from error
+
+
+def read_upload(upload: Upload, content_type: str | None, body: bytes) -> Uploaded:
+    """Raises a Problem: unsupported-media-type, invalid-request."""
+    kind, charset = _media_type(content_type)
+    if kind not in upload.media_types or charset not in _UTF_8:
+        known = ", ".join(upload.media_types)
+        raise Problem("unsupported-media-type", f"send the file, in UTF-8, as Content-Type: one of {known}")
+    if not body:
+        raise invalid("", "a file is expected as the body")
+    return Uploaded(kind, body)
 
 
 def read_query(model: type[Q], pairs: Sequence[tuple[str, str]]) -> Q:
@@ -113,10 +125,19 @@ def _is_visible_ascii(text: str) -> bool:
     return all("!" <= character <= "~" for character in text)
 
 
+_UTF_8: Final = ("", "charset=utf-8")
+
+
 def _is_json(content_type: str | None) -> bool:
+    kind, charset = _media_type(content_type)
+    return kind == "application/json" and charset in _UTF_8
+
+
+def _media_type(content_type: str | None) -> tuple[str, str]:
+    """The type and its one parameter that matters, in lower case. `header` of text/csv is of no matter (RFC 7111)."""
     kind, _, parameters = (content_type or "").partition(";")
-    charset = parameters.strip().lower().replace('"', "")
-    return kind.strip().lower() == "application/json" and charset in ("", "charset=utf-8")
+    told = [part.strip().lower().replace('"', "") for part in parameters.split(";")]
+    return kind.strip().lower(), "; ".join(part for part in told if part and not part.startswith("header="))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -28,6 +28,23 @@ class Access(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Upload:
+    """A body that is a file: one of these media types, at most `max_bytes`. `examples` are by media type."""
+
+    media_types: tuple[str, ...]
+    max_bytes: int
+    examples: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """The file, and which of the media types it is."""
+
+    media_type: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Raw:
     """A body that is no JSON. As what a route shows, `content` is empty."""
 
@@ -109,7 +126,7 @@ class Route:
     `list_of` says what a list's pages are cut by: the ids of its entries. `conditional`: it honours If-Match.
     `shows` is the type of what it answers (of a list: of an entry), `releasing` that of a 202; `streams` are the media
     types of other forms that can be asked for. `refusals` are the problem types that do not follow from the rest: see
-    regiond/http/openapi.py.
+    regiond/http/openapi.py. `upload` is what it takes instead of a `body`.
     """
 
     method: str
@@ -126,6 +143,7 @@ class Route:
     releasing: Any = None
     streams: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
+    upload: Upload | None = None
 
     def url(self, parameters: Mapping[str, str]) -> str:
         """The path with its parameters filled in."""

@@ -10,7 +10,7 @@ from twisted.internet.task import LoopingCall
 
 from regiond.config import MAX_CONNECTIONS
 from regiond.http.application import Application
-from regiond.http.connection import HttpConnection
+from regiond.http.connection import HttpConnection, LargeBodies
 
 TIMEOUT_SECONDS: Final = 60.0
 LOOKS_PER_TIMEOUT: Final = 10
@@ -42,6 +42,7 @@ class ApiSite(ServerFactory):
         self._timeout = timeout
         self._most = most
         self._closing = False
+        self._large = LargeBodies()
         self._connections: set[HttpConnection] = set()
         self._in_flight = 0
         self._all_answered = 0
@@ -59,6 +60,7 @@ class ApiSite(ServerFactory):
             closed=self._connections.discard,
             arrived=self._arrived,
             answered=self._answered,
+            large=self._large,
         )
 
     def stopFactory(self) -> None:

@@ -9,6 +9,7 @@ from regiond.batches import Member, MemberResult
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
 from regiond.domain.first_contact import AdoptionResult, ContactView, ForeignEntry
 from regiond.domain.identity import EnrolmentOffer
+from regiond.domain.importing import ImportView
 from regiond.domain.leases import LeaseListing
 from regiond.domain.lines import LineFormat
 from regiond.domain.mutations import ReservationEdit
@@ -130,6 +131,16 @@ class BatchUseCases(Protocol):
     """Many claims and releases at once."""
 
     async def run(self, context: RequestContext, *, members: Sequence[Member]) -> Sequence[MemberResult]: ...
+
+
+class ImportUseCases(Protocol):
+    """Reservations from a file."""
+
+    async def create(
+        self, context: RequestContext, form: LineFormat, content: bytes, *, dry_run: bool, ignored: Sequence[str]
+    ) -> ImportView: ...
+    async def read_list(self, context: RequestContext, *, limit: int, after: str | None) -> Sequence[ImportView]: ...
+    async def read(self, context: RequestContext, import_id: str) -> ImportView: ...
 
 
 class EditUseCases(Protocol):
@@ -298,6 +309,8 @@ class UseCases:
     claims: ClaimUseCases
     exports: ExportUseCases
     batches: BatchUseCases
+
+    imports: ImportUseCases
     edits: EditUseCases
     inventory: InventoryUseCases
     enrolment: EnrolmentUseCases

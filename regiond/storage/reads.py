@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from regiond.domain.facts import Answered
-from regiond.domain.ids import Prefix, format_id
+from regiond.domain.ids import Prefix, format_id, parse_id
 from regiond.domain.mutations import Idempotency, Outcome
 from regiond.domain.plan import replayed
 from regiond.domain.reservations import Delivery, Reservation, Status, progress_of
@@ -118,6 +118,15 @@ class Reads:
             NodeView(id_, hostname, owner_id, owner_name, tuple(macs), comment, created)
             for id_, hostname, owner_id, owner_name, comment, created, macs in rows
         ]
+
+    async def node_named(self, text: str) -> NodeView | None:
+        """The node with this id or host name."""
+        number = parse_id(Prefix.NODE, text)
+        if number is None:
+            rows = await self._pool.query("SELECT id FROM node WHERE hostname = lower(%s)", (text,), retry=True)
+            number = rows[0][0] if rows else None
+        found = [] if number is None else await self.nodes([number])
+        return found[0] if found else None
 
     async def account_id(self, name: str) -> int | None:
         rows = await self._pool.query("SELECT id FROM account WHERE name = %s", (name,), retry=True)

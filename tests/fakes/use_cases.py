@@ -26,7 +26,10 @@ from regiond.domain.first_contact import (
     ReportedPool,
 )
 from regiond.domain.identity import EnrolmentOffer, NewEnrolment
+from regiond.domain.importing import ImportState, ImportView
 from regiond.domain.leases import FoundLease, LeaseListing, LeaseSource, LeaseView
+from regiond.domain.line_files import Mistake
+from regiond.domain.lines import LineFormat
 from regiond.domain.pairs import ClusterOnSubnet
 from regiond.domain.ranges import AddressRange, RangeKind, RangeValues
 from regiond.domain.recovery import FindingView, RecoveringCluster, RecoveringSubnet, RecoveryView
@@ -55,6 +58,7 @@ from regiond.http.use_cases import (
     EditUseCases,
     EnrolmentUseCases,
     ExportUseCases,
+    ImportUseCases,
     InventoryUseCases,
     LeaseUseCases,
     PairUseCases,
@@ -62,6 +66,7 @@ from regiond.http.use_cases import (
     SubnetUseCases,
     UseCases,
 )
+from regiond.imports.requests import Imports
 from regiond.inventory import Inventory
 from regiond.leases import Leases
 from regiond.pairs import Pairs
@@ -204,6 +209,27 @@ ACCOUNT_VIEW = AccountView(ALICE.account, ALICE.name, Role.USER, False, NOW)
 TOKEN_VIEW = TokenView(12, ALICE.account, ALICE.name, "laptop", False, NOW, None)
 
 
+IMPORT_VIEW = ImportView(
+    id=17,
+    account=ALICE.account,
+    account_name=ALICE.name,
+    state=ImportState.REFUSED,
+    dry_run=True,
+    form=LineFormat.CSV,
+    checked=2,
+    applied=0,
+    created=1,
+    present=0,
+    skipped=0,
+    mistakes=(Mistake(3, "address", "address-taken", "192.0.2.7 is taken"),),
+    mistake_count=1,
+    reason=None,
+    began=NOW,
+    finished=NOW,
+    request_id="deploy-7",
+)
+
+
 class Scripted:
     """Answers each method with `answers[name]`: a value, an exception to raise, or a function of the arguments."""
 
@@ -275,6 +301,7 @@ class FakeRegion:
         )
         self.exports = Scripted(Exports, {"export": exported})
         self.batches = Scripted(Batches, {"run": _each_done})
+        self.imports = Scripted(Imports, {"create": IMPORT_VIEW, "read_list": [IMPORT_VIEW], "read": IMPORT_VIEW})
         self.edits = Scripted(
             Edits,
             {"change_reservation": RESERVATION_VIEW, "change_device": DEVICE_VIEW, "change_node": NODE_VIEW},
@@ -345,6 +372,7 @@ class FakeRegion:
             cast(ClaimUseCases, self.claims),
             cast(ExportUseCases, self.exports),
             cast(BatchUseCases, self.batches),
+            cast(ImportUseCases, self.imports),
             cast(EditUseCases, self.edits),
             cast(InventoryUseCases, self.inventory),
             cast(EnrolmentUseCases, self.enrolment),

@@ -42,6 +42,9 @@ ForeignEntryId = Annotated[str, _id(Prefix.FOREIGN_ENTRY)]
 GroupId = Annotated[str, _id(Prefix.GROUP)]
 
 
+ImportId = Annotated[str, _id(Prefix.IMPORT)]
+
+
 NodeId = Annotated[str, _id(Prefix.NODE)]
 
 

@@ -39,6 +39,9 @@ TABLE: dict[tuple[str, str], tuple[object, tuple[int, int, int, int, int, int]]]
         {"members": [{"operation": "reserve", "interface": "rack-a:eth1"}]},
         (401, 401, 200, 200, 403, 403),
     ),
+    ("POST", "/api/v1/imports"): (b"address\n192.0.2.7\n", (401, 401, 201, 201, 403, 403)),
+    ("GET", "/api/v1/imports"): (None, (401, 401, 200, 200, 200, 200)),
+    ("GET", "/api/v1/imports/{import}"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/clusters"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/clusters/{cluster}"): (None, (401, 401, 200, 200, 200, 200)),
     ("DELETE", "/api/v1/clusters/{cluster}"): (None, (401, 401, 403, 204, 403, 403)),
@@ -104,14 +107,19 @@ async def test_who_gets_in(method: str, path: str) -> None:
     async with serving() as server:
         statuses = []
         for token in TOKENS:
-            reply = await server.request(method, url(path), body, token=token)
+            if isinstance(body, bytes):
+                sent = {"Content-Type": "text/csv"}
+                reply = await server.request(method, url(path), raw=body, headers=sent, token=token)
+            else:
+                reply = await server.request(method, url(path), body, token=token)
             statuses.append(reply.status)
             if reply.status == 401:
                 assert reply.headers["www-authenticate"].startswith("Bearer")
                 assert reply.json["type"] == "unauthenticated"
         assert tuple(statuses) == expected
         region = server.region
-        scripted = [region.claims, region.batches, region.edits, region.inventory, region.enrolment, region.subnets]
+        scripted = [region.claims, region.imports, region.batches, region.edits, region.inventory]
+        scripted += [region.enrolment, region.subnets]
         scripted += [region.pairs, region.leases, region.adoptions, region.accounts, region.audit, region.recovery]
         acted = [call for part in scripted for call in part.calls]
         allowed = [status for status in statuses if status < 300]

@@ -252,6 +252,7 @@ REFUSALS: list[tuple[DomainError, int]] = [
     (errors.NotAllHeard("not heard", clusters=["rack-a"]), 409),
     (errors.QuotaExceeded("too many", scope="account", limit=3, used=3, wanted=1), 409),
     (errors.BatchRefused([(0, errors.SubnetExhausted("no"))]), 409),
+    (errors.TooManyImports("four are not finished"), 429),
 ]
 
 

@@ -15,14 +15,22 @@ from twisted.internet import reactor as global_reactor
 
 from regiond.accounts import Accounts
 from regiond.domain.accounts import Role
+from regiond.domain.ids import Prefix, format_id
+from regiond.domain.importing import ImportState
+from regiond.domain.lines import LineFormat
+from regiond.domain.mutations import Actor
 from regiond.edits import Edits
 from regiond.http.application import Application, Incoming
 from regiond.http.routes import ROUTES
 from regiond.http.use_cases import UseCases
+from regiond.imports.requests import Imports
 from regiond.progress import Progress
 from regiond.storage.accounts import AccountStore
+from regiond.storage.changes import Change
+from regiond.storage.imports import Counts, ImportStore
 from tests.fakes.use_cases import FakeRegion
 from tests.regiond.http import promises
+from tests.regiond.storage.region import new_id
 from tests.regiond.test_repeated_requests import Requests, requests_on
 
 reactor: Any = global_reactor
@@ -48,13 +56,15 @@ TABLE: dict[tuple[str, str], tuple[Any, Expected, Expected]] = {
     ("GET", "/api/v1/reservations/{reservation}"): (None, (200, 200, 404), (200, 404, 404)),
     ("PATCH", "/api/v1/reservations/{reservation}"): ({"comment": "x"}, (200, 200, 404), (200, 404, 404)),
     ("DELETE", "/api/v1/reservations/{reservation}"): (None, (204, 204, 404), (204, 404, 404)),
+    ("GET", "/api/v1/imports/{import}"): (None, (200, 200, 404), (200, 404, 404)),
     ("GET", "/api/v1/users/{user}"): (None, (200, 200, 404), (200, 404, 404)),
     ("PATCH", "/api/v1/users/{user}"): ({"max_reservations": 9000}, (200, 200, 404), (403, 403, 403)),
     ("GET", "/api/v1/tokens/{token}"): (None, (200, 200, 404), (200, 404, 404)),
     ("DELETE", "/api/v1/tokens/{token}"): (None, (204, 204, 404), (204, 404, 404)),
 }
+EVERYBODY: dict[str, Any] = {"limit": 1000, "after": None}
 NOBODYS = ("/api/v1/subnets/", "/api/v1/clusters/", "/api/v1/cluster-interfaces/")
-MISSING = {"device": "dv", "node": "nd", "reservation": "rs", "user": "ac", "token": "tk"}
+MISSING = {"device": "dv", "node": "nd", "reservation": "rs", "user": "ac", "token": "tk", "import": "im"}
 
 
 def test_every_route_to_a_thing_has_a_row() -> None:
@@ -75,10 +85,12 @@ class World:
                 "edits": Edits(
                     requests.region.writer, requests.reads, requests.claims, Progress(reactor, requests.reads)
                 ),
+                "imports": Imports(reactor, ImportStore(requests.region.pool, new_id), lambda: None),
                 "accounts": accounts,
             }
         )
         self.accounts = accounts
+        self._imports = ImportStore(requests.region.pool, new_id)
         self.application = Application(reactor, use)
         self._context = requests.context()
         self._number = 0
@@ -99,6 +111,17 @@ class World:
         promises.check(method, path, answer.status, got, answer.body)
         return answer.status, json.loads(answer.body) if answer.body else None
 
+    async def _import_of(self, name: str) -> str:
+        (account,) = [
+            each for each in await self.accounts.list_accounts(self._context, **EVERYBODY) if each.name == name
+        ]
+        change = Change(Actor(account.id, name, is_admin=False), "test")
+        made = await self._imports.create(change, LineFormat.CSV, "address", dry_run=True, ignored=[])
+        (job,) = [await self._imports.take()]
+        assert job is not None and job.id == made
+        await self._imports.finish(job, ImportState.REFUSED, Counts(), [], 0, None)
+        return format_id(Prefix.IMPORT, made)
+
     async def things_of(self, name: str, admin: str) -> dict[str, str]:
         """A thing of each sort that belongs to this account, by the name of its parameter."""
         self._number += 1
@@ -116,6 +139,7 @@ class World:
         user = await make("reservations", {**where, "user": name})
         token = await make("tokens", {"name": f"t{number}", "account": name})
         return {
+            "import": await self._import_of(name),
             "device": device["id"],
             "node": node["id"],
             "address": address["id"],
@@ -169,7 +193,7 @@ async def test_a_list_has_what_the_asker_may_see(database: str) -> None:
         token = await here.token("asker", Role.USER)
         await here.token("other", Role.USER)
         own, foreign = await here.things_of("asker", admin), await here.things_of("other", admin)
-        for noun in ("device", "node", "reservation", "token"):
+        for noun in ("device", "node", "reservation", "token", "import"):
             seen = {
                 who: {one["id"] for one in (await here.ask(who, "GET", f"/api/v1/{noun}s"))[1]}
                 for who in (admin, token)
