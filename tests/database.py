@@ -4,9 +4,14 @@ One embedded server serves the whole session. A database is a copy of a template
 after its test.
 """
 
+import json
+import select
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +27,11 @@ from regiond.postgres.embedded import EmbeddedPostgres
 from regiond.storage.connection import Connector
 from regiond.storage.pool import Pool
 from regiond.storage.schema import migrate
+from tests.lab.unprivileged import as_nobody_special
+
+UNDURABLE = {"fsync": "off"}
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0
 
 T = TypeVar("T")
 
@@ -41,9 +51,8 @@ class TestServer:
 
     __test__ = False
 
-    def __init__(self, reactor: Any, server: EmbeddedPostgres, dsn: str) -> None:
+    def __init__(self, reactor: Any, dsn: str) -> None:
         self._reactor = reactor
-        self.server = server
         self.dsn = dsn
         self._numbers = count(1)
         self._template: str | None = None
@@ -128,10 +137,32 @@ def postgres(session_state_directory: Path) -> Iterator[TestServer]:
     """The server. Durability is off: no test of a crash uses this one."""
     from twisted.internet import reactor
 
-    server = EmbeddedPostgres(reactor, session_state_directory / "state", settings={"fsync": "off"})
+    state = session_state_directory / "state"
+    enter = as_nobody_special()
+    if enter:
+        with _held(enter, state) as dsn:
+            yield TestServer(reactor, dsn)
+        return
+    server = EmbeddedPostgres(reactor, state, settings=UNDURABLE)
     dsn = run_in_reactor(server.start)
-    yield TestServer(reactor, server, dsn)
+    yield TestServer(reactor, dsn)
     run_in_reactor(server.stop)
+
+
+@contextmanager
+def _held(enter: list[str], state: Path) -> Iterator[str]:
+    """The DSN of a server that a process of another user runs."""
+    command = [*enter, sys.executable, "-m", "tests.regiond.postgres.holder", str(state), "", json.dumps(UNDURABLE)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        ready, _, _ = select.select([holder.stdout], [], [], START_SECONDS)
+        line = holder.stdout.readline() if ready else ""
+        answer = json.loads(line) if line else {"error": "the process that starts PostgreSQL does not say anything"}
+        assert "dsn" in answer, answer
+        named = extensions.parse_dsn(answer["dsn"])
+        del named["requirepeer"]  # that user has another name here
+        yield str(extensions.make_dsn(**named))
+        holder.communicate(timeout=STOP_SECONDS)  # the end of its input tells it to stop
 
 
 @pytest.fixture

@@ -55,9 +55,10 @@ def configuration(
 
 
 def configuration6(networks: list[str], include_file: Path) -> str:
-    """Serves the included host maps on the IPv6 networks (CIDR)."""
+    """Serves the included host maps on the IPv6 networks (CIDR). Clients need not wait for a better offer."""
     subnets = [f"subnet6 {net} {{ }}" for net in map(ip_network, networks) if net.version == 6]
-    return "\n".join(["default-lease-time 600;", *subnets, f'include "{include_file}";']) + "\n"
+    general = ["default-lease-time 600;", "option dhcp6.preference 255;"]
+    return "\n".join([*general, *subnets, f'include "{include_file}";']) + "\n"
 
 
 class DhcpdServer:
@@ -124,9 +125,9 @@ class DhcpdServer:
         )
 
     def backend(self, reactor: Any) -> IscBackend:
-        """A backend that reaches into the network."""
+        """A backend that reaches into the network; nobody minds how often it restarts the IPv6 server."""
         endpoint = EndpointInNamespace(reactor, self._network.server, OMAPI_PORT)
-        return isc_backend(self.settings, reactor, endpoint)
+        return isc_backend(self.settings, reactor, endpoint, pause_between_restarts=0.0)
 
     @property
     def identity(self) -> ProcessIdentity:

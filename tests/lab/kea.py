@@ -187,6 +187,8 @@ class KeaServers:
             configuration |= {"authoritative": True, "match-client-id": False}
         else:
             configuration["preferred-lifetime"] = 400
+            # Clients need not wait for a better offer.
+            configuration["option-data"] = [{"name": "preference", "data": "255"}]
             configuration["server-id"] = {"type": "EN", "enterprise-id": 32473, "identifier": "01", "persist": False}
         if self._lease_commands and hooks is not None:
             configuration["hooks-libraries"] = [{"library": str(hooks / "libdhcp_lease_cmds.so")}]

@@ -21,7 +21,7 @@ from clusterd.dhcp.isc.omapi_client import CONNECT_SECONDS, OmapiClient
 from clusterd.dhcp.isc.server_leases import IscLeases
 from clusterd.dhcp.isc.settings import IscSettings
 from clusterd.dhcp.isc.v4 import MAX_HOST_MAPS, OmapiHosts
-from clusterd.dhcp.isc.v6 import IncludedHosts, sentence
+from clusterd.dhcp.isc.v6 import PAUSE_BETWEEN_RESTARTS_SECONDS, IncludedHosts, sentence
 from clusterd.dhcp.leases import LeasePage, LeaseQuestion
 from clusterd.dhcp.signalled_server import ServerWithPidFile
 from clusterd.protocol.addresses import Family
@@ -126,7 +126,13 @@ def _by_family(host_maps: Collection[HostMap]) -> tuple[list[HostMap], list[Host
     return v4, v6
 
 
-def isc_backend(settings: IscSettings, reactor: Any, endpoint: Any = None) -> IscBackend:
+def isc_backend(
+    settings: IscSettings,
+    reactor: Any,
+    endpoint: Any = None,
+    *,
+    pause_between_restarts: float = PAUSE_BETWEEN_RESTARTS_SECONDS,
+) -> IscBackend:
     """The backend for the dhcpd of this host. `endpoint` is how to reach its OMAPI port, where not simply by TCP."""
     in_thread = run_in_threads_of(reactor)
     where = f"{_HOST}:{settings.omapi_port}"
@@ -139,7 +145,7 @@ def isc_backend(settings: IscSettings, reactor: Any, endpoint: Any = None) -> Is
     v6 = None
     if settings.ipv6 is not None:
         server = ServerWithPidFile(settings.ipv6.pid_file, settings.ipv6.program.name, reactor)
-        v6 = IncludedHosts(settings.ipv6, server, commands_of(reactor), reactor, in_thread)
+        v6 = IncludedHosts(settings.ipv6, server, commands_of(reactor), reactor, in_thread, pause_between_restarts)
     v4 = OmapiHosts(client, settings.leases_file, in_thread)
     leases_file6 = None if settings.ipv6 is None else settings.ipv6.leases_file
     leases = IscLeases(client, settings.leases_file, leases_file6, in_thread)

@@ -50,6 +50,7 @@ class IncludedHosts:
         run: Command,
         clock: IReactorTime,
         run_in_thread: RunInThread,
+        pause_between_restarts: float = PAUSE_BETWEEN_RESTARTS_SECONDS,
     ) -> None:
         self._settings = settings
         self._path = settings.include_file
@@ -58,6 +59,7 @@ class IncludedHosts:
         self._run = run
         self._clock = clock
         self._run_in_thread = run_in_thread
+        self._pause_between_restarts = pause_between_restarts
         self._next_restart = 0.0
 
     async def obstacles(self) -> list[str]:
@@ -142,7 +144,7 @@ class IncludedHosts:
             raise BackendError(f"dhcpd's own check refuses {configuration}: {words_of_dhcpd(done.output)}")
 
     async def _restart(self) -> None:
-        self._next_restart = self._clock.seconds() + PAUSE_BETWEEN_RESTARTS_SECONDS
+        self._next_restart = self._clock.seconds() + self._pause_between_restarts
         former: RunningServer | None = None
         with suppress(BackendError):
             former = self._server.find()

@@ -1,6 +1,7 @@
-"""A process that starts the embedded PostgreSQL, says so in one line of JSON, and waits: `holder.py STATE [USER]`.
+"""A process that starts the embedded PostgreSQL, says so in one line of JSON, and waits.
 
-With USER it becomes that user first. When standard input ends it stops the server and itself.
+`holder.py STATE [USER [SETTINGS]]`: with USER that is not empty it becomes that user first; SETTINGS are a JSON object.
+When standard input ends it stops the server and itself.
 """
 
 import json
@@ -31,7 +32,8 @@ class Input(Protocol):
 
 
 async def hold(reactor: Any) -> None:
-    server = EmbeddedPostgres(reactor, Path(sys.argv[1]))
+    settings = json.loads(sys.argv[3]) if len(sys.argv) > 3 else None
+    server = EmbeddedPostgres(reactor, Path(sys.argv[1]), settings=settings)
     standard_input = Input()
     stdio.StandardIO(standard_input)
     try:
@@ -46,7 +48,7 @@ async def hold(reactor: Any) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
+    if len(sys.argv) > 2 and sys.argv[2]:
         user = pwd.getpwnam(sys.argv[2])
         os.initgroups(user.pw_name, user.pw_gid)
         os.setgid(user.pw_gid)
