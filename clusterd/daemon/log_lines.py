@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from twisted.logger import LogEvent, LogLevel, formatEvent
@@ -31,11 +32,6 @@ RESERVED = frozenset({"time", "level", "event", "message", "namespace", "error",
 # `isError` is there exactly when the others may be.
 _LEGACY_MARK = "isError"
 _LEGACY_KEYS = frozenset({"message", "time", "system", "isError", "format", "failure", "why", "logLevel"})
-
-# What `twisted.logger.Logger` adds to an event. Other names that begin with log_ are left out as well.
-_LOGGER_KEYS = frozenset(
-    {"log_format", "log_level", "log_logger", "log_namespace", "log_source", "log_time", "log_trace", "event"}
-)
 
 # Twisted tells of every factory that a connection attempt starts and stops, at level info.
 _NOISE = frozenset({"Starting factory {factory!r}", "Stopping factory {factory!r}"})
@@ -65,13 +61,9 @@ def read_event(event: LogEvent) -> LogLine:
         message = message.partition("\n")[0]
     fields: dict[str, Plain] = {}
     for key, value in event.items():
-        if key in _LOGGER_KEYS:
+        name = _name(key if type(key) is str else _text(key), legacy, failure is not None)
+        if name is None:
             continue
-        name = key if type(key) is str else _text(key)
-        if name.startswith("log_") or name == "event" or (legacy and name in _LEGACY_KEYS):
-            continue
-        if name in RESERVED and (name != "error" or failure is not None):
-            name += "_"
         # The exact built-in scalars need no care: nearly every field is one, and a busy region writes many.
         kind = type(value)
         small = kind is int and -MAX_PLAIN_INT < value < MAX_PLAIN_INT
@@ -87,6 +79,14 @@ def read_event(event: LogEvent) -> LogLine:
         error=None if failure is None else _error(failure),
         traceback=() if failure is None else _traceback(failure),
     )
+
+
+@lru_cache(1024)  # the names are those in the code
+def _name(key: str, legacy: bool, failed: bool) -> str | None:
+    """What a field is called in the line; None for what is no field."""
+    if key.startswith("log_") or key == "event" or (legacy and key in _LEGACY_KEYS):
+        return None
+    return f"{key}_" if key in RESERVED and (key != "error" or failed) else key
 
 
 def _message(event: LogEvent) -> str:

@@ -260,8 +260,7 @@ class _Planner(Editing, Acknowledging):
     def _reservation(
         self, subnet: SubnetFacts, claim: Claim, number: int, address: int, generation: int | None
     ) -> Reservation:
-        values = {kind: [i.text for i in claim.identifiers if i.kind is kind] for kind in IdentifierKind}
-        macs = tuple(values[IdentifierKind.MAC]) or ((claim.mac,) if claim.mac else ())
+        macs, client_id, duid = _texts(claim)
         return Reservation(
             id=number,
             kind=claim.kind,
@@ -273,8 +272,8 @@ class _Planner(Editing, Acknowledging):
             owner=claim.owner,
             owner_name=claim.owner_name,
             macs=macs,
-            client_id=next(iter(values[IdentifierKind.CLIENT_ID]), None),
-            duid=next(iter(values[IdentifierKind.DUID]), None),
+            client_id=client_id,
+            duid=duid,
             alias=claim.alias,
             hostname=claim.hostname,
             device=claim.device_id,
@@ -368,6 +367,20 @@ def replayed(key: Idempotency, known: Answered) -> Outcome:
     if known.fingerprint != key.fingerprint:
         raise errors.IdempotencyKeyReused("this Idempotency-Key was used for another request")
     return replace(_OUTCOME.validate_json(known.answer), replayed=True)
+
+
+def _texts(claim: Claim) -> tuple[tuple[str, ...], str | None, str | None]:
+    """The MAC addresses, client-id and DUID of a reservation."""
+    macs: list[str] = []
+    others: dict[IdentifierKind, str] = {}
+    for identifier in claim.identifiers:
+        if identifier.kind is IdentifierKind.MAC:
+            macs.append(identifier.text)
+        else:
+            others.setdefault(identifier.kind, identifier.text)
+    if not macs and claim.mac:
+        macs.append(claim.mac)
+    return tuple(macs), others.get(IdentifierKind.CLIENT_ID), others.get(IdentifierKind.DUID)
 
 
 def _check_families(subnet: SubnetFacts, identifiers: Sequence[Identifier]) -> None:

@@ -21,9 +21,8 @@ from regiond.http.reading import (
     read_body,
     read_idempotency_key,
     read_if_match,
-    read_query,
     read_upload,
-    split_query,
+    understand_query,
 )
 from regiond.http.routes import ROUTES
 from regiond.http.routing import Access, Answer, Call, Found, Raw, Route, Router, Streamed
@@ -148,8 +147,7 @@ class Application:
             if self._rate is not None:
                 self._check_rate(self._rate, incoming)
             _check_access(route, exchange.caller, incoming.method)
-        pairs = split_query(incoming.target.partition("?")[2])
-        query = read_query(route.query, pairs)
+        query, pairs = understand_query(route.query, incoming.target.partition("?")[2])
         if isinstance(query, Forcing) and query.force and not (exchange.caller and exchange.caller.is_admin):
             raise Problem("not-permitted", "force needs an account with the role admin")
         _check_after(route, query)

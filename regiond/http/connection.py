@@ -13,6 +13,7 @@ from typing import Any, Final
 import httptools
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
@@ -87,6 +88,7 @@ class HttpConnection(Protocol):
         self._answering = False
         self._gone = False
         self._paused = False
+        self._directly = False  # nothing waits in the transport, and nothing lies between it and the socket
         self._clogged = False  # the client does not read what it asked for
         self._streaming: Deferred[None] | None = None  # a body that is sent piece by piece
         self._unclogged: Deferred[None] | None = None  # for the next piece
@@ -118,6 +120,7 @@ class HttpConnection(Protocol):
         transport: Any = self.transport
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
+        self._directly = isinstance(transport, Connection) and not transport.TLS
         transport.registerProducer(self, True)
         self._opened(self)
 
@@ -366,8 +369,18 @@ class HttpConnection(Protocol):
         return self.transport
 
     def _write(self, data: bytes) -> None:
-        assert self.transport is not None
-        self.transport.write(data)
+        """At once where the kernel takes it: otherwise the reactor would watch the socket for each answer, and write in
+        its next turn. What it does not take the transport sends, and everything after it.
+        """
+        transport: Any = self.transport
+        if self._directly:
+            sent = transport.writeSomeData(data)
+            if sent == len(data):
+                return
+            self._directly = False
+            if isinstance(sent, int) and sent > 0:  # else an error, which the transport meets again and tells
+                data = data[sent:]
+        transport.write(data)
 
 
 def head(outgoing: Outgoing, *, close: bool, chunked: bool = False) -> bytes:

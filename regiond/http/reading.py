@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, TypeVar, get_origin
 from urllib.parse import parse_qsl
 
@@ -15,6 +16,7 @@ MAX_ERRORS: Final = 50
 MAX_QUERY_PARAMETERS: Final = 200
 MAX_IDEMPOTENCY_KEY_LENGTH: Final = 200
 MAX_REQUEST_ID_LENGTH: Final = 128
+MAX_REMEMBERED_QUERY: Final = 100
 
 M = TypeVar("M", bound=BaseModel)
 Q = TypeVar("Q", bound=Query)
@@ -53,6 +55,20 @@ def read_upload(upload: Upload, content_type: str | None, body: bytes) -> Upload
     if not body:
         raise invalid("", "a file is expected as the body")
     return Uploaded(kind, body)
+
+
+def understand_query(model: type[Q], text: str) -> tuple[Q, Sequence[tuple[str, str]]]:
+    """The values of a query as it came, and the names and values that it was written with. Raises a Problem."""
+    # Programs ask with the same few short queries again and again.
+    return _understand_short(model, text) if len(text) <= MAX_REMEMBERED_QUERY else _understand(model, text)
+
+
+def _understand(model: type[Q], text: str) -> tuple[Q, Sequence[tuple[str, str]]]:
+    pairs = split_query(text)
+    return read_query(model, pairs), pairs
+
+
+_understand_short = lru_cache(1024)(_understand)
 
 
 def read_query(model: type[Q], pairs: Sequence[tuple[str, str]]) -> Q:

@@ -181,8 +181,15 @@ class Router:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._root = _Place()
+        self._fixed: dict[str, Found] = {}
         for route in routes:
             self._add(route)
+            if "{" not in route.path:
+                self._fixed.setdefault(route.path, Found({}, {}))
+        for path in self._fixed:
+            found = self._walk(path)
+            assert found is not None
+            self._fixed[path] = found
 
     def _add(self, route: Route) -> None:
         place = self._root
@@ -202,6 +209,9 @@ class Router:
 
     def find(self, path: str) -> Found | None:
         """What stands at a path as it came, percent-encoded. None where nothing does."""
+        return self._fixed.get(path) or self._walk(path)
+
+    def _walk(self, path: str) -> Found | None:
         if not path.startswith("/"):
             return None
         place = self._root

@@ -4,8 +4,10 @@ Claims on one subnet serialise anyway, and a lock that is held across a commit i
 convoy into a group commit: all waiting mutations share one transaction and one fsync. See Note [Batch].
 
 A batch is two round trips: begin, lock, read the facts; then write and commit. Between them the pure planner
-decides every member. When a connection dies around the commit its outcome is unknown: the writer takes its own lock
-again, which waits for the lost transaction to end, and looks whether the batch's id was committed.
+decides every member. The next batch begins before the members of the last one are answered, so that PostgreSQL has
+work while answers are made and new requests are read. When a connection dies around the commit its outcome is
+unknown: the writer takes its own lock again, which waits for the lost transaction to end, and looks whether the
+batch's id was committed.
 
 Without its database nothing waits for ever: a mutation whose batch has not begun within WAIT_SECONDS is refused
 untouched, and a batch is given up after BATCH_SECONDS and the attempt that is under way then.
@@ -25,7 +27,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from regiond.domain import errors
-from regiond.domain.changes import Changes, Plan
+from regiond.domain.changes import Plan
 from regiond.domain.mutations import Mutation, Outcome
 from regiond.domain.plan import plan
 from regiond.storage.batch import (
@@ -60,6 +62,8 @@ _WAS_COMMITTED = (
 )
 
 Committed = Callable[[frozenset[int]], None]
+Batch = Sequence[tuple[Mutation, Deferred[Outcome]]]
+Outcomes = Sequence[Outcome | Exception]
 
 
 class Writer:
@@ -76,6 +80,7 @@ class Writer:
         self._running: Deferred[None] | None = None
         self._busy = False
         self._open = True
+        self._untold: list[Plan] = []  # what is committed and was not told yet
 
     @property
     def waiting(self) -> int:
@@ -108,18 +113,31 @@ class Writer:
             await finished
 
     async def _run(self) -> None:
+        decided: tuple[Batch, Outcomes] | None = None
         try:
-            while self._waiting:
-                batch = self._next_batch()
-                outcomes = await self._decide([mutation for mutation, _ in batch])
-                for (_, answer), outcome in zip(batch, outcomes, strict=True):
-                    if isinstance(outcome, Outcome):
-                        answer.callback(outcome)
-                    else:
-                        answer.errback(Failure(outcome))
+            while self._waiting or decided is not None:
+                begun = self._begin_next(len(decided[0]) if decided else 0) if self._waiting else None
+                if decided is not None:
+                    self._answer(*decided)
+                decided = None if begun is None else (begun[0], await begun[1])
                 self._refuse_late()
         finally:
             self._busy = False
+
+    def _begin_next(self, decided: int) -> tuple[Batch, Deferred[Outcomes]]:
+        batch = self._next_batch(decided)
+        return batch, Deferred.fromCoroutine(self._decide([mutation for mutation, _ in batch]))
+
+    def _answer(self, batch: Batch, outcomes: Outcomes) -> None:
+        """Tell of what was committed, and then those who asked for it."""
+        committed, self._untold = self._untold, []
+        for decided in committed:
+            self._tell(decided)
+        for (_, answer), outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Outcome):
+                answer.callback(outcome)
+            else:
+                answer.errback(Failure(outcome))
 
     def _refuse_late(self) -> None:
         """Those who waited too long behind a batch in trouble."""
@@ -127,14 +145,20 @@ class Writer:
             _, answer, _ = self._waiting.popleft()
             answer.errback(Failure(DatabaseUnavailable(f"no turn at the database within {WAIT_SECONDS:g} s")))
 
-    def _next_batch(self) -> list[tuple[Mutation, Deferred[Outcome]]]:
+    def _next_batch(self, decided: int) -> Batch:
+        """At most half of those who wait or are `decided` and about to be answered: programs mostly ask again when they
+        have their answer, and while the one half is written the other half's requests are read.
+        """
+        most = len(self._waiting)
+        if decided:
+            most = min(most, (most + decided + 1) // 2)
         batch = [self._waiting.popleft()[:2]]
         weight = batch[0][0].weight
-        while self._waiting and (weight := weight + self._waiting[0][0].weight) <= MAX_BATCH_WEIGHT:
+        while len(batch) < most and (weight := weight + self._waiting[0][0].weight) <= MAX_BATCH_WEIGHT:
             batch.append(self._waiting.popleft()[:2])
         return batch
 
-    async def _decide(self, mutations: Sequence[Mutation]) -> Sequence[Outcome | Exception]:
+    async def _decide(self, mutations: Sequence[Mutation]) -> Outcomes:
         """One outcome or error for each; a batch that fails for one of its members is run again member by member."""
         try:
             decided = await self._commit(mutations)
@@ -152,7 +176,7 @@ class Writer:
             return [await self._decide_refused(mutations[0], error)]
         return self._finish(decided)
 
-    async def _one_by_one(self, mutations: Sequence[Mutation]) -> Sequence[Outcome | Exception]:
+    async def _one_by_one(self, mutations: Sequence[Mutation]) -> Outcomes:
         """Without a database the first one finds out, and the others are not tried."""
         outcomes: list[Outcome | Exception] = []
         for mutation in mutations:
@@ -255,27 +279,28 @@ class Writer:
         except psycopg2.Error as error:  # the lost transaction may still be at work: that is no answer
             raise DatabaseUnavailable(str(error).strip()) from error
 
-    def _finish(self, decided: Plan) -> Sequence[Outcome | errors.DomainError]:
-        """Tell of what is committed. Nothing that goes wrong here may look as if it were not."""
+    def _finish(self, decided: Plan) -> Outcomes:
+        """It is committed, and told of when the next batch is under way."""
+        self._untold.append(decided)
+        return decided.outcomes
+
+    def _tell(self, decided: Plan) -> None:
+        """Nothing that goes wrong here may look as if it were not committed."""
         try:
-            self._tell(decided.changes)
+            for row in decided.changes.audit:
+                self._log.info(
+                    "{actor}: {action} {object}",
+                    event=row.action,
+                    actor=row.actor.name,
+                    action=row.action,
+                    object=row.object,
+                    request_id=row.request_id,
+                    **dict(row.after or row.before or {}),
+                )
             if decided.mapped_subnets:
                 self._on_commit(decided.mapped_subnets)
         except Exception:
             self._log.failure("a commit was not told", event="writer.untold")
-        return decided.outcomes
-
-    def _tell(self, changes: Changes) -> None:
-        for row in changes.audit:
-            self._log.info(
-                "{actor}: {action} {object}",
-                event=row.action,
-                actor=row.actor.name,
-                action=row.action,
-                object=row.object,
-                request_id=row.request_id,
-                **dict(row.after or row.before or {}),
-            )
 
 
 def _is_nobodys_fault(error: psycopg2.Error) -> bool:

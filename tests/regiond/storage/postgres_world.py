@@ -67,9 +67,10 @@ class PostgresWorld:
             await run("SELECT rebuild_free_ranges(%s)", (subnet,))
 
     async def batch(self, mutations: Sequence[Mutation]) -> list[Outcome | DomainError]:
-        busy = Deferred.fromCoroutine(self._writer.submit(NOTHING))
+        # The first is a batch by itself, the others are the half of what waits then: the members are the next half.
+        busy = [Deferred.fromCoroutine(self._writer.submit(NOTHING)) for _ in range(len(mutations) + 2)]
         waiting = [Deferred.fromCoroutine(self._writer.submit(mutation)) for mutation in mutations]
-        await busy
+        await DeferredList(busy, fireOnOneErrback=True)
         outcomes: list[Outcome | DomainError] = []
         results: list[tuple[bool, Any]] = await DeferredList(waiting, consumeErrors=True)
         for _, result in results:

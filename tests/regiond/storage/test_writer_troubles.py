@@ -42,6 +42,7 @@ class TablesPool:
         self.batches: list[int] = []
         self.troubles: list[tuple[str, Exception]] = []
         self.rebuilt = 0
+        self.asked = 0
         self._held: list[Deferred[None]] | None = None
 
     def hold(self) -> None:
@@ -52,6 +53,11 @@ class TablesPool:
         for one in held:
             one.callback(None)
 
+    def let_go_one(self) -> None:
+        """The batch that waits for its facts; the one after it waits again."""
+        if self._held:
+            self._held.pop(0).callback(None)
+
     async def session(self, work: Callable[["TablesPool"], Awaitable[Any]], *, retry: bool = False) -> Any:
         self._trouble("borrow")
         return await work(self)
@@ -61,6 +67,7 @@ class TablesPool:
 
     async def run(self, sql: str, args: Any = None) -> list[tuple[Any, ...]]:
         if "batch_facts" in sql:
+            self.asked += 1
             if self._held is not None:
                 turn: Deferred[None] = Deferred()
                 self._held.append(turn)
@@ -135,12 +142,46 @@ def desk() -> Desk:
     return Desk()
 
 
-def test_what_comes_while_a_batch_is_under_way_joins_the_next(desk: Desk) -> None:
+def test_what_comes_while_a_batch_is_under_way_joins_the_next_two(desk: Desk) -> None:
     desk.pool.hold()
     claims = [desk.claim() for _ in range(10)]
     desk.pool.let_go()
     assert len({address(claim) for claim in claims}) == 10
-    assert desk.pool.batches == [1, 9]
+    assert desk.pool.batches == [1, 5, 4]
+
+
+def test_the_next_batch_is_under_way_when_the_last_one_is_answered(desk: Desk) -> None:
+    desk.pool.hold()
+    first = Deferred.fromCoroutine(desk.writer.submit(Mutation(Actor(1, "t", is_admin=True), (desk.step(),), "r")))
+    under_way: list[int] = []
+    first.addCallback(lambda _: under_way.append(desk.pool.asked))
+    claims = [desk.claim() for _ in range(3)]
+    desk.pool.let_go()
+    assert under_way == [2]
+    assert len({address(claim) for claim in claims}) == 3
+
+
+@pytest.mark.parametrize("programs", [2, 3, 8, 64])
+def test_programs_that_ask_again_and_again_are_served_in_two_halves(desk: Desk, programs: int) -> None:
+    rounds = 20
+    left = programs * rounds
+
+    def again(_: Any = None) -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            step = desk.step()
+            asked = desk.writer.submit(Mutation(Actor(1, "t", is_admin=True), (step,), "r"))
+            Deferred.fromCoroutine(asked).addCallback(again)
+
+    desk.pool.hold()
+    for _ in range(programs):
+        again()
+    for _ in range(2 * rounds + 2):
+        desk.pool.let_go_one()
+    assert desk.pool.batches[0] == 1
+    assert set(desk.pool.batches[2:-2]) <= {programs // 2, (programs + 1) // 2}
+    assert len(desk.taken) == sum(desk.pool.batches) == programs * rounds
 
 
 def test_a_batch_has_at_most_so_many_steps_but_one_mutation_is_never_split(desk: Desk) -> None:
@@ -195,7 +236,7 @@ def test_what_no_member_caused_is_tried_again_as_one_batch(desk: Desk, code: str
     desk.pool.let_go()
     desk.wait()
     assert [claim.error for claim in claims] == [None] * 4
-    assert desk.pool.batches == [1, 3]
+    assert desk.pool.batches == [1, 2, 1]
 
 
 def test_conflicts_without_end_are_an_unavailable_database_and_no_bug(desk: Desk) -> None:
@@ -307,11 +348,10 @@ def test_a_batch_is_given_up_after_its_time_however_few_attempts_that_was(desk: 
 def test_members_of_a_batch_are_not_tried_one_by_one_without_a_database(desk: Desk) -> None:
     desk.pool.hold()
     desk.claim(address="198.51.100.1")  # writes nothing
-    claims = [desk.claim() for _ in range(4)]
+    claims = [desk.claim() for _ in range(6)]
     unavailable = ("borrow", DatabaseUnavailable("none"))
     desk.pool.troubles = [("write", sql_error(errorcodes.CHECK_VIOLATION)), *[unavailable] * ATTEMPTS]
     desk.pool.let_go()
     desk.wait()
-    assert [type(claim.error) for claim in claims] == [DatabaseUnavailable] * 4
-    assert desk.taken == []
-    assert address(desk.claim()) == "10.0.0.1"
+    assert [type(claim.error) for claim in claims[:4]] == [DatabaseUnavailable] * 4
+    assert list(map(address, claims[4:])) == desk.taken == ["10.0.0.1", "10.0.0.2"]  # the database was back for them
