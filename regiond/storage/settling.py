@@ -219,7 +219,7 @@ async def _write(session: Session, settled: Settled, decided: Settlement, owner:
     if displaced:
         await session.run(_DISPLACE, {**shared, "ids": displaced})
     if decided.recovered:
-        made = [_reservation_row(ids[address], row) for address, row in decided.recovered.items()]
+        made = [reservation_row(ids[address], row) for address, row in decided.recovered.items()]
         await session.run(_MAKE, {**shared, "rows": json.dumps(made)})
     maps = [
         _map_row(identifier, row.address, hostname, ids[address])
@@ -265,7 +265,7 @@ async def _audit(session: Session, settled: Settled, reservation: int, row: Reco
     await write_audit(session, change, "reservation.recover", name, before, after)
 
 
-def _reservation_row(number: int, row: Recovered) -> dict[str, Any]:
+def reservation_row(number: int, row: Recovered) -> dict[str, Any]:
     by_kind: dict[IdentifierKind, list[str]] = {kind: [] for kind in IdentifierKind}
     for identifier in row.maps:
         by_kind[identifier.kind].append(identifier.text)

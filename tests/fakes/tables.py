@@ -50,6 +50,14 @@ class Tables:
     limits: dict[int, Key] = field(default_factory=dict)  # account → how many user reservations in all, per subnet
     counts: dict[Key, int] = field(default_factory=dict)  # (account, subnet) → user reservations
     answers: dict[Key, Row] = field(default_factory=dict)  # (account, key)
+    # What follows is written by `tests.fakes.recovery`.
+    history: str = "history-1"
+    recovering: bool = False
+    former_histories: set[str] = field(default_factory=set)
+    unheard: set[int] = field(default_factory=set)  # clusters
+    evidence: dict[Key, Row] = field(default_factory=dict)  # (cluster, the subnet's name there)
+    findings: list[Key] = field(default_factory=list)  # kind, subnet, address
+    beats: dict[str, int] = field(default_factory=dict)  # by regiond
     audit: list[Row] = field(default_factory=list)
 
     def copy(self) -> "Tables":
@@ -66,6 +74,9 @@ class Tables:
             "digest": 0,
             "hold": hold,
             "vrf_id": vrf,
+            "recovering": False,
+            "fork_at": None,
+            "evidence_generation": None,
         }
 
     def add_delivery(self, subnet: int, cluster: int, role: str) -> None:
@@ -133,9 +144,10 @@ class Tables:
                 lowest = self._texts(row["id"], self.free_ranges(row["id"])[: wanted["want"]])
                 was_served = any(of == row["id"] for of, _ in self.deliveries)
                 yield "subnet", {**row, "vrf": "default", "was_served": was_served, "free": lowest}
-            for (of, _), delivery in self.deliveries.items():
+            for (of, cluster), delivery in self.deliveries.items():
                 if of == wanted["id"]:
-                    yield "delivery", delivery
+                    connection = {"epoch": self.epochs.get(cluster, 0), "unheard": cluster in self.unheard}
+                    yield "delivery", {**delivery, **connection}
 
     def _facts_of_addresses(self, addresses: Iterable[Row]) -> Iterator[tuple[str, Any]]:
         for wanted in addresses:
@@ -227,7 +239,7 @@ class Tables:
                 raise Conflict(f"no account {row['owner']}")
             joined = {"cidr": self.subnets[row["subnet"]]["cidr"], "vrf": "default"}
             joined["owner_name"] = self.accounts[row["owner"]]
-            stored = {**_NO_VALUES, **row, **joined, "created": self.now.isoformat()}
+            stored = {**NO_VALUES, **row, **joined, "created": self.now.isoformat()}
             _insert(self.reservations, (row["subnet"], _int(row["address"])), stored)
         for row in changes["reservations_changed"]:
             stored = self.reservations[row["subnet"], _int(row["address"])]
@@ -260,7 +272,7 @@ class Tables:
 
 
 # A column that a row of the document leaves out is NULL (jsonb_to_recordset).
-_NO_VALUES = dict.fromkeys(
+NO_VALUES = dict.fromkeys(
     (
         "client_id",
         "duid",
