@@ -51,6 +51,7 @@ from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.exports import ExportReads
 from regiond.storage.first_contact import FirstContactStore
 from regiond.storage.imports import ImportStore
+from regiond.storage.networks import NetworkStore
 from regiond.storage.nodes import NodeStore
 from regiond.storage.pairs import PairStore
 from regiond.storage.pool import Pool
@@ -59,9 +60,13 @@ from regiond.storage.reads import Reads, RegionIdentity
 from regiond.storage.recovery import RecoveryStore
 from regiond.storage.subnets import SubnetStore
 from regiond.storage.topology import ClusterStore
+from regiond.storage.topology_history import TopologyHistory
+from regiond.storage.vrfs import VrfStore
 from regiond.storage.writer import Writer
 from regiond.subnets import Subnets
 from regiond.sweeps import Sweeps
+from regiond.topologies import Topologies
+from regiond.vrfs import Vrfs
 from regiond.witness import Witness
 
 
@@ -109,6 +114,7 @@ class Region:
         self.clusters = ClusterStore(pool, random_id)
         announce = self._announce = _Announcements(self.progress, self.catalogue, self.doorbell)
         deliveries, recoveries = DeliveryReads(pool), RecoveryStore(pool, random_id)
+        self._deliveries, self._history = deliveries, TopologyHistory(pool)
         hearing = Hearing(reactor, recoveries)
         self.witness = Witness(witness_file, identity.region, recoveries, hearing.begin)
         record = Record(self.writer, announce)
@@ -157,6 +163,8 @@ class Region:
             self.subnets,
             Pairs(self.inventory, PairStore(pool), self._pair_changed),
             leases,
+            Vrfs(self.inventory, VrfStore(pool, random_id), NetworkStore(pool, random_id), self._serving_changed),
+            Topologies(self.inventory, self._history),
             Adoptions(contacts, self.inventory, self.reads, self.writer, random_id),
             self.accounts,
             AuditTrail(AuditReads(pool)),
@@ -180,13 +188,21 @@ class Region:
             self._heartbeat,
             hearing.settle,
             self.witness.beat,
-            deliveries.prune_tombstones,
+            self._prune,
         )
 
     async def _pair_changed(self, cluster: int) -> None:
+        await self._serving_changed([cluster])
+
+    async def _serving_changed(self, clusters: Iterable[int]) -> None:
         self._announce.topology_changed()
         with suppress(DatabaseUnavailable):  # then the sweep looks
-            await self.dispatch.holdings_changed(cluster)
+            for cluster in clusters:
+                await self.dispatch.holdings_changed(cluster)
+
+    async def _prune(self) -> None:
+        await self._deliveries.prune_tombstones()
+        await self._history.prune()
 
     def _committed(self, subnets: frozenset[int]) -> None:
         self.dispatch.committed(subnets)

@@ -19,6 +19,8 @@ from regiond.ctl.recover import recover
 from regiond.ctl.reservations import reservations
 from regiond.ctl.subnets import subnets
 from regiond.ctl.tokens import tokens
+from regiond.ctl.topology import topology
+from regiond.ctl.vrfs import add_subnet, remove_subnet, set_cluster, vrfs
 
 
 @click.group(cls=RegionGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -85,6 +87,10 @@ def _target(socket: str | None, url: str | None, token_file: str | None, timeout
         raise click.UsageError(str(error)) from error
 
 
+clusters.add_command(set_cluster)
+clusters.add_command(topology)
+subnets.add_command(add_subnet)
+subnets.add_command(remove_subnet)
 subnets.add_command(clusters_on_subnet)
 subnets.add_command(confirm_pair)
 subnets.add_command(unpair)
@@ -99,6 +105,7 @@ cli.add_command(recover)
 cli.add_command(reservations)
 cli.add_command(subnets)
 cli.add_command(tokens)
+cli.add_command(vrfs)
 
 
 def main() -> None:

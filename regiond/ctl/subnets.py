@@ -17,11 +17,12 @@ def subnets() -> None:
 
 
 @subnets.command("list")
+@click.option("--vrf", multiple=True, metavar="NAME", help="Only those of this VRF.")
 @json_option
 @pass_settings
-def list_subnets(settings: Settings) -> None:
+def list_subnets(settings: Settings, vrf: tuple[str, ...]) -> None:
     """List subnets, with who serves them and how many reservations they have."""
-    found = settings.client.get_all("/subnets")
+    found = [each for each in settings.client.get_all("/subnets") if not vrf or each["vrf"] in vrf]
     if settings.as_json:
         print_json(found)
         return

@@ -28,6 +28,7 @@ class Prefix(StrEnum):
     DEVICE = "dv"
     ENROLMENT = "en"
     FOREIGN_ENTRY = "fe"
+    INTERFACE_CHANGE = "ic"
     GROUP = "gr"
     IMPORT = "im"
     NODE = "nd"

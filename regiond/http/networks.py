@@ -4,7 +4,7 @@ from regiond.domain.ids import Prefix, format_id
 from regiond.http.bodies.base import NoQuery, Page
 from regiond.http.bodies.networks import Forgetting, InterfacePage, NewEnrolmentBody
 from regiond.http.representations import networks as show
-from regiond.http.routing import BASE, SELECTING, Access, Answer, Call, Route, created, page_of_all
+from regiond.http.routing import BASE, SELECTING, Access, Answer, Call, Route, created, page_of_all, shown
 from regiond.http.shapes import networks as shapes
 from regiond.http.use_cases import UseCases
 
@@ -17,7 +17,7 @@ async def list_clusters(use: UseCases, call: Call[None, Page]) -> Answer:
 
 
 async def read_cluster(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return Answer(200, show.cluster(await use.inventory.cluster(call.path["cluster"])))
+    return shown(show.cluster(await use.inventory.cluster(call.path["cluster"])))
 
 
 async def offer_enrolment(use: UseCases, call: Call[NewEnrolmentBody, NoQuery]) -> Answer:

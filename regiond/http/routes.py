@@ -15,7 +15,9 @@ from regiond.http import (
     recovery,
     reservations,
     subnets,
+    topology,
     users,
+    vrfs,
 )
 from regiond.http.routing import Route
 
@@ -29,6 +31,8 @@ _NOUNS: tuple[Route, ...] = (
     *subnets.ROUTES,
     *leases.ROUTES,
     *pairs.ROUTES,
+    *topology.ROUTES,
+    *vrfs.ROUTES,
     *adoption.ROUTES,
     *users.ROUTES,
     *audit.ROUTES,

@@ -16,6 +16,7 @@ from regiond.domain.mutations import ReservationEdit
 from regiond.domain.pairs import ClusterOnSubnet
 from regiond.domain.ranges import AddressRange
 from regiond.domain.recovery import RecoveryView
+from regiond.domain.topology_changes import RecordedChange
 from regiond.domain.views import (
     AuditEntry,
     CheckReport,
@@ -27,7 +28,9 @@ from regiond.domain.views import (
     SubnetView,
     Utilisation,
 )
+from regiond.domain.vrfs import VrfView
 from regiond.requests import Caller, RequestContext
+from regiond.topologies import Topology
 
 
 class ClaimUseCases(Protocol):
@@ -208,6 +211,33 @@ class SubnetUseCases(Protocol):
     async def repair(self, context: RequestContext, subnet: str) -> CheckReport: ...
 
 
+class VrfUseCases(Protocol):
+    """Routing domains, and what is in them. `vrf` and `cluster` are ids or names, `subnet` an id or a selector."""
+
+    async def vrfs(self) -> Sequence[VrfView]: ...
+    async def vrf(self, vrf: str) -> VrfView: ...
+    async def add_vrf(self, context: RequestContext, *, name: str, comment: str | None) -> VrfView: ...
+    async def change_vrf(self, context: RequestContext, vrf: str, *, comment: str | None) -> VrfView: ...
+    async def remove_vrf(self, context: RequestContext, vrf: str) -> None: ...
+    async def change_cluster(self, context: RequestContext, cluster: str, *, vrf: str, force: bool) -> ClusterView: ...
+
+    async def add_subnet(
+        self, context: RequestContext, *, cidr: str, vrf: str | None, release_hold_seconds: int | None
+    ) -> SubnetView: ...
+
+    async def remove_subnet(self, context: RequestContext, subnet: str) -> None: ...
+
+
+class TopologyUseCases(Protocol):
+    """What clusters see. `cluster` is an id or a name."""
+
+    async def topology(self, cluster: str) -> Topology: ...
+
+    async def changes(
+        self, cluster: str, *, filters: Mapping[str, Sequence[str]], limit: int, after: str | None
+    ) -> Sequence[RecordedChange]: ...
+
+
 class PairUseCases(Protocol):
     """The clusters on one subnet. `subnet` is an id or a selector, `cluster` an id or a name."""
 
@@ -317,6 +347,8 @@ class UseCases:
     subnets: SubnetUseCases
     pairs: PairUseCases
     leases: LeaseUseCases
+    vrfs: VrfUseCases
+    topologies: TopologyUseCases
     adoptions: AdoptionUseCases
     accounts: AccountUseCases
     audit: AuditUseCases

@@ -18,11 +18,14 @@ DELETE FROM interface_change WHERE id IN (
 """
 # A NIC that flaps for days does not fill the database: each cluster keeps its latest changes.
 _PRUNE_MANY: Final = """
+WITH newest_to_go AS MATERIALIZED (
+    SELECT c.id AS cluster, (SELECT n.id FROM interface_change n
+                             WHERE n.cluster = c.id ORDER BY n.id DESC OFFSET %s LIMIT 1) AS id
+    FROM cluster c
+)
 DELETE FROM interface_change WHERE id IN (
-    SELECT o.id FROM cluster c CROSS JOIN LATERAL (
-        SELECT h.id FROM interface_change h WHERE h.cluster = c.id AND h.id <= (
-            SELECT n.id FROM interface_change n WHERE n.cluster = c.id ORDER BY n.id DESC OFFSET %s LIMIT 1)) o
-    LIMIT %s)
+    SELECT h.id FROM newest_to_go g JOIN interface_change h ON h.cluster = g.cluster AND h.id <= g.id
+    WHERE g.id IS NOT NULL LIMIT %s)
 """
 
 

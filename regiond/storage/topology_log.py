@@ -7,7 +7,7 @@ from twisted.logger import Logger
 
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.topology_changes import Happened, InterfaceChange
-from regiond.storage.topology_rows import Applied
+from regiond.storage.topology_rows import Applied, Reconsidered
 
 _log = Logger(namespace="region.topology")
 
@@ -34,6 +34,12 @@ def tell(cluster: int, applied: Applied) -> None:
         )
     for change in applied.changes:
         _tell_of(name, change)
+
+
+def tell_all(reconsidered: Reconsidered) -> None:
+    """The same of several clusters."""
+    for cluster, applied in reconsidered.clusters:
+        tell(cluster, applied)
 
 
 def _tell_of(cluster: str, change: InterfaceChange) -> None:

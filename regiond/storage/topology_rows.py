@@ -68,6 +68,18 @@ class Applied:
     changes: Sequence[InterfaceChange] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Reconsidered:
+    """Whose topology was looked at anew, and what that changed."""
+
+    clusters: Sequence[tuple[int, Applied]] = ()
+
+
+async def reconsider(session: Session, new_id: NewId, clusters: Iterable[int]) -> Reconsidered:
+    """Look anew at what these clusters reported last: subnets or VRFs are others than they were then."""
+    return Reconsidered([(each, await apply_reports(session, new_id, each, None)) for each in clusters])
+
+
 async def apply_reports(
     session: Session, new_id: NewId, cluster: int, reports: Sequence[InterfaceReport] | None
 ) -> Applied:

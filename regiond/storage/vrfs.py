@@ -4,8 +4,6 @@ What a cluster reported last is looked at anew where a VRF comes, or the cluster
 conflict may have its place now. That is done in the same transaction, under the topology's lock.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from regiond.domain import errors, versions
@@ -14,26 +12,14 @@ from regiond.domain.vrfs import DEFAULT_VRF, VrfView
 from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, once, write_audit
 from regiond.storage.pool import Pool, Session
 from regiond.storage.topology import TOPOLOGY_LOCK
-from regiond.storage.topology_log import tell
-from regiond.storage.topology_rows import Applied, apply_reports
+from regiond.storage.topology_log import tell_all
+from regiond.storage.topology_rows import Reconsidered, reconsider
 
 _VRFS: Final = """
 SELECT v.id, v.name, v.comment, v.created, (SELECT count(*) FROM subnet s WHERE s.vrf = v.id),
        (SELECT count(*) FROM cluster c WHERE c.vrf = v.id AND c.forgotten IS NULL)
 FROM vrf v
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Reconsidered:
-    """Whose topology was looked at anew, and what that changed."""
-
-    clusters: Sequence[tuple[int, Applied]] = ()
-
-    def tell(self) -> None:
-        """After it was committed."""
-        for cluster, applied in self.clusters:
-            tell(cluster, applied)
 
 
 class VrfStore:
@@ -67,13 +53,13 @@ class VrfStore:
             waiting = await session.run(
                 "SELECT DISTINCT cluster FROM cluster_interface WHERE present AND vrf = %s ORDER BY cluster", (name,)
             )
-            reconsidered = await self._reconsider(session, [row[0] for row in waiting])
+            reconsidered = await reconsider(session, self._new_id, [row[0] for row in waiting])
             return vrf
 
         made = await once(
             self._pool, change, insert, "SELECT id FROM vrf WHERE id = %s", (vrf,), deadline=LONG_DEADLINE_SECONDS
         )
-        reconsidered.tell()
+        tell_all(reconsidered)
         return made, reconsidered
 
     async def change(self, change: Change, vrf: int, comment: str | None) -> None:
@@ -145,7 +131,7 @@ class VrfStore:
             if rows[0][0] == vrf:
                 return Reconsidered()
             await session.run("UPDATE cluster SET vrf = %s WHERE id = %s", (vrf, cluster))
-            reconsidered = await self._reconsider(session, [cluster])
+            reconsidered = await reconsider(session, self._new_id, [cluster])
             left = await _served_elsewhere(session, cluster)
             if left and not force:
                 raise errors.SubnetsLeftBehind(
@@ -158,11 +144,8 @@ class VrfStore:
             return reconsidered
 
         reconsidered = await self._pool.transaction(update, retry=True, deadline=LONG_DEADLINE_SECONDS)
-        reconsidered.tell()
+        tell_all(reconsidered)
         return reconsidered
-
-    async def _reconsider(self, session: Session, clusters: Sequence[int]) -> Reconsidered:
-        return Reconsidered([(each, await apply_reports(session, self._new_id, each, None)) for each in clusters])
 
 
 async def _served_elsewhere(session: Session, cluster: int) -> list[str]:

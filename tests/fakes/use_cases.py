@@ -34,6 +34,7 @@ from regiond.domain.pairs import ClusterOnSubnet
 from regiond.domain.ranges import AddressRange, RangeKind, RangeValues
 from regiond.domain.recovery import FindingView, RecoveringCluster, RecoveringSubnet, RecoveryView
 from regiond.domain.reservations import ClusterProgress, Kind, MapState, Reservation, Status
+from regiond.domain.topology_changes import Happened, InterfaceChange, RecordedChange
 from regiond.domain.views import (
     AuditEntry,
     CheckReport,
@@ -46,6 +47,7 @@ from regiond.domain.views import (
     SubnetView,
     Utilisation,
 )
+from regiond.domain.vrfs import VrfView
 from regiond.edits import Edits
 from regiond.enrolment import Enrolment
 from regiond.exports import Exports
@@ -64,7 +66,9 @@ from regiond.http.use_cases import (
     PairUseCases,
     RecoveryUseCases,
     SubnetUseCases,
+    TopologyUseCases,
     UseCases,
+    VrfUseCases,
 )
 from regiond.imports.requests import Imports
 from regiond.inventory import Inventory
@@ -73,6 +77,8 @@ from regiond.pairs import Pairs
 from regiond.recovery import Recoveries
 from regiond.requests import Caller
 from regiond.subnets import Subnets
+from regiond.topologies import Topologies, Topology
+from regiond.vrfs import Vrfs
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123000, UTC)
 ADMIN = Caller(1, "root", is_admin=True, read_only=False)
@@ -151,6 +157,21 @@ INTERFACE_VIEW = InterfaceView(
     serving="serving",
 )
 SUBNET_VIEW = SubnetView(5, "192.0.2.0/24", "default", 5, 600, ("rack-a",), 3, 1)
+VRF_VIEW = VrfView(14, "blue", "the other site", NOW, 1, 1)
+RECORDED_CHANGE = RecordedChange(
+    15,
+    NOW,
+    InterfaceChange(
+        Happened.MOVED,
+        8,
+        "eth1",
+        "192.0.2.0/24",
+        "default",
+        "serving",
+        {"interface": 7, "cidr": "198.51.100.0/24", "mac": "00:16:3e:00:00:01"},
+        {"interface": 8, "cidr": "192.0.2.0/24", "mac": "00:16:3e:00:00:02"},
+    ),
+)
 CLUSTER_ON_SUBNET = ClusterOnSubnet(10, "rack-b", True, ("eth2",), "shared-subnet", 5, 0, 0, None, None)
 UTILISATION = Utilisation(
     subnet=5,
@@ -340,6 +361,22 @@ class FakeRegion:
             Pairs, {"clusters_on": [CLUSTER_ON_SUBNET], "confirm": CLUSTER_ON_SUBNET, "end": CLUSTER_ON_SUBNET}
         )
         self.leases = Scripted(Leases, {"on_subnet": LEASE_LISTING})
+        self.vrfs = Scripted(
+            Vrfs,
+            {
+                "vrfs": [VRF_VIEW],
+                "vrf": VRF_VIEW,
+                "add_vrf": VRF_VIEW,
+                "change_vrf": VRF_VIEW,
+                "remove_vrf": None,
+                "change_cluster": CLUSTER_VIEW,
+                "add_subnet": SUBNET_VIEW,
+                "remove_subnet": None,
+            },
+        )
+        self.topologies = Scripted(
+            Topologies, {"topology": Topology(CLUSTER_VIEW, [INTERFACE_VIEW]), "changes": [RECORDED_CHANGE]}
+        )
         self.adoptions = Scripted(
             Adoptions,
             {"contact": CONTACT_VIEW, "entries": [FOREIGN_ENTRY], "adopt": [ADOPTION_RESULT]},
@@ -379,6 +416,8 @@ class FakeRegion:
             cast(SubnetUseCases, self.subnets),
             cast(PairUseCases, self.pairs),
             cast(LeaseUseCases, self.leases),
+            cast(VrfUseCases, self.vrfs),
+            cast(TopologyUseCases, self.topologies),
             cast(AdoptionUseCases, self.adoptions),
             cast(AccountUseCases, self.accounts),
             cast(AuditUseCases, self.audit),

@@ -1,5 +1,6 @@
 """Clusters and their interfaces as people and programs see them."""
 
+from regiond.domain import versions
 from regiond.domain.identity import EnrolmentOffer
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.views import ClusterSubnetView, ClusterView, InterfaceView
@@ -24,6 +25,7 @@ def cluster(view: ClusterView) -> shapes.Cluster:
         "revoked": moment(view.revoked),
         "turns_seen": moment(view.turns_seen),
         "subnets": [_cluster_subnet(subnet) for subnet in view.subnets],
+        "etag": versions.of_cluster(view.id, view.vrf),
     }
 
 

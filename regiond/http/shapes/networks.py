@@ -11,6 +11,7 @@ from regiond.http.shapes.values import (
     ClusterInterfaceId,
     ClusterName,
     Count,
+    Etag,
     Mac,
     Moment,
     Shape,
@@ -49,6 +50,7 @@ class Cluster(Shape):
     revoked: Moment | None
     turns_seen: Moment | None
     subnets: list[ClusterSubnet]
+    etag: Etag
 
 
 class Enrolment(Shape):

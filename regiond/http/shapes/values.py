@@ -45,6 +45,9 @@ GroupId = Annotated[str, _id(Prefix.GROUP)]
 ImportId = Annotated[str, _id(Prefix.IMPORT)]
 
 
+InterfaceChangeId = Annotated[str, _id(Prefix.INTERFACE_CHANGE)]
+
+
 NodeId = Annotated[str, _id(Prefix.NODE)]
 
 
@@ -55,6 +58,9 @@ SubnetId = Annotated[str, _id(Prefix.SUBNET)]
 
 
 TokenId = Annotated[str, _id(Prefix.TOKEN)]
+
+
+VrfId = Annotated[str, _id(Prefix.VRF)]
 
 
 Moment = Annotated[

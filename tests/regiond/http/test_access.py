@@ -54,6 +54,16 @@ TABLE: dict[tuple[str, str], tuple[object, tuple[int, int, int, int, int, int]]]
         {"entries": ["fe-000000000g"]},
         (401, 401, 403, 200, 403, 403),
     ),
+    ("PATCH", "/api/v1/clusters/{cluster}"): ({"vrf": "blue"}, (401, 401, 403, 200, 403, 403)),
+    ("GET", "/api/v1/clusters/{cluster}/topology"): (None, (401, 401, 200, 200, 200, 200)),
+    ("GET", "/api/v1/clusters/{cluster}/topology/changes"): (None, (401, 401, 200, 200, 200, 200)),
+    ("GET", "/api/v1/vrfs"): (None, (401, 401, 200, 200, 200, 200)),
+    ("POST", "/api/v1/vrfs"): ({"name": "blue"}, (401, 401, 403, 201, 403, 403)),
+    ("GET", "/api/v1/vrfs/{vrf}"): (None, (401, 401, 200, 200, 200, 200)),
+    ("PATCH", "/api/v1/vrfs/{vrf}"): ({"comment": None}, (401, 401, 403, 200, 403, 403)),
+    ("DELETE", "/api/v1/vrfs/{vrf}"): (None, (401, 401, 403, 204, 403, 403)),
+    ("POST", "/api/v1/subnets"): ({"cidr": "10.0.0.0/24"}, (401, 401, 403, 201, 403, 403)),
+    ("DELETE", "/api/v1/subnets/{subnet}"): (None, (401, 401, 403, 204, 403, 403)),
     ("GET", "/api/v1/cluster-interfaces"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/cluster-interfaces/{interface}"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/subnets"): (None, (401, 401, 200, 200, 200, 200)),
@@ -119,7 +129,7 @@ async def test_who_gets_in(method: str, path: str) -> None:
         assert tuple(statuses) == expected
         region = server.region
         scripted = [region.claims, region.imports, region.batches, region.edits, region.inventory]
-        scripted += [region.enrolment, region.subnets]
+        scripted += [region.enrolment, region.subnets, region.vrfs, region.topologies]
         scripted += [region.pairs, region.leases, region.adoptions, region.accounts, region.audit, region.recovery]
         acted = [call for part in scripted for call in part.calls]
         allowed = [status for status in statuses if status < 300]

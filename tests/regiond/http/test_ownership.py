@@ -63,7 +63,7 @@ TABLE: dict[tuple[str, str], tuple[Any, Expected, Expected]] = {
     ("DELETE", "/api/v1/tokens/{token}"): (None, (204, 204, 404), (204, 404, 404)),
 }
 EVERYBODY: dict[str, Any] = {"limit": 1000, "after": None}
-NOBODYS = ("/api/v1/subnets/", "/api/v1/clusters/", "/api/v1/cluster-interfaces/")
+NOBODYS = ("/api/v1/subnets/", "/api/v1/clusters/", "/api/v1/cluster-interfaces/", "/api/v1/vrfs/")
 MISSING = {"device": "dv", "node": "nd", "reservation": "rs", "user": "ac", "token": "tk", "import": "im"}
 
 
