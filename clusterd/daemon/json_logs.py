@@ -18,10 +18,10 @@ import sys
 from typing import TextIO
 
 from pydantic_core import to_json
-from twisted.logger import ILogObserver, LogEvent, LogLevel
+from twisted.logger import ILogObserver, LogEvent
 from zope.interface import implementer
 
-from clusterd.daemon.log_lines import Plain, read_event
+from clusterd.daemon.log_lines import Plain, is_debug, read_event
 
 _ESCAPING = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
@@ -57,7 +57,7 @@ class JsonLogObserver:
         self._stream = stream
 
     def __call__(self, event: LogEvent) -> None:
-        if event.get("log_level") is LogLevel.debug:
+        if is_debug(event):
             return
         line = render_json(event) + "\n"
         try:

@@ -33,8 +33,16 @@ RESERVED = frozenset({"time", "level", "event", "message", "namespace", "error",
 _LEGACY_MARK = "isError"
 _LEGACY_KEYS = frozenset({"message", "time", "system", "isError", "format", "failure", "why", "logLevel"})
 
-# Twisted tells of every factory that a connection attempt starts and stops, at level info.
-_NOISE = frozenset({"Starting factory {factory!r}", "Stopping factory {factory!r}"})
+# What Twisted tells at level info of every factory that a connection attempt starts and stops, and of every AMP
+# connection, where our own events say who it was.
+_NOISE = frozenset(
+    {
+        "Starting factory {factory!r}",
+        "Stopping factory {factory!r}",
+        "{cls} connection established (HOST:{host} PEER:{peer})",
+        "{cls} connection lost (HOST:{host} PEER:{peer})",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,12 @@ def _name(key: str, legacy: bool, failed: bool) -> str | None:
     if key.startswith("log_") or key == "event" or (legacy and key in _LEGACY_KEYS):
         return None
     return f"{key}_" if key in RESERVED and (key != "error" or failed) else key
+
+
+def is_debug(event: LogEvent) -> bool:
+    """Whether an event is of level debug, or no more worth than that."""
+    form = event.get("log_format")
+    return event.get("log_level") is LogLevel.debug or (type(form) is str and form in _NOISE)
 
 
 def _message(event: LogEvent) -> str:
@@ -168,8 +182,8 @@ def _traceback(failure: Failure) -> tuple[str, ...]:
     return tuple(_guarded(failure.getTraceback, "<unprintable traceback>").splitlines())
 
 
-def _level(event: Mapping[str, Any]) -> str:
-    form, level = event.get("log_format"), event.get("log_level")
-    if type(form) is str and form in _NOISE:
+def _level(event: LogEvent) -> str:
+    level = event.get("log_level")
+    if is_debug(event):
         return "debug"
     return _LEVEL_NAMES.get(id(level)) or _text(_guarded(lambda: event["log_level"].name, "info"))

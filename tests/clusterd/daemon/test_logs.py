@@ -8,8 +8,11 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.logger import ILogObserver, Logger, LogLevel, globalLogPublisher
 from twisted.logger._legacy import publishToNewObserver
+from twisted.protocols.amp import AMP
 from twisted.python import log as old_log
 from twisted.python.failure import Failure
 
@@ -193,11 +196,26 @@ def test_old_style_failures_have_their_traceback_in_one_place() -> None:
     assert "failure" not in line and "why" not in line
 
 
-def test_starting_factories_is_told_at_debug() -> None:
-    line = logged(LogLevel.info, "Starting factory {factory!r}", factory=object())
-    assert line["level"] == "debug"
+def test_what_twisted_tells_of_every_connection_is_left_out() -> None:
+    for observer in (TextLogObserver, JsonLogObserver):
+        stream = io.StringIO()
+        log = Logger(observer=observer(stream))
+        log.info("Starting factory {factory!r}", factory=object())
+        log.info("told")
+        assert stream.getvalue().count("\n") == 1 and "told" in stream.getvalue()
+
+
+def test_an_amp_connection_is_one_of_them() -> None:
+    """The words are Twisted's: another release may choose others."""
     stream = io.StringIO()
-    Logger(observer=TextLogObserver(stream)).info("Starting factory {factory!r}", factory=object())
+    observer = JsonLogObserver(stream)
+    globalLogPublisher.addObserver(observer)
+    try:
+        connection = AMP()
+        connection.makeConnection(StringTransport())
+        connection.connectionLost(Failure(ConnectionDone()))
+    finally:
+        globalLogPublisher.removeObserver(observer)
     assert stream.getvalue() == ""
 
 
