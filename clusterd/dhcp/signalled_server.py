@@ -22,10 +22,14 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.inotify import IN_CLOSE_NOWRITE, IN_OPEN, INotify, INotifyError
+from twisted.internet.task import deferLater
 from twisted.python.filepath import FilePath
 
 from clusterd.dhcp.backend import BackendError
 from clusterd.dhcp.host_system import unreadable_place
+
+LOOK_SECONDS = 0.002
+_WAITING = frozenset("SIZX")  # asleep, idle, or gone; proc_pid_stat(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,9 @@ class SignalledServer(Protocol):
 
     async def show(self, server: RunningServer, hidden: Path, path: Path, timeout: float) -> None:
         """Rename a file so that the server, which watches that directory, reads it. Returns when it has."""
+
+    async def busy(self, server: RunningServer, timeout: float) -> float:
+        """Return when the server has nothing to do, with the seconds that this took; at most `timeout` of them."""
 
     def command_line(self, server: RunningServer) -> tuple[str, ...]:
         """The words with which the process was started."""
@@ -100,6 +107,20 @@ class ServerWithPidFile:
             seconds = await self._time_of_reading(opened, closed, timeout)
         if seconds is None:
             raise BackendError(f"{self._program} (process {server.pid}) did not read {path} within {timeout:g} s")
+
+    async def busy(self, server: RunningServer, timeout: float) -> float:
+        """See SignalledServer."""
+        began = self._reactor.seconds()
+        while (elapsed := self._reactor.seconds() - began) < timeout and self._state(server) not in _WAITING:
+            await deferLater(self._reactor, LOOK_SECONDS)  # between two looks at a condition, bounded
+        return float(min(elapsed, timeout))
+
+    def _state(self, server: RunningServer) -> str:
+        try:
+            _, state, started = _process_facts(server.pid)
+        except OSError:
+            return "X"
+        return state if started == server.started else "X"
 
     def command_line(self, server: RunningServer) -> tuple[str, ...]:
         """See SignalledServer."""

@@ -11,7 +11,7 @@ from clusterd.protocol.values import HostMap
 
 
 class FakeSignalledServer:
-    """A server that reads when told, in no time or in `parse_seconds` of the clock."""
+    """A server that reads when told, in no time or in `parse_seconds` of the clock, and is busy with it afterwards."""
 
     def __init__(self, clock: Clock) -> None:
         self.running: RunningServer | None = RunningServer(100, 1)
@@ -21,9 +21,15 @@ class FakeSignalledServer:
         self.serves: frozenset[HostMap] = frozenset()
         self.configuration: Path | None = None
         self.unreadable: str | None = None
-        self.shown = 0
+        self.busy_seconds = 0.0
+        self.asked_busy: list[float] = []
+        self.show_times: list[float] = []
         self.blind = False
         self._clock = clock
+
+    @property
+    def shown(self) -> int:
+        return len(self.show_times)
 
     def find(self) -> RunningServer:
         if self.running is None:
@@ -43,11 +49,18 @@ class FakeSignalledServer:
 
     async def show(self, server: RunningServer, hidden: Path, path: Path, timeout: float) -> None:
         hidden.replace(path)
-        self.shown += 1
+        self.show_times.append(self._clock.seconds())
         if self.blind:
             raise BackendError("it did not look")
         taken = {host_map.address for host_map in self.serves if host_map.family == 4}
         self.serves |= {host_map for host_map in parse(path.read_text()).host_maps if host_map.address not in taken}
+
+    async def busy(self, server: RunningServer, timeout: float) -> float:
+        seconds = min(self.busy_seconds, timeout)
+        self.asked_busy.append(timeout)
+        if seconds:
+            await deferLater(self._clock, seconds)
+        return seconds
 
     def command_line(self, server: RunningServer) -> tuple[str, ...]:
         return ("dnsmasq", f"--conf-file={self.configuration}")

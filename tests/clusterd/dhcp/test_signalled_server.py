@@ -2,10 +2,13 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import pytest_twisted
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
@@ -65,18 +68,43 @@ def test_a_process_that_ended_and_one_that_nobody_has_buried(tmp_path: Path, sle
         find(pid_file)
 
 
+@pytest.fixture
+def counter(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Is busy until there is a file `enough`, then waits for the end of its input."""
+    loop = f"while not os.path.exists({str(tmp_path / 'enough')!r}): pass"
+    script = f"import os, sys\nprint(flush=True)\n{loop}\nsys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+@pytest_twisted.ensureDeferred
+async def test_how_long_a_server_is_busy(tmp_path: Path, counter: subprocess.Popen[bytes]) -> None:
+    (tmp_path / "pid").write_text(f"{counter.pid}\n")
+    server = ServerWithPidFile(tmp_path / "pid", Path(f"/proc/{counter.pid}/comm").read_text().strip(), reactor)
+    running = server.find()
+    assert await server.busy(running, 0.02) == 0.02
+    (tmp_path / "enough").touch()
+    assert await server.busy(running, 60.0) < 60.0
+    counter.kill()
+    counter.wait()
+    assert await server.busy(running, 60.0) < 60.0
+
+
 def test_a_server_that_does_not_read_is_reported(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
     """`sleep` dies of SIGHUP without reading anything."""
     pid_file, path = tmp_path / "pid", tmp_path / "maps"
     pid_file.write_text(f"{sleeper.pid}\n")
     path.write_text("")
-    reactor = MemoryReactorClock()
-    server = ServerWithPidFile(pid_file, "sleep", reactor)
+    clock = MemoryReactorClock()
+    server = ServerWithPidFile(pid_file, "sleep", clock)
     errors: list[object] = []
     waiting = Deferred.fromCoroutine(server.reload(server.find(), path, 3.0))
     waiting.addErrback(lambda failure: errors.append(str(failure.value)))
     assert errors == []
-    reactor.advance(3.1)
+    clock.advance(3.1)
     assert errors == [
         f"sleep (process {sleeper.pid}) did not read {path} within 3 s of SIGHUP: "
         "is it the file that its configuration names, and may its user read it?"

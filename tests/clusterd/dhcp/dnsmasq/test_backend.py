@@ -254,6 +254,44 @@ def test_beside_a_removal_an_addition_does_not_wait_for_the_pause(
     assert result_of(settled.read()) == server.serves == MANY - {first, second} | {PLAIN}
 
 
+def lease(number: int) -> str:
+    mac = f"00:16:3e:01:{number >> 8:02x}:{number & 255:02x}"
+    return f"1795376680 {mac} 10.65.{number >> 8}.{number & 255} * *\n"
+
+
+def test_many_leases_make_additions_pause_and_share_a_file(
+    settled: DnsmasqBackend, server: FakeSignalledServer, path: Path, clock: Clock
+) -> None:
+    """dnsmasq compares each lease with each host map whenever it has read one: at most a fifth of the time."""
+    finish(clock, Deferred.fromCoroutine(settled.replace(numbered(1000))))
+    path.with_name("leases").write_text("".join(lease(number) for number in range(2000)))
+    server.busy_seconds = 0.1
+    several = [HostMap(Identifier.mac(f"00:16:3e:02:00:{n:02x}"), f"10.66.0.{n + 1}") for n in range(4)]
+    before, began = len(server.reload_times), clock.seconds()
+    for host_map in several[:3]:
+        assert finish(clock, Deferred.fromCoroutine(settled.apply((), {host_map}))) == ()
+    assert len(server.reload_times) == before
+    first, second, third = server.show_times[-3:]
+    assert first - began < 0.02
+    assert second - first == pytest.approx(0.5, abs=0.03)
+    assert third - second == pytest.approx(0.5, abs=0.03)
+    # A SIGHUP is followed by the same work, and pauses after it.
+    assert finish(clock, Deferred.fromCoroutine(settled.apply({several[0]}, {several[3]}))) == ()
+    assert server.reload_times[-1] - server.show_times[-1] == pytest.approx(0.5, abs=0.03)
+    assert server.serves >= {*several[1:]} and several[0] not in server.serves
+
+
+def test_few_leases_keep_no_addition_waiting(
+    settled: DnsmasqBackend, server: FakeSignalledServer, path: Path, clock: Clock
+) -> None:
+    path.with_name("leases").write_text("".join(lease(number) for number in range(20)))
+    server.busy_seconds = 10.0  # with something else: other clients
+    for number in range(3):
+        added = HostMap(Identifier.mac(f"00:16:3e:02:00:{number:02x}"), f"10.66.0.{number + 1}")
+        result_of(settled.apply((), {added}))
+    assert server.asked_busy == []
+
+
 def test_more_than_a_hundred_are_a_sighup(settled: DnsmasqBackend, server: FakeSignalledServer) -> None:
     result_of(settled.apply((), numbered(121)))
     assert (server.shown, len(server.reload_times)) == (0, 1)
@@ -313,7 +351,7 @@ def test_a_crash_after_any_step_of_an_addition_is_put_right(
     elif step == "it is shown":
         monkeypatch.setattr("clusterd.dhcp.file.backend.replace_file", crash)
     elif step == "the file is written":
-        monkeypatch.setattr("clusterd.dhcp.dnsmasq.backend._take_away", crash)
+        monkeypatch.setattr("clusterd.dhcp.dnsmasq.backend.take_away", crash)
     if step == "it is taken away":
         result_of(settled.apply((), {PLAIN}))
     else:
