@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import click
 
-from regiond.ctl.client import segment
+from regiond.client.answers import segment
 from regiond.ctl.command import EXIT_REFUSED, Settings, given, json_option, pass_settings
 from regiond.ctl.output import print_json, print_table
 from regiond.ctl.ranges import SUBNET_HELP

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from regiond.ctl.client import segment
+from regiond.client.answers import segment
 from regiond.ctl.command import EXIT_REFUSED, Settings, json_option, pass_settings
 from regiond.ctl.output import plain, print_json
 from regiond.ctl.ranges import SUBNET_HELP

@@ -10,7 +10,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from regiond.ctl.client import Client, Refused, Target, Unreachable
+from regiond.client.answers import Refused, Unreachable
+from regiond.ctl.client import Client, Target
 
 EXIT_REFUSED: Final = 1
 EXIT_USAGE: Final = 2

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from regiond.ctl.client import MAX_PAGE, segment
+from regiond.client.answers import MAX_PAGE, segment
 from regiond.ctl.command import EXIT_REFUSED, Settings, json_option, pass_settings
 from regiond.ctl.output import plain, print_json, print_table
 from regiond.ctl.ranges import SUBNET_HELP

@@ -4,13 +4,16 @@ import os
 
 import click
 
+from regiond.client.answers import parse_url
 from regiond.ctl.accounts import accounts
 from regiond.ctl.adopt import adopt
 from regiond.ctl.audit import audit
 from regiond.ctl.check import check
-from regiond.ctl.client import DEFAULT_SOCKET, DEFAULT_TIMEOUT_SECONDS, Target, check_token, parse_url, read_token_file
+from regiond.ctl.client import DEFAULT_SOCKET, DEFAULT_TIMEOUT_SECONDS, Target, check_token, read_token_file
 from regiond.ctl.clusters import clusters
 from regiond.ctl.command import RegionGroup, Settings
+from regiond.ctl.exports import export
+from regiond.ctl.imports import import_file
 from regiond.ctl.leases import leases
 from regiond.ctl.pairs import clusters as clusters_on_subnet
 from regiond.ctl.pairs import confirm_pair, unpair
@@ -46,6 +49,14 @@ from regiond.ctl.vrfs import add_subnet, remove_subnet, set_cluster, vrfs
     help="A file with a token in it. Tokens are never given as arguments: other users could see them.",
 )
 @click.option(
+    "--ca-file",
+    metavar="PATH",
+    envvar="REGIOND_CA_FILE",
+    show_envvar=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="Whose certificates an https URL may have; those that the operating system knows, by default.",
+)
+@click.option(
     "--timeout",
     metavar="SECONDS",
     type=click.FloatRange(0.1, 3600),
@@ -60,6 +71,7 @@ def cli(
     socket: str | None,
     url: str | None,
     token_file: str | None,
+    ca_file: str | None,
     timeout: float,
     as_json: bool,
 ) -> None:
@@ -70,10 +82,10 @@ def cli(
     source = context.get_parameter_source("socket")
     if url is not None and socket is not None and source is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("--socket and --url exclude each other", context)
-    context.obj = Settings(_target(socket, url, token_file, timeout), as_json)
+    context.obj = Settings(_target(socket, url, token_file, ca_file, timeout), as_json)
 
 
-def _target(socket: str | None, url: str | None, token_file: str | None, timeout: float) -> Target:
+def _target(socket: str | None, url: str | None, token_file: str | None, ca_file: str | None, timeout: float) -> Target:
     try:
         token = None if token_file is None else read_token_file(token_file)
         if url is None:
@@ -82,7 +94,7 @@ def _target(socket: str | None, url: str | None, token_file: str | None, timeout
             token = check_token(os.environ["REGIOND_TOKEN"], "$REGIOND_TOKEN")
         if token is None:
             raise click.UsageError("--url needs a token, in $REGIOND_TOKEN or by --token-file")
-        return Target(url=parse_url(url), token=token, timeout=timeout)
+        return Target(url=parse_url(url), token=token, timeout=timeout, ca_file=ca_file)
     except (OSError, ValueError) as error:
         raise click.UsageError(str(error)) from error
 
@@ -99,6 +111,8 @@ cli.add_command(adopt)
 cli.add_command(audit)
 cli.add_command(check)
 cli.add_command(clusters)
+cli.add_command(export)
+cli.add_command(import_file)
 cli.add_command(leases)
 cli.add_command(ranges)
 cli.add_command(recover)

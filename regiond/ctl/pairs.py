@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from regiond.ctl.client import segment
+from regiond.client.answers import segment
 from regiond.ctl.command import Settings, json_option, pass_settings
 from regiond.ctl.output import print_json, print_table
 from regiond.ctl.ranges import SUBNET_HELP

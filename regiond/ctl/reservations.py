@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from regiond.ctl.client import segment
+from regiond.client.answers import segment
 from regiond.ctl.command import DURATION, Settings, given, json_option, pass_settings
 from regiond.ctl.output import RESERVATION_COLUMNS, plain, print_fields, print_json, print_table, reservation_rows
 from regiond.domain.reservations import Kind

@@ -2,7 +2,7 @@
 
 import click
 
-from regiond.ctl.client import segment
+from regiond.client.answers import segment
 from regiond.ctl.command import DURATION, Settings, given, json_option, pass_settings
 from regiond.ctl.output import print_json, print_table
 

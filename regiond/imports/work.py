@@ -154,7 +154,9 @@ class Work:
         for number, line, claim in claims:
             assert claim.address is not None
             there = held.get((claim.subnet, claim.address))
-            if there is not None and there.status is Status.ACTIVE:
+            if claim.expires_at is not None and claim.expires_at <= facts.now and there is None:
+                self._mistake(Mistake(number, "expires_at", "invalid-request", "this time is over"))
+            elif there is not None and there.status is Status.ACTIVE:
                 others = differences(there, claim)
                 if not others:
                     present += 1

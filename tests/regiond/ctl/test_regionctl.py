@@ -18,8 +18,9 @@ from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 
 from regiond.accounts import Accounts
+from regiond.client.answers import Unreachable, parse_url
 from regiond.config import RegionSettings
-from regiond.ctl.client import DEFAULT_SOCKET, Client, Target, Unreachable, parse_url
+from regiond.ctl.client import DEFAULT_SOCKET, Client, Target
 from regiond.ctl.main import cli
 from regiond.domain import errors
 from regiond.domain.errors import Candidate
