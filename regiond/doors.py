@@ -39,6 +39,7 @@ class Doors:
         site = ApiSite(self._reactor, self._region.application, local=False, most=most)
         local = ApiSite(self._reactor, self._region.application, local=True)
         self._sites = [site, local]
+        self._region.metrics.sites += self._sites
         http: list[HttpAddress] = [await self._listen_for_programs(each, site) for each in self._settings.http.listen]
         http.append(await self._listen(self._settings.api_socket, local))
         return http, clusters

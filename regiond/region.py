@@ -37,6 +37,9 @@ from regiond.imports.requests import Imports
 from regiond.imports.worker import ImportWorker
 from regiond.inventory import Inventory
 from regiond.leases import Leases
+from regiond.metrics.exposition import Exposition, Sources
+from regiond.metrics.measurements import Measurements
+from regiond.metrics.stalls import StallWatch
 from regiond.pairs import Pairs
 from regiond.progress import Progress
 from regiond.recovery import Recoveries
@@ -55,6 +58,7 @@ from regiond.storage.networks import NetworkStore
 from regiond.storage.nodes import NodeStore
 from regiond.storage.pairs import PairStore
 from regiond.storage.pool import Pool
+from regiond.storage.progress_counts import progress_counts
 from regiond.storage.ranges import RangeStore
 from regiond.storage.reads import Reads, RegionIdentity
 from regiond.storage.recovery import RecoveryStore
@@ -110,7 +114,8 @@ class Region:
         self.progress = Progress(reactor, self.reads)
         self.connections = Connections()
         self.doorbell = Doorbell(reactor, dsn, pool, self._rung, vet=vet)
-        self.writer = Writer(reactor, writing, self._committed)
+        measured = Measurements()
+        self.writer = Writer(reactor, writing, self._committed, measured)
         self.clusters = ClusterStore(pool, random_id)
         announce = self._announce = _Announcements(self.progress, self.catalogue, self.doorbell)
         deliveries, recoveries = DeliveryReads(pool), RecoveryStore(pool, random_id)
@@ -152,6 +157,14 @@ class Region:
         contacts = FirstContactStore(pool, random_id)
         imports = ImportStore(pool, random_id)
         self.import_worker = ImportWorker(reactor, imports, self.reads, self.catalogue, random_id, self._committed)
+        sources = Sources(
+            {"reading": lambda: pool.stats, "writing": lambda: writing.stats},
+            lambda: self.writer.waiting,
+            lambda: len(self.connections.by_cluster),
+            lambda: progress_counts(pool),
+        )
+        self.metrics = Exposition(reactor, measured, sources)
+        self._stalls = StallWatch(reactor, measured.reactor_stall_seconds.observe)
         use_cases = UseCases(
             self.claims,
             Exports(ExportReads(pool), ReservationFilters(self.catalogue, self.reads)),
@@ -170,8 +183,9 @@ class Region:
             AuditTrail(AuditReads(pool)),
             Recoveries(recoveries, hearing),
             Health(pool),
+            self.metrics,
         )
-        self.application = Application(reactor, use_cases, rate=rate)
+        self.application = Application(reactor, use_cases, rate=rate, measured=measured)
         contact = FirstContacts(contacts, announce.topology_changed)
         told = Listeners(arrivals, self.dispatch, contact, self.enrolment.renew)
         self.plain_links = ClusterLinkFactory(reactor, identity, self.connections, told, identify_plain)
@@ -242,6 +256,7 @@ class Region:
             await self.door.look()
 
     def start(self) -> None:
+        self._stalls.start()
         self.doorbell.start()
         self.sweeps.start()
         self.import_worker.start()

@@ -27,6 +27,7 @@ from regiond.http.reading import (
 from regiond.http.routes import ROUTES
 from regiond.http.routing import Access, Answer, Call, Found, Raw, Route, Router, Streamed
 from regiond.http.use_cases import UseCases
+from regiond.metrics.measurements import Measurements
 from regiond.requests import Caller, RequestContext
 from regiond.storage.errors import DatabaseUnavailable
 
@@ -76,6 +77,7 @@ class _Exchange:
     path: str
     request_id: str
     caller: Caller | None = None
+    route: Route | None = None
 
 
 class Application:
@@ -90,6 +92,7 @@ class Application:
         *,
         routes: Iterable[Route] = ROUTES,
         rate: RateLimit | None = None,
+        measured: Measurements | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_request_id: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
@@ -99,6 +102,7 @@ class Application:
         self._router = Router(known)
         self._uploads = {(each.method, each.path): each.upload.max_bytes for each in known if each.upload is not None}
         self._rate = rate
+        self._measured = measured or Measurements()
         self._now = now
         self._new_request_id = new_request_id
 
@@ -141,7 +145,7 @@ class Application:
             raise Problem("not-found", f"there is nothing at {exchange.path[:MAX_LOGGED_PATH]}")
         if incoming.method == "OPTIONS":
             return Answer(204, headers=[("Allow", found.allowed)])
-        route = _route(found, incoming.method)
+        route = exchange.route = _route(found, incoming.method)
         if route.access is not Access.ANYBODY:
             exchange.caller = await self._caller(incoming)
             if self._rate is not None:
@@ -206,6 +210,11 @@ class Application:
         return _encoded_problem(problem, exchange.request_id)
 
     def _log_request(self, exchange: _Exchange, status: int, seconds: float) -> None:
+        route = exchange.route
+        if route is None:  # no word of the client's own becomes a label
+            self._measured.answered("other", "none", status, seconds)
+        else:
+            self._measured.answered(route.method, route.path, status, seconds)
         self._log.emit(
             LogLevel.info if exchange.path.startswith("/api/") else LogLevel.debug,
             "{method} {path} {status}",

@@ -9,6 +9,7 @@ from regiond.http import (
     health,
     imports,
     leases,
+    metrics,
     networks,
     nodes,
     pairs,
@@ -38,6 +39,7 @@ _NOUNS: tuple[Route, ...] = (
     *audit.ROUTES,
     *recovery.ROUTES,
     *health.ROUTES,
+    *metrics.ROUTES,
 )
 
 ROUTES: tuple[Route, ...] = (*_NOUNS, *documentation.routes_for(_NOUNS))

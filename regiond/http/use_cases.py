@@ -326,6 +326,12 @@ class RecoveryUseCases(Protocol):
     async def end(self, context: RequestContext, *, force: bool) -> RecoveryView: ...
 
 
+class MetricsUseCases(Protocol):
+    """What is counted."""
+
+    async def text(self) -> bytes: ...
+
+
 class Health(Protocol):
     """Whether requests can be served now."""
 
@@ -354,3 +360,4 @@ class UseCases:
     audit: AuditUseCases
     recovery: RecoveryUseCases
     health: Health
+    metrics: MetricsUseCases

@@ -30,6 +30,7 @@ from regiond.domain import errors
 from regiond.domain.changes import Plan
 from regiond.domain.mutations import Mutation, Outcome
 from regiond.domain.plan import plan
+from regiond.metrics.measurements import Measurements
 from regiond.storage.batch import (
     changes_document,
     edits_document,
@@ -71,10 +72,11 @@ class Writer:
 
     _log = Logger(namespace="region.writer")
 
-    def __init__(self, clock: Any, pool: Pool, on_commit: Committed) -> None:
+    def __init__(self, clock: Any, pool: Pool, on_commit: Committed, measured: Measurements | None = None) -> None:
         self._clock = clock
         self._pool = pool
         self._on_commit = on_commit
+        self._measured = measured or Measurements()
         self._own_lock = -random.getrandbits(60) - 1
         self._waiting: deque[tuple[Mutation, Deferred[Outcome], float]] = deque()
         self._running: Deferred[None] | None = None
@@ -98,11 +100,18 @@ class Writer:
         if len(self._waiting) >= MAX_WAITING:
             raise DatabaseUnavailable(f"{MAX_WAITING} changes wait for the database already")
         answer: Deferred[Outcome] = Deferred()
-        self._waiting.append((mutation, answer, self._clock.seconds()))
+        since = self._clock.seconds()
+        self._waiting.append((mutation, answer, since))
         if not self._busy:
             self._busy = True
             self._running = Deferred.fromCoroutine(self._run())
-        return await answer
+        try:
+            outcome = await answer
+        except Exception as error:
+            self._measured.decided(mutation, error, self._clock.seconds() - since)
+            raise
+        self._measured.decided(mutation, outcome, self._clock.seconds() - since)
+        return outcome
 
     async def stop(self) -> None:
         """Refuse new mutations and wait until the accepted ones have their answers."""
@@ -160,6 +169,7 @@ class Writer:
 
     async def _decide(self, mutations: Sequence[Mutation]) -> Outcomes:
         """One outcome or error for each; a batch that fails for one of its members is run again member by member."""
+        began = self._clock.seconds()
         try:
             decided = await self._commit(mutations)
         except DatabaseUnavailable as error:
@@ -174,6 +184,7 @@ class Writer:
                 )
                 return await self._one_by_one(mutations)
             return [await self._decide_refused(mutations[0], error)]
+        self._measured.committed(len(mutations), self._clock.seconds() - began)
         return self._finish(decided)
 
     async def _one_by_one(self, mutations: Sequence[Mutation]) -> Outcomes:

@@ -63,6 +63,7 @@ from regiond.http.use_cases import (
     ImportUseCases,
     InventoryUseCases,
     LeaseUseCases,
+    MetricsUseCases,
     PairUseCases,
     RecoveryUseCases,
     SubnetUseCases,
@@ -73,6 +74,7 @@ from regiond.http.use_cases import (
 from regiond.imports.requests import Imports
 from regiond.inventory import Inventory
 from regiond.leases import Leases
+from regiond.metrics.exposition import Exposition
 from regiond.pairs import Pairs
 from regiond.recovery import Recoveries
 from regiond.requests import Caller
@@ -360,6 +362,7 @@ class FakeRegion:
         self.pairs = Scripted(
             Pairs, {"clusters_on": [CLUSTER_ON_SUBNET], "confirm": CLUSTER_ON_SUBNET, "end": CLUSTER_ON_SUBNET}
         )
+        self.metrics = Scripted(Exposition, {"text": b"hostmap_info 1.0\n"})
         self.leases = Scripted(Leases, {"on_subnet": LEASE_LISTING})
         self.vrfs = Scripted(
             Vrfs,
@@ -423,4 +426,5 @@ class FakeRegion:
             cast(AuditUseCases, self.audit),
             cast(RecoveryUseCases, self.recovery),
             self.health,
+            cast(MetricsUseCases, self.metrics),
         )

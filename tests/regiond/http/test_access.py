@@ -8,6 +8,7 @@ import pytest_twisted
 from regiond.domain.ids import Prefix, format_id
 from regiond.http.routes import ROUTES
 from regiond.http.routing import Access
+from tests.fakes.use_cases import Scripted
 from tests.regiond.http.serving import serving
 
 MAC = "00:16:3e:00:00:07"
@@ -71,6 +72,7 @@ TABLE: dict[tuple[str, str], tuple[object, tuple[int, int, int, int, int, int]]]
     ("PATCH", "/api/v1/subnets/{subnet}"): ({"release_hold_seconds": 60}, (401, 401, 403, 200, 403, 403)),
     ("GET", "/api/v1/subnets/{subnet}/utilisation"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/subnets/{subnet}/available"): (None, (401, 401, 200, 200, 200, 200)),
+    ("GET", "/metrics"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/subnets/{subnet}/leases"): (None, (401, 401, 403, 200, 403, 200)),
     ("GET", "/api/v1/subnets/{subnet}/clusters"): (None, (401, 401, 200, 200, 200, 200)),
     ("POST", "/api/v1/subnets/{subnet}/clusters/{cluster}/confirm-pair"): (None, (401, 401, 403, 200, 403, 403)),
@@ -128,9 +130,7 @@ async def test_who_gets_in(method: str, path: str) -> None:
                 assert reply.json["type"] == "unauthenticated"
         assert tuple(statuses) == expected
         region = server.region
-        scripted = [region.claims, region.imports, region.batches, region.edits, region.inventory]
-        scripted += [region.enrolment, region.subnets, region.vrfs, region.topologies]
-        scripted += [region.pairs, region.leases, region.adoptions, region.accounts, region.audit, region.recovery]
+        scripted = [part for part in vars(region).values() if isinstance(part, Scripted)]
         acted = [call for part in scripted for call in part.calls]
         allowed = [status for status in statuses if status < 300]
         assert len(acted) == (len(allowed) if 401 in statuses else 0)

@@ -1,0 +1,1 @@
+"""What this regiond counts and how it is told in Prometheus' text format."""

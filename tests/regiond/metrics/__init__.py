@@ -1,0 +1,1 @@
+"""What regiond counts."""
