@@ -27,6 +27,8 @@ from clusterd.netlink import (
     parse_links,
     parse_neighbours,
 )
+from clusterd.topology import TopologySettings, interface_reports
+from tests.clusterd import composed_dumps
 from tests.clusterd.kernel_networks import DUMPS
 
 LINKS = (DUMPS / "links.bin").read_bytes()
@@ -146,6 +148,36 @@ def test_vlans_bonds_and_slaves() -> None:
         Link(24, "bond0", "bond", bytes.fromhex("00163e000024")),
         Link(2, "eth0", None, bytes.fromhex("00163e000024"), master=24),
     )
+
+
+def test_a_dump_of_a_host_with_a_bond_of_two_nics_and_vlans_on_it() -> None:
+    links = {link.name: link for link in parse_links(composed_dumps.LINKS)}
+    mac = bytes.fromhex("00163e000002")
+    assert links == {
+        "eno1": Link(2, "eno1", None, mac, master=5),
+        "eno2": Link(3, "eno2", None, mac, master=5),
+        "bond0": Link(5, "bond0", "bond", mac),
+        "bond0.7": Link(6, "bond0.7", "vlan", mac, vlan=7, parent=5),
+        "bond0.4094": Link(7, "bond0.4094", "vlan", mac, vlan=4094, parent=5, master=8),
+        "br-office": Link(8, "br-office", "bridge", mac),
+        "prio": Link(9, "prio", "vlan", mac, up=False, vlan=0, parent=5),
+    }
+    facts = KernelFacts(tuple(links.values()), parse_addresses(composed_dumps.ADDRESSES))
+    reports = interface_reports(facts, TopologySettings())
+    assert [(each.nic, each.cidr, each.kind.value, each.vlan, each.up) for each in reports] == [
+        ("bond0", "192.0.2.0/24", "bond", None, True),
+        ("bond0.7", "198.51.100.0/25", "vlan", 7, True),
+        ("bond0.7", "2001:db8:7::/64", "vlan", 7, True),
+        ("br-office", "203.0.113.0/24", "bridge", None, True),
+        ("prio", "10.9.0.0/24", "vlan", None, False),
+    ]
+
+
+@given(st.integers(0, len(composed_dumps.LINKS) - 1))
+def test_a_dump_that_is_cut_short_is_refused_or_read_as_far_as_it_goes(end: int) -> None:
+    if not refuses(parse_links, composed_dumps.LINKS[:end]):
+        whole = parse_links(composed_dumps.LINKS)
+        assert parse_links(composed_dumps.LINKS[:end]) == whole[: len(parse_links(composed_dumps.LINKS[:end]))]
 
 
 @pytest.mark.parametrize(("flags", "up"), [(0x11043, True), (0x1003, False), (0x11042, False), (0x0, False)], ids=hex)
