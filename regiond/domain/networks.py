@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from netaddr import IPNetwork
-
-from clusterd.protocol.addresses import BITS, Family, int_to_address
+from clusterd.protocol.addresses import BITS, Family, address_to_int, int_to_address
 from clusterd.protocol.values import parse_network
 
 
@@ -38,12 +36,14 @@ class Network:
 @lru_cache(maxsize=4096)
 def network(cidr: str) -> Network:
     """From canonical or plain CIDR text. Raises ValueError."""
-    parsed = IPNetwork(parse_network(cidr))
-    family: Family = 4 if parsed.version == 4 else 6
-    first, last = int(parsed.first), int(parsed.last)
+    canonical = parse_network(cidr)
+    address, _, length = canonical.partition("/")
+    family, first = address_to_int(address)
+    host_bits = BITS[family] - int(length)
+    last = first | (1 << host_bits) - 1
     first_usable, last_usable = first, last
-    if BITS[family] - parsed.prefixlen > 1:
+    if host_bits > 1:
         first_usable += 1
         if family == 4:
             last_usable -= 1
-    return Network(str(parsed.cidr), family, first, last, first_usable, last_usable)
+    return Network(canonical, family, first, last, first_usable, last_usable)

@@ -2,7 +2,7 @@
 
 It is composed, not recorded: no capture of a whole such host was to be had. The attributes and their order follow the
 functions of the kernel that are named below, and for VLANs, bonds and their slaves they are those of the captures that
-the tests of netlink-packet-route (rust-netlink) publish. What differs from host to host, counters and queues, is made up.
+the tests of netlink-packet-route (rust-netlink) publish. What differs from host to host, such as counters, is made up.
 """
 
 import socket
