@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -32,7 +33,8 @@ SERVERS = ("dnsmasq", "isc", "kea-hosts-database", "kea-include-files")
 class DhcpSite:
     """`v4` and `v6` are on the first cable, `second` on the other one; `identity` is the process that serves IPv4.
 
-    `static_entries` are addresses that the server's own configuration gives to somebody.
+    `static_entries` are addresses that the server's own configuration gives to somebody. `one_lease_per_address`: a
+    second client that may have an address waits for the end of the first one's lease.
     """
 
     cluster: Cluster
@@ -42,6 +44,12 @@ class DhcpSite:
     second: str
     identity: Callable[[], ProcessIdentity]
     static_entries: list[str]
+    one_lease_per_address: bool
+
+    @property
+    def server_address(self) -> str:
+        """The server's own address on `v4`."""
+        return str(next(ip_network(self.v4).hosts()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,7 @@ class _Server:
     dhcp: str
     identity: Callable[[], ProcessIdentity]
     static_entries: tuple[str, ...] = ()
+    one_lease_per_address: bool = False
 
 
 @contextmanager
@@ -70,7 +79,8 @@ def dhcp_site(name: str, region: Region, directory: Path) -> Iterator[DhcpSite]:
             cluster.up()
             for cidr in (v4, v6, second):
                 _open(region, cidr)
-            yield DhcpSite(cluster, network, v4, v6, second, server.identity, list(server.static_entries))
+            entries = list(server.static_entries)
+            yield DhcpSite(cluster, network, v4, v6, second, server.identity, entries, server.one_lease_per_address)
         finally:
             cluster.stop()
 
@@ -109,7 +119,7 @@ def _server(name: str, network: Network, directory: Path, region: Region) -> Ite
             need(not missing_programs(), f"not installed: {', '.join(missing_programs())}")
             database = make_hosts_database(region, "kea") if name == "kea-hosts-database" else None
             with kea(KeaServers(network, directory, hosts_database=database)) as servers:
-                yield _Server(kea_table(servers), lambda: servers.identity(4))
+                yield _Server(kea_table(servers), lambda: servers.identity(4), one_lease_per_address=True)
 
 
 def isc_table(server: DhcpdServer) -> str:

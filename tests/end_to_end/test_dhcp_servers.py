@@ -6,6 +6,7 @@ One region serves all tests; each server runs once, with a clusterd of its own.
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 from typing import Any
@@ -102,6 +103,10 @@ def at_once(*questions: Callable[[], str | None]) -> list[str | None]:
 
 def acknowledged(answer: Answer | None) -> str | None:
     return answer.address if answer is not None and answer.kind is Kind.ACK else None
+
+
+def obtains(client: RawClient4, mac: str, address: str) -> bool:
+    return acknowledged(client.obtain(mac)) == address
 
 
 def test_claim_and_release(site: DhcpSite, api: Api) -> None:
@@ -210,3 +215,24 @@ def test_our_host_maps_are_never_taken_for_the_servers_own(site: DhcpSite, api: 
     assert udhcpc(site.network) == mapped[0]["address"]
     api.delete(f"nodes/{node}", 202)
     free(api, *mapped)
+
+
+def test_a_bond_or_dock_has_one_address_for_several_macs(site: DhcpSite, api: Api, v4: RawClient4) -> None:
+    """Whichever of them asks gets it; Kea gives it to the next one when the lease of the one before has ended."""
+    held = device(api, site.v4, macs=[MAC, OTHER_MAC])
+    former: str | None = None
+    for mac in (MAC, OTHER_MAC, MAC, OTHER_MAC):
+        if former is not None and site.one_lease_per_address:
+            assert acknowledged(v4.obtain(mac)) is None
+            v4.release(former, held["address"], site.server_address)
+        eventually(partial(obtains, v4, mac, held["address"]), f"{mac} has the address")
+        assert acknowledged(v4.renew(mac, held["address"])) == held["address"]
+        former = mac
+    assert v4.discover("00:16:3e:aa:00:99") is None
+
+    # One of them leaves, the other one keeps the address.
+    kept = api.patch(f"devices/{held['device']}?wait=20", {"macs": [MAC]})["reservations"][0]
+    assert (kept["address"], kept["macs"], kept["host_map"]["state"]) == (held["address"], [MAC], "applied")
+    assert acknowledged(v4.obtain(MAC)) == held["address"]
+    assert v4.discover(OTHER_MAC) is None
+    release(api, held)
