@@ -22,6 +22,7 @@ from regiond.cluster_rpc.listeners import Listeners
 from regiond.edits import Edits
 from regiond.enrolment import Enrolment, Eviction, RegionCertificates
 from regiond.enrolment_door import EnrolmentDoor
+from regiond.events import Events
 from regiond.exports import Exports
 from regiond.filters import ReservationFilters
 from regiond.first_contact import FirstContacts
@@ -51,6 +52,7 @@ from regiond.storage.connection import Vet
 from regiond.storage.deliveries import DeliveryReads
 from regiond.storage.doorbell import Doorbell, Rung
 from regiond.storage.errors import DatabaseUnavailable
+from regiond.storage.events import EventReads
 from regiond.storage.exports import ExportReads
 from regiond.storage.first_contact import FirstContactStore
 from regiond.storage.imports import ImportStore
@@ -77,18 +79,21 @@ from regiond.witness import Witness
 class _Announcements:
     """Something was committed here: those who wait here and the other regionds hear of it."""
 
-    def __init__(self, progress: Progress, catalogue: Catalogue, doorbell: Doorbell) -> None:
+    def __init__(self, progress: Progress, catalogue: Catalogue, doorbell: Doorbell, events: Events) -> None:
         self._progress = progress
+        self._events = events
         self._catalogue = catalogue
         self._doorbell = doorbell
 
     def acknowledged(self, subnets: Iterable[int]) -> None:
         self._progress.acknowledged(subnets)
         self._doorbell.acknowledged(subnets)
+        self._events.nudge()
 
     def topology_changed(self) -> None:
         self._catalogue.changed()
         self._doorbell.topology_changed()
+        self._events.nudge()
 
 
 class Region:
@@ -112,12 +117,14 @@ class Region:
         self.reads = Reads(pool)
         self.catalogue = Catalogue(reactor, self.reads)
         self.progress = Progress(reactor, self.reads)
+        self._event_reads = EventReads(pool)
+        self.events = Events(reactor, self._event_reads, self.catalogue)
         self.connections = Connections()
         self.doorbell = Doorbell(reactor, dsn, pool, self._rung, vet=vet)
         measured = Measurements()
         self.writer = Writer(reactor, writing, self._committed, measured)
         self.clusters = ClusterStore(pool, random_id)
-        announce = self._announce = _Announcements(self.progress, self.catalogue, self.doorbell)
+        announce = self._announce = _Announcements(self.progress, self.catalogue, self.doorbell, self.events)
         deliveries, recoveries = DeliveryReads(pool), RecoveryStore(pool, random_id)
         self._deliveries, self._history = deliveries, TopologyHistory(pool)
         hearing = Hearing(reactor, recoveries)
@@ -127,7 +134,7 @@ class Region:
             reactor,
             self.connections,
             self.clusters,
-            deliveries,
+            self._deliveries,
             record,
             hearing,
             announce,
@@ -136,7 +143,7 @@ class Region:
             reactor,
             self.connections,
             self.clusters,
-            deliveries,
+            self._deliveries,
             record,
             hearing,
             identity.region,
@@ -181,6 +188,7 @@ class Region:
             Adoptions(contacts, self.inventory, self.reads, self.writer, random_id),
             self.accounts,
             AuditTrail(AuditReads(pool)),
+            self.events,
             Recoveries(recoveries, hearing),
             Health(pool),
             self.metrics,
@@ -217,10 +225,12 @@ class Region:
     async def _prune(self) -> None:
         await self._deliveries.prune_tombstones()
         await self._history.prune()
+        await self._event_reads.prune()
 
     def _committed(self, subnets: frozenset[int]) -> None:
         self.dispatch.committed(subnets)
         self.doorbell.host_maps(subnets)
+        self.events.nudge()
 
     async def _certificates_changed(self) -> None:
         self.catalogue.changed()
@@ -247,6 +257,7 @@ class Region:
             self.dispatch.committed(rung.host_maps)
         if rung.acknowledged is not None:
             self.progress.acknowledged(rung.acknowledged)
+        self.events.nudge()
 
     async def _heartbeat(self) -> None:
         if connected := self.connections.clusters():
@@ -254,6 +265,11 @@ class Region:
         await self.eviction.look()
         if self.door is not None:
             await self.door.look()
+
+    def wait_no_longer(self) -> None:
+        """Whoever waits for something to happen is answered with how things stand: the daemon is stopping."""
+        self.progress.wait_no_longer()
+        self.events.stop()
 
     def start(self) -> None:
         self._stalls.start()

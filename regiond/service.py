@@ -142,7 +142,7 @@ class RegionDaemon(Service):
         if self._doors is not None:
             await self._doors.close()
         if self._region is not None:
-            self._region.progress.wait_no_longer()
+            self._region.wait_no_longer()
         if self._database_is_gone:
             # Nobody brings it back but the next start: what waits for it is told so now.
             await self._close_pools()

@@ -255,7 +255,7 @@ def _node_identifier(node: NodeView, subnet: SubnetView, asked: NodeAddressClaim
     if asked.alias is None:
         raise errors.InvalidRequest("/mac", "say for whom: a mac, an alias, a client_id or a duid")
     if network(subnet.cidr).family == 6:
-        raise errors.InvalidRequest("/duid", "an alias on an IPv6 network needs the DUID that its client sends")
+        raise errors.WrongFamily("an alias on an IPv6 network needs the DUID that its client sends")
     return alias_identifier(node.id, asked.alias)
 
 

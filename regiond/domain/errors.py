@@ -282,6 +282,18 @@ class TooManyImports(DomainError):
     slug = "too-many-imports"
 
 
+class EventsGone(DomainError):
+    """What followed the event that was named is not known any more."""
+
+    slug = "events-gone"
+
+
+class TooManyFollowers(DomainError):
+    """As many follow what happens as this regiond, or the account, may have."""
+
+    slug = "too-many-followers"
+
+
 class LinkRefused(Exception):
     """What is refused on the link and never over HTTP. `detail` is told to the other side."""
 

@@ -157,7 +157,7 @@ class Application:
         _check_after(route, query)
         body = _body(route, incoming)
         context = self._context(exchange, query.wait if isinstance(query, Waiting) else None)
-        call: Call[Any, Any] = Call(context, found.parameters, query, pairs, body, self._now(), route)
+        call: Call[Any, Any] = Call(context, found.parameters, query, pairs, body, self._now(), route, incoming.headers)
         return await route.handler(self._use_cases, call)
 
     async def _caller(self, incoming: Incoming) -> Caller:

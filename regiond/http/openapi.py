@@ -47,7 +47,11 @@ _HEADERS: Final[Mapping[str, dict[str, Any]]] = {
     "Retry-After": {"description": "seconds to wait before the next attempt", "schema": {"type": "integer"}},
     "WWW-Authenticate": {"description": "RFC 6750", "schema": {"type": "string"}},
     "Allow": {"description": "the methods there are", "schema": {"type": "string"}},
+    "X-Accel-Buffering": {"description": "asks proxies to pass on at once what comes", "schema": {"type": "string"}},
 }
+
+
+_ABOUT_HEADERS: Final = {"Last-Event-ID": "the last `id` that came: what happened since then comes first"}
 
 
 def document(routes: Iterable[Route]) -> dict[str, Any]:
@@ -150,6 +154,8 @@ def _parameters(route: Route) -> Iterator[dict[str, Any]]:
             "description": "makes a repeated request safe",
             "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
         }
+    for name in route.headers:
+        yield {"name": name, "in": "header", "description": _ABOUT_HEADERS[name], "schema": {"type": "string"}}
     if route.conditional:
         yield {
             "name": "If-Match",
@@ -171,6 +177,8 @@ def _responses(route: Route) -> dict[str, Any]:
             headers.append("Link")
         if route.streams:
             headers.append("Content-Disposition")
+        if route.pieces:
+            headers.append("X-Accel-Buffering")
         answer: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": _headers(headers)}
         if (content := _content(route, status)) is not None:
             answer["content"] = content
@@ -195,6 +203,8 @@ _HEADERS_OF_STATUS: Final = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 50
 def _content(route: Route, status: int) -> dict[str, Any] | None:
     if status == 204:
         return None
+    if route.pieces:
+        return {route.shows.media_type: {"schema": {"oneOf": [_event(*each) for each in route.pieces.items()]}}}
     if isinstance(route.shows, Raw | Streamed):
         return {route.shows.media_type.partition(";")[0]: {"schema": {"type": "string"}}}
     shown = route.releasing if status == 202 else route.shows
@@ -204,6 +214,20 @@ def _content(route: Route, status: int) -> dict[str, Any] | None:
         schema = {"type": "array", "items": schema}
     other = {media_type.partition(";")[0]: {"schema": {"type": "string"}} for media_type in route.streams}
     return {"application/json": {"schema": schema}, **other}
+
+
+def _event(name: str, data: Any) -> dict[str, Any]:
+    """One event of a stream, by its fields."""
+    content = {"type": "string", "contentMediaType": "application/json", "contentSchema": _without_definitions(data)}
+    return {
+        "type": "object",
+        "properties": {
+            "event": {"const": name},
+            "id": {"type": "string"},
+            "data": content,
+        },
+        "required": ["event", "data"],
+    }
 
 
 def _headers(names: Iterable[str]) -> dict[str, Any]:
@@ -231,7 +255,7 @@ def _schemas(routes: Iterable[Route]) -> dict[str, Any]:
             found.update(_body_schemas(route.body))
         shown += [
             shape
-            for shape in (route.shows, route.releasing)
+            for shape in (route.shows, route.releasing, *route.pieces.values())
             if shape is not None and not isinstance(shape, Raw | Streamed)
         ]
     for shape in shown:

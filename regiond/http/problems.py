@@ -62,6 +62,7 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "cluster-not-on-subnet": (409, "The cluster is not on the subnet"),
     "last-serving-cluster": (409, "No other cluster serves the subnet"),
     "quota-exceeded": (409, "The account has as many reservations as it may"),
+    "events-gone": (410, "What followed this event is not known any more"),
     "stale-version": (412, "It was changed since it was read"),
     "body-too-large": (413, "The body is too large"),
     "unsupported-media-type": (415, "The body has to be JSON"),
@@ -72,6 +73,7 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "database-unavailable": (503, "The database does not answer"),
     "subnet-not-ready": (503, "It is not known yet what the subnet's DHCP server has of its own"),
     "subnet-recovering": (503, "The subnet is being recovered"),
+    "too-many-followers": (503, "Too many follow what happens"),
     "not-ready": (503, "The region cannot serve requests now"),
 }
 

@@ -75,7 +75,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[B, Q]):
-    """One request, understood: its path's parameters, its query and its body."""
+    """One request, understood: its path's parameters, its query and its body. Header names are lower case."""
 
     context: RequestContext
     path: Mapping[str, str]
@@ -84,6 +84,7 @@ class Call(Generic[B, Q]):
     body: B
     now: datetime
     route: "Route"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def caller(self) -> Caller:
@@ -126,7 +127,8 @@ class Route:
     `list_of` says what a list's pages are cut by: the ids of its entries. `conditional`: it honours If-Match.
     `shows` is the type of what it answers (of a list: of an entry), `releasing` that of a 202; `streams` are the media
     types of other forms that can be asked for. `refusals` are the problem types that do not follow from the rest: see
-    regiond/http/openapi.py. `upload` is what it takes instead of a `body`.
+    regiond/http/openapi.py. `upload` is what it takes instead of a `body`. `headers` are those of its own that it
+    reads, `pieces` the types of the data of server-sent events, by the events' names.
     """
 
     method: str
@@ -144,6 +146,8 @@ class Route:
     streams: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     upload: Upload | None = None
+    headers: tuple[str, ...] = ()
+    pieces: Mapping[str, Any] = field(default_factory=dict)
 
     def url(self, parameters: Mapping[str, str]) -> str:
         """The path with its parameters filled in."""

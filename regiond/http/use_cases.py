@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from regiond.batches import Member, MemberResult
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
+from regiond.domain.events import EventKind
 from regiond.domain.first_contact import AdoptionResult, ContactView, ForeignEntry
 from regiond.domain.identity import EnrolmentOffer
 from regiond.domain.importing import ImportView
@@ -29,6 +30,7 @@ from regiond.domain.views import (
     Utilisation,
 )
 from regiond.domain.vrfs import VrfView
+from regiond.events import Told
 from regiond.requests import Caller, RequestContext
 from regiond.topologies import Topology
 
@@ -283,6 +285,20 @@ class AuditUseCases(Protocol):
     ) -> Sequence[AuditEntry]: ...
 
 
+class EventUseCases(Protocol):
+    """What happens."""
+
+    async def follow(
+        self,
+        context: RequestContext,
+        *,
+        after: str | None,
+        kinds: Sequence[EventKind],
+        subnets: Sequence[str],
+        wait: float | None,
+    ) -> AsyncGenerator[Told, None]: ...
+
+
 class AccountUseCases(Protocol):
     """Who asks; accounts and tokens."""
 
@@ -358,6 +374,7 @@ class UseCases:
     adoptions: AdoptionUseCases
     accounts: AccountUseCases
     audit: AuditUseCases
+    events: EventUseCases
     recovery: RecoveryUseCases
     health: Health
     metrics: MetricsUseCases

@@ -17,6 +17,7 @@ from regiond.audit_trail import AuditTrail
 from regiond.batches import Batches, Member, MemberResult
 from regiond.claims import Claims
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
+from regiond.domain.events import Event, EventId, EventKind
 from regiond.domain.first_contact import (
     Adoption,
     AdoptionResult,
@@ -50,6 +51,7 @@ from regiond.domain.views import (
 from regiond.domain.vrfs import VrfView
 from regiond.edits import Edits
 from regiond.enrolment import Enrolment
+from regiond.events import Events, Told
 from regiond.exports import Exports
 from regiond.http.use_cases import (
     AccountUseCases,
@@ -59,6 +61,7 @@ from regiond.http.use_cases import (
     ClaimUseCases,
     EditUseCases,
     EnrolmentUseCases,
+    EventUseCases,
     ExportUseCases,
     ImportUseCases,
     InventoryUseCases,
@@ -227,6 +230,20 @@ LEASE_LISTING = LeaseListing(
 ADOPTION_RESULT = AdoptionResult(16, Adoption.DONE, None, 8)
 CHECK_REPORT = CheckReport(5, "192.0.2.0/24", "default", 3, 2, 2, ())
 OFFER = EnrolmentOffer(NewEnrolment("rack-b", "hme_the-secret", NOW), "tcp:region.example:5251", "sha256:" + "ab" * 32)
+EVENT = Event(
+    position=7,
+    at=NOW,
+    kind=EventKind.RESERVATION,
+    action="claimed",
+    subnet=5,
+    cidr="192.0.2.0/24",
+    vrf="default",
+    reservation=7,
+    reservation_kind=Kind.USER,
+    address="192.0.2.7",
+    owner=ALICE.account,
+    owner_name=ALICE.name,
+)
 AUDIT_ENTRY = AuditEntry(14, NOW, 1, "root", "range.add", "rg-000000000d", None, {"kind": "dynamic"}, "deploy-7")
 ACCOUNT_VIEW = AccountView(ALICE.account, ALICE.name, Role.USER, False, NOW)
 TOKEN_VIEW = TokenView(12, ALICE.account, ALICE.name, "laptop", False, NOW, None)
@@ -283,6 +300,15 @@ async def exported(**arguments: Any) -> AsyncGenerator[bytes, None]:
     return pieces()
 
 
+async def told(**arguments: Any) -> AsyncGenerator[Told, None]:
+    async def news() -> AsyncGenerator[Told, None]:
+        yield Told(EventId("5d2e0000", 6))
+        yield Told(EventId("5d2e0000", 7), [EVENT])
+        yield Told(EventId("5d2e0000", 7), ends="nothing came")
+
+    return news()
+
+
 class FakeHealth:
     """Ready, unless told otherwise."""
 
@@ -322,6 +348,7 @@ class FakeRegion:
                 "release_reservation": [],
             },
         )
+        self.events = Scripted(Events, {"follow": told})
         self.exports = Scripted(Exports, {"export": exported})
         self.batches = Scripted(Batches, {"run": _each_done})
         self.imports = Scripted(Imports, {"create": IMPORT_VIEW, "read_list": [IMPORT_VIEW], "read": IMPORT_VIEW})
@@ -424,6 +451,7 @@ class FakeRegion:
             cast(AdoptionUseCases, self.adoptions),
             cast(AccountUseCases, self.accounts),
             cast(AuditUseCases, self.audit),
+            cast(EventUseCases, self.events),
             cast(RecoveryUseCases, self.recovery),
             self.health,
             cast(MetricsUseCases, self.metrics),

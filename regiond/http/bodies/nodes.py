@@ -85,7 +85,9 @@ class NodeChange(Change):
     comment: Text | None = None
     owner: AccountName | None = None
     macs: Macs | None = None
-    replaced_macs: list[ReplacedMac] | None = Field(default=None, min_length=1, max_length=MAX_MACS)
+    replaced_macs: list[ReplacedMac] | None = Field(
+        default=None, min_length=1, max_length=MAX_MACS, json_schema_extra={"uniqueItems": True}
+    )
 
     nullable: ClassVar[frozenset[str]] = frozenset({"comment"})
 

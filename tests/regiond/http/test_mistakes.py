@@ -255,6 +255,8 @@ REFUSALS: list[tuple[DomainError, int]] = [
     (errors.AlreadyRecovering("one goes on"), 409),
     (errors.NotAllHeard("not heard", clusters=["rack-a"]), 409),
     (errors.QuotaExceeded("too many", scope="account", limit=3, used=3, wanted=1), 409),
+    (errors.EventsGone("list again"), 410),
+    (errors.TooManyFollowers("500 follow"), 503),
     (errors.BatchRefused([(0, errors.SubnetExhausted("no"))]), 409),
     (errors.TooManyImports("four are not finished"), 429),
 ]

@@ -1,0 +1,22 @@
+"""What is asked of events."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from regiond.domain.events import EventKind
+from regiond.http.bodies.base import Query
+from regiond.http.fields import Line, SelectorText, Wait
+
+
+class Following(Query):
+    """Filters; the values of one are alternatives, and all filters hold.
+
+    `after` is for those who cannot send `Last-Event-ID`. With `wait` the stream ends when nothing has come for so many
+    seconds.
+    """
+
+    kind: list[Annotated[str, Field(json_schema_extra={"enum": list(EventKind)})]] = Field(default=[])
+    subnet: list[SelectorText] = Field(default=[])
+    after: Line | None = None
+    wait: Wait | None = None
