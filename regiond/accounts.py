@@ -95,15 +95,15 @@ class Accounts:
             text = credentials.strip().decode("ascii")
         except UnicodeDecodeError:
             return None
-        parsed = parse_token(text)
-        if parsed is None:
-            return None
         digest = sha256(text.encode()).digest()
         now = self._clock.seconds()
         known = self._remembered.get(digest)
         if known is not None and now < known.until:
             self._remembered.move_to_end(digest)
             return known.caller
+        parsed = parse_token(text)
+        if parsed is None:
+            return None
         forgotten = self._forgotten
         credential = await self._store.credential(parsed.id)
         if credential is None or not credential.secret.fits(parsed.secret):

@@ -125,6 +125,8 @@ class Leases:
         for claim in claims:
             if claim.address is not None:
                 wanted.setdefault(claim.subnet, set()).add(claim.address)
+        if not wanted:
+            return list(claims)
         asked = [Deferred.fromCoroutine(self._on(subnet, sorted(addresses))) for subnet, addresses in wanted.items()]
         told = dict(zip(wanted, await gatherResults(asked), strict=True))
         return [_informed(claim, told.get(claim.subnet, ()), over) for claim in claims]

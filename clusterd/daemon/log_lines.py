@@ -74,8 +74,9 @@ def read_event(event: LogEvent) -> LogLine:
             continue
         # The exact built-in scalars need no care: nearly every field is one, and a busy region writes many.
         kind = type(value)
-        small = kind is int and -MAX_PLAIN_INT < value < MAX_PLAIN_INT
-        fields[name] = value if kind is str or value is None or small or kind is bool else plain(value)
+        exact = kind is str or value is None or kind is bool
+        number = (kind is int and -MAX_PLAIN_INT < value < MAX_PLAIN_INT) or (kind is float and math.isfinite(value))
+        fields[name] = value if exact or number else plain(value)
     name_of_event, namespace = event.get("event"), event.get("log_namespace")
     return LogLine(
         time=rfc3339(event.get("log_time")),
@@ -150,6 +151,8 @@ def _plain(value: object, around: tuple[int, ...]) -> Plain:
 
 
 def _safe_plain(value: object, around: tuple[int, ...]) -> Plain:
+    if type(value) is str:
+        return value
     unprintable: Plain = "<unprintable>"
     return _guarded(lambda: _plain(value, around), unprintable)
 

@@ -17,7 +17,9 @@ from regiond.domain.reservations import Reservation, Status
 
 
 def of_reservation(held: Reservation) -> str:
-    return _of([held.id, held.status, held.hostname, held.purpose, held.comment, _moment(held.expires_at), *held.macs])
+    return _of(
+        [held.id, held.status.value, held.hostname, held.purpose, held.comment, _moment(held.expires_at), *held.macs]
+    )
 
 
 def of_device(

@@ -132,7 +132,7 @@ def _address(subnet: int, address: str) -> dict[str, Any]:
 
 
 def _identifier(subnet: int, identifier: Identifier) -> dict[str, Any]:
-    return {"subnet": subnet, "kind": identifier.kind, "identifier": identifier.value.hex()}
+    return {"subnet": subnet, "kind": identifier.kind.value, "identifier": identifier.value.hex()}
 
 
 def _new_identifiers(step: Step) -> Iterable[Identifier]:
@@ -253,7 +253,7 @@ def changes_document(batch_id: str, changes: Changes, subnets: Mapping[int, Subn
         "maps": [
             {
                 "subnet": subnet,
-                "kind": identifier.kind,
+                "kind": identifier.kind.value,
                 "identifier": identifier.value.hex(),
                 "address": row.address,
                 "hostname": row.hostname,
@@ -287,7 +287,7 @@ def changes_document(batch_id: str, changes: Changes, subnets: Mapping[int, Subn
                 "cluster": step.cluster,
                 "maps": [
                     {
-                        "kind": r.identifier.kind,
+                        "kind": r.identifier.kind.value,
                         "identifier": r.identifier.value.hex(),
                         "reason": r.reason,
                     }
@@ -361,8 +361,8 @@ def _reservation_row(reservation: Reservation) -> dict[str, Any]:
         "subnet": r.subnet,
         "address": r.address,
         "id": r.id,
-        "kind": r.kind,
-        "status": r.status,
+        "kind": r.kind.value,
+        "status": r.status.value,
         "owner": r.owner,
         "macs": r.macs,
         "client_id": r.client_id,

@@ -44,6 +44,7 @@ from regiond.storage.nodes import name_taken
 from regiond.storage.pool import SETTLE, Pool, Session
 
 MAX_BATCH_WEIGHT = 512  # steps, or addresses of a claim: planning more would stall the reactor for over 20 ms
+ANSWERED_AT_ONCE = 64  # steps, or addresses of a claim
 MAX_WAITING = 20_000
 ATTEMPTS = 4
 RETRY_DELAY_SECONDS = 0.2
@@ -127,7 +128,7 @@ class Writer:
             while self._waiting or decided is not None:
                 begun = self._begin_next(len(decided[0]) if decided else 0) if self._waiting else None
                 if decided is not None:
-                    self._answer(*decided)
+                    await self._answer(*decided)
                 decided = None if begun is None else (begun[0], await begun[1])
                 self._refuse_late()
         finally:
@@ -137,12 +138,19 @@ class Writer:
         batch = self._next_batch(decided)
         return batch, Deferred.fromCoroutine(self._decide([mutation for mutation, _ in batch]))
 
-    def _answer(self, batch: Batch, outcomes: Outcomes) -> None:
-        """Tell of what was committed, and then those who asked for it."""
+    async def _answer(self, batch: Batch, outcomes: Outcomes) -> None:
+        """Tell of what was committed, and then those who asked for it: a few in a turn of the reactor, since the next
+        batch's facts may have come, and PostgreSQL waits for its plan.
+        """
         committed, self._untold = self._untold, []
         for decided in committed:
             self._tell(decided)
-        for (_, answer), outcome in zip(batch, outcomes, strict=True):
+        weight = 0
+        for (mutation, answer), outcome in zip(batch, outcomes, strict=True):
+            if weight >= ANSWERED_AT_ONCE:
+                weight = 0
+                await deferLater(self._clock, 0)
+            weight += mutation.weight
             if isinstance(outcome, Outcome):
                 answer.callback(outcome)
             else:

@@ -6,7 +6,7 @@ from regiond.domain import versions
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.reservations import ClusterProgress, Reservation, overall_state
 from regiond.domain.views import ReservationView
-from regiond.http.representations.values import moment, optional_id
+from regiond.http.representations.values import moment, optional_id, word
 from regiond.http.shapes import reservations as shapes
 from regiond.requests import Caller
 
@@ -20,8 +20,8 @@ def record(held: Reservation) -> shapes.Record:
     """The record alone: what does not change with the progress of host maps."""
     return {
         "id": format_id(Prefix.RESERVATION, held.id),
-        "kind": held.kind,
-        "status": held.status,
+        "kind": word(held.kind),
+        "status": word(held.status),
         "address": held.address,
         "subnet": {"id": format_id(Prefix.SUBNET, held.subnet), "cidr": held.cidr, "vrf": held.vrf},
         "mac": held.macs[0] if held.macs else None,
