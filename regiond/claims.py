@@ -18,6 +18,7 @@ from regiond.domain.mutations import Claim, DropNode, Mutation, Outcome, Step
 from regiond.domain.reservations import Status
 from regiond.domain.views import DeviceView, NodeView, ReservationView
 from regiond.filters import ReservationFilters
+from regiond.probed_claims import ProbedClaims
 from regiond.progress import Progress
 from regiond.repeats import once
 from regiond.requests import RequestContext
@@ -61,8 +62,10 @@ class Claims:
         progress: Progress,
         leases: LooksAtLeases,
         new_id: NewId,
+        probed: ProbedClaims,
     ) -> None:
         self._writer = writer
+        self._probed = probed
         self._reads = reads
         self._nodes = nodes
         self._catalogue = catalogue
@@ -261,7 +264,7 @@ class Claims:
             if claim.address is None:
                 raise errors.InvalidRequest("?force", "only a claim that names its address can be forced")
         (claim,) = await self.leases.look([claim], over=force)
-        outcome = await self._submit(context, claim)
+        outcome = await self._probed.submit(context, claim)
         if force and claim.leases:
             await self.leases.end(claim.leases, context.request_id)
         return outcome

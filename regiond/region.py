@@ -10,6 +10,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from regiond.accounts import Accounts, random_id
+from regiond.addresses_in_use import AddressesInUse
 from regiond.adoption import Adoptions
 from regiond.audit_trail import AuditTrail
 from regiond.batches import Batches
@@ -42,9 +43,12 @@ from regiond.metrics.exposition import Exposition, Sources
 from regiond.metrics.measurements import Measurements
 from regiond.metrics.stalls import StallWatch
 from regiond.pairs import Pairs
+from regiond.probed_claims import ProbedClaims
+from regiond.probes import Probes
 from regiond.progress import Progress
 from regiond.recovery import Recoveries
 from regiond.storage.accounts import AccountStore
+from regiond.storage.addresses_in_use import InUseStore
 from regiond.storage.audit import AuditReads
 from regiond.storage.certificates import CertificateStore
 from regiond.storage.check import SubnetChecks
@@ -60,6 +64,7 @@ from regiond.storage.networks import NetworkStore
 from regiond.storage.nodes import NodeStore
 from regiond.storage.pairs import PairStore
 from regiond.storage.pool import Pool
+from regiond.storage.probing import ProbingReads
 from regiond.storage.progress_counts import progress_counts
 from regiond.storage.ranges import RangeStore
 from regiond.storage.reads import Reads, RegionIdentity
@@ -152,8 +157,16 @@ class Region:
         self.accounts = Accounts(reactor, AccountStore(pool))
         self.inventory = Inventory(self.reads, self.catalogue)
         leases = Leases(reactor, self.connections, self.inventory, self.reads)
+        marks = InUseStore(pool, random_id)
         self.claims = Claims(
-            self.writer, self.reads, NodeStore(pool, random_id), self.catalogue, self.progress, leases, random_id
+            self.writer,
+            self.reads,
+            NodeStore(pool, random_id),
+            self.catalogue,
+            self.progress,
+            leases,
+            random_id,
+            ProbedClaims(self.writer, Probes(self.connections, ProbingReads(pool)), marks),
         )
         self.subnets = Subnets(self.inventory, RangeStore(pool, random_id), SubnetStore(pool), SubnetChecks(pool))
         certificate_store = CertificateStore(pool, random_id)
@@ -185,6 +198,7 @@ class Region:
             leases,
             Vrfs(self.inventory, VrfStore(pool, random_id), NetworkStore(pool, random_id), self._serving_changed),
             Topologies(self.inventory, self._history),
+            AddressesInUse(self.inventory, marks),
             Adoptions(contacts, self.inventory, self.reads, self.writer, random_id),
             self.accounts,
             AuditTrail(AuditReads(pool)),
@@ -211,6 +225,7 @@ class Region:
             hearing.settle,
             self.witness.beat,
             self._prune,
+            marks.expire,
         )
 
     async def _pair_changed(self, cluster: int) -> None:

@@ -25,7 +25,8 @@ class RequestContext:
     """`fingerprint` stands for method, path and body; `wait_seconds` is how long the answer may wait for *applied*.
 
     None waits the default: 2 s where every serving cluster is connected, else not at all. `if_match` has the versions
-    in which a thing may be changed or deleted, None: in any.
+    in which a thing may be changed or deleted, None: in any. `probe`: whether addresses are probed before they are
+    handed out, None: as their subnet says.
     """
 
     caller: Caller
@@ -34,6 +35,7 @@ class RequestContext:
     idempotency_key: str | None = None
     wait_seconds: float | None = None
     if_match: frozenset[str] | None = None
+    probe: bool | None = None
 
     @property
     def idempotency(self) -> Idempotency | None:

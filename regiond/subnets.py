@@ -52,13 +52,20 @@ class Subnets:
         *,
         release_hold_seconds: int | None = None,
         claimable_anyway: bool | None = None,
+        probe: bool | None = None,
     ) -> SubnetView:
-        """What is None stays. `claimable_anyway`: do not wait for what the clusters report of their DHCP servers."""
+        """What is None stays. `claimable_anyway`: do not wait for what the clusters report of their DHCP servers.
+        `probe`: claims are probed unless they say otherwise.
+        """
         _require_admin(context)
         if release_hold_seconds is not None and not 0 <= release_hold_seconds <= MAX_RELEASE_HOLD_SECONDS:
             raise errors.InvalidRequest("/release_hold_seconds", f"0 to {MAX_RELEASE_HOLD_SECONDS}")
         number = await self._inventory.subnet_id(subnet)
-        wanted = {"release_hold_seconds": release_hold_seconds, "claimable_anyway": claimable_anyway}
+        wanted = {
+            "release_hold_seconds": release_hold_seconds,
+            "claimable_anyway": claimable_anyway,
+            "probe": probe,
+        }
         given = {name: value for name, value in wanted.items() if value is not None}
         await self._subnets.change(context.change, number, given)
         return await self._inventory.subnet(format_id(Prefix.SUBNET, number))

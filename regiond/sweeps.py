@@ -23,6 +23,7 @@ SWEEP_SECONDS = 1.0
 HEARTBEAT_SECONDS = 15.0
 DRAINING_SECONDS = 10.0
 CLEANING_SECONDS = 300.0
+MARKS_SECONDS = 15.0
 MAX_PER_SWEEP = 500
 
 REGION = Actor(None, "region", is_admin=True)
@@ -51,6 +52,7 @@ class Sweeps:
         settle: Callable[[], Awaitable[None]],
         witness: Callable[[], Awaitable[None]],
         prune: Callable[[], Awaitable[None]],
+        expire_marks: Callable[[], Awaitable[None]],
     ) -> None:
         self._clock = clock
         self._pool = pool
@@ -61,6 +63,7 @@ class Sweeps:
         self._settle = settle
         self._witness = witness
         self._prune = prune
+        self._expire_marks = expire_marks
         self._loops: list[LoopingCall] = []
         self._idle: list[Deferred[Any]] = []
 
@@ -75,6 +78,7 @@ class Sweeps:
             ("witness", WITNESS_SECONDS, self._witness),
             ("cleaning", CLEANING_SECONDS, self.clean),
             ("tombstones", CLEANING_SECONDS, self._prune),
+            ("marks", MARKS_SECONDS, self._expire_marks),
         ):
             loop = LoopingCall(self._guarded, name, sweep)
             loop.clock = self._clock

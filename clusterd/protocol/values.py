@@ -311,11 +311,14 @@ class ServerEntry:
 
 @dataclass(frozen=True, slots=True)
 class AddressInUse:
-    """Somebody on the wire uses this address, with this MAC address."""
+    """Somebody on the wire uses this address, and says to have this MAC address: any six octets."""
 
     address: str
     mac: str
 
     def __post_init__(self) -> None:
+        octets = parse_hex(self.mac)
+        if len(octets) != 6:
+            raise ValueError(f"a MAC address has six octets, not {len(octets)}")
         object.__setattr__(self, "address", canonical_address(self.address))
-        object.__setattr__(self, "mac", format_mac(parse_mac(self.mac)))
+        object.__setattr__(self, "mac", format_mac(octets))

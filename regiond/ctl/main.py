@@ -14,6 +14,7 @@ from regiond.ctl.clusters import clusters
 from regiond.ctl.command import RegionGroup, Settings
 from regiond.ctl.exports import export
 from regiond.ctl.imports import import_file
+from regiond.ctl.in_use import in_use
 from regiond.ctl.leases import leases
 from regiond.ctl.pairs import clusters as clusters_on_subnet
 from regiond.ctl.pairs import confirm_pair, unpair
@@ -114,6 +115,7 @@ cli.add_command(clusters)
 cli.add_command(export)
 cli.add_command(import_file)
 cli.add_command(leases)
+cli.add_command(in_use)
 cli.add_command(ranges)
 cli.add_command(recover)
 cli.add_command(reservations)

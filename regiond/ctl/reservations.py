@@ -11,7 +11,7 @@ from regiond.domain.reservations import Kind
 
 _TOLD = (
     *("id", "address", "kind", "status", "owner", "client_id", "duid", "alias", "hostname", "device", "node", "group"),
-    *("purpose", "comment", "created", "expires_at", "free_at"),
+    *("purpose", "comment", "created", "expires_at", "free_at", "probed"),
 )
 
 
@@ -78,10 +78,22 @@ def show(settings: Settings, reservation_id: str) -> None:
 @click.option("--expires-in", type=DURATION, help="Give it back by itself after this time, e.g. 12h.")
 @click.option("--wait", type=click.FloatRange(0, 30), help="Wait so many seconds until clusters have applied it.")
 @click.option("--force", is_flag=True, help="Take --address though another client has a lease on it (admin).")
+@click.option(
+    "--probe/--no-probe",
+    default=None,
+    help="Find out on the wire that nobody uses the address, or do not; else as the subnet says.",
+)
 @json_option
 @pass_settings
 def claim(
-    settings: Settings, /, interface: str | None, address: str | None, wait: float | None, force: bool, **more: Any
+    settings: Settings,
+    /,
+    interface: str | None,
+    address: str | None,
+    wait: float | None,
+    probe: bool | None,
+    force: bool,
+    **more: Any,
 ) -> None:
     """Reserve addresses for yourself: the region hands them to nobody else, and no DHCP server answers with them."""
     if interface is None and address is None:
@@ -89,6 +101,7 @@ def claim(
     body = given(interface=interface, address=address, **more)
     query = [] if wait is None else [("wait", f"{wait:.3f}")]
     query += [("force", "true")] if force else []
+    query += [] if probe is None else [("probe", str(probe).lower())]
     made = settings.client.post("/reservations", body, query, wait or 0.0).content
     if settings.as_json:
         print_json(made)

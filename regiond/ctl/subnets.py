@@ -72,13 +72,22 @@ def show(settings: Settings, subnet: str) -> None:
     default=None,
     help="Claim addresses although a cluster has not told what its DHCP server has of its own; or wait for that.",
 )
+@click.option(
+    "--probe/--no-probe",
+    "probe",
+    default=None,
+    help="Find out on the wire that nobody uses an address before it is handed out, unless a claim says otherwise.",
+)
 @json_option
 @pass_settings
-def set_subnet(settings: Settings, subnet: str, release_hold: int | None, claimable_anyway: bool | None) -> None:
-    """Set how long released addresses of a subnet rest, also those that are resting now, or when they are claimable."""
-    body = given(release_hold_seconds=release_hold, claimable_anyway=claimable_anyway)
+def set_subnet(
+    settings: Settings, subnet: str, release_hold: int | None, claimable_anyway: bool | None, probe: bool | None
+) -> None:
+    """Set how long a subnet's released addresses rest, when they are claimable, and whether they are probed."""
+    body = given(release_hold_seconds=release_hold, claimable_anyway=claimable_anyway, probe=probe)
     if not body:
-        raise click.UsageError("say what to set: --release-hold or --claimable-anyway", click.get_current_context())
+        wanted = "--release-hold, --claimable-anyway or --probe"
+        raise click.UsageError(f"say what to set: {wanted}", click.get_current_context())
     changed = settings.client.patch(f"/subnets/{segment(subnet)}", body).content
     if settings.as_json:
         print_json(changed)
@@ -94,6 +103,7 @@ def _own(shown: Any) -> list[tuple[str, Any]]:
         ("served by", ", ".join(shown["clusters"])),
         ("generation", shown["generation"]),
         ("release hold", f"{shown['release_hold_seconds']} s"),
+        ("probed", "yes" if shown["probe"] else "on request"),
         ("claimable", "yes" if shown["claimable"] else f"not before {', '.join(shown['awaits'])} has reported"),
     ]
 
@@ -108,6 +118,7 @@ def _use(use: Any) -> list[tuple[str, Any]]:
         ("in ranges", excluded),
         ("infrastructure", use["infrastructure"]),
         ("static entries", use["static_entries"]),
+        ("in use", f"{use['in_use']} (without a reservation: regionctl in-use list)" if use["in_use"] else 0),
         ("free", use["free"]),
     ]
 

@@ -119,6 +119,31 @@ class LeasedToAnother(DomainError):
     slug = "leased-to-another"
 
 
+class AddressInUse(DomainError):
+    """Somebody on the wire uses the address without a reservation."""
+
+    slug = "address-in-use"
+
+
+class NotProbed(DomainError):
+    """No address could be found out to be nobody's. `reasons` say why each cluster that serves the subnet cannot."""
+
+    slug = "not-probed"
+
+
+class Unvetted(DomainError):
+    """The claim wants an address that was probed, and none that was is free (any more). Never an answer.
+
+    `candidates` are free now, the lowest first.
+    """
+
+    slug = "unvetted"
+
+    def __init__(self, candidates: Sequence[str]) -> None:
+        super().__init__("no address of these was probed")
+        self.candidates = tuple(candidates)
+
+
 class SubnetNotReady(DomainError):
     """A cluster that serves the subnet has not reported yet what its DHCP server has of its own."""
 

@@ -16,7 +16,8 @@ class SubnetFacts:
     `was_served` tells whether any cluster ever held its host maps: nobody can still use a map that was never
     given out. `awaits` names the clusters that serve it and have not reported yet what their DHCP servers have of their
     own.
-    While `recovering`, nothing is claimed: see `regiond.domain.recovery`.
+    While `recovering`, nothing is claimed: see `regiond.domain.recovery`. `probes`: claims are probed unless they say
+    otherwise.
     """
 
     id: int
@@ -29,6 +30,7 @@ class SubnetFacts:
     free: tuple[tuple[int, int], ...]
     awaits: tuple[str, ...] = ()
     recovering: bool = False
+    probes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +48,15 @@ class MapFacts:
 class Obstacle:
     """Why an address that is nobody's is not claimable either.
 
-    `kind` is dynamic, reserved, gateway, controller or static-entry; `cluster` is whose DHCP server says so.
+    `kind` is dynamic, reserved, gateway, controller, static-entry or in-use; `cluster` is whose DHCP server says so, or
+    who saw it in use. `mac` is who uses it.
     """
 
     kind: str
     low: int
     high: int
     cluster: str | None = None
+    mac: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,15 @@ class FreeSpace:
         """The lowest free address, or None when nothing is free."""
         return self._lows[0] if self._lows else None
 
+    def first(self, most: int) -> list[int]:
+        """The lowest free addresses, at most so many."""
+        found: list[int] = []
+        for low, high in zip(self._lows, self._highs, strict=True):
+            found.extend(range(low, min(high, low + most - len(found) - 1) + 1))
+            if len(found) == most:
+                break
+        return found
+
     def take(self, address: int) -> None:
         """Make a free address taken. Raises KeyError if it is not free here."""
         index = bisect_left(self._highs, address)

@@ -21,6 +21,7 @@ class Prefix(StrEnum):
     """What sort of thing an id names."""
 
     ACCOUNT = "ac"
+    ADDRESS_IN_USE = "iu"
     ADDRESS_RANGE = "rg"
     AUDIT_ENTRY = "au"
     CLUSTER = "cl"

@@ -8,9 +8,10 @@ its arguments.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, TypedDict
 
-from clusterd.protocol.values import Identifier, RejectedMap
+from clusterd.protocol.values import Identifier, IdentifierKind, RejectedMap
 from regiond.domain.ids import Prefix
 from regiond.domain.leases import FoundLease
 from regiond.domain.reservations import Delivery, Kind, Reservation
@@ -43,6 +44,15 @@ class NewDevice:
     comment: str | None
 
 
+class Probing(StrEnum):
+    """Whether a claim's addresses are probed before they are handed out: see regiond/probed_claims.py."""
+
+    NO = "no"
+    DEFAULT = "default"  # as its subnet says
+    YES = "yes"
+    IMPOSSIBLE = "impossible"  # it was wanted, and nobody can do it now
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The request that makes a reservation. Without `address`: the lowest free one.
@@ -51,7 +61,8 @@ class Claim:
     the ids of more reservations, as many addresses are claimed, all or none: only without address and identifiers.
     With `adopts` it makes a reservation of a static entry of a site's DHCP server: that entry, and a pool of the server
     around it, are no obstacle. `leases` are live leases on `address` that other clients have: an obstacle, unless it is
-    taken `over_leases`.
+    taken `over_leases`. `vetted` are addresses that were found to be nobody's by probing, just now: where that
+    is wanted no other address is taken (Unvetted).
     """
 
     reservation: int
@@ -74,6 +85,14 @@ class Claim:
     adopts: bool = False
     leases: tuple[FoundLease, ...] = ()
     over_leases: bool = False
+    probing: Probing = Probing.NO
+    vetted: tuple[str, ...] = ()
+
+    @property
+    def macs(self) -> frozenset[str]:
+        """The MAC addresses that it is for."""
+        own = {i.text for i in self.identifiers if i.kind is IdentifierKind.MAC}
+        return frozenset(own if self.mac is None else {*own, self.mac})
 
     @property
     def count(self) -> int:
@@ -252,7 +271,7 @@ class Mutation:
 
 def _weight(step: Step) -> int:
     if isinstance(step, Claim):
-        return step.count
+        return step.count + len(step.vetted)
     return 1 + len(step.places) if isinstance(step, EditDevice | EditNode) else 1
 
 

@@ -69,7 +69,8 @@ class Reservation:
     """The region's record that an address is taken. Texts are canonical; times are UTC.
 
     `map_generation` is the subnet generation at which its host maps last changed, None for a user reservation.
-    `macs`, `client_id` and `duid` are written as octets with colons.
+    `macs`, `client_id` and `duid` are written as octets with colons. `probed`: whether it was found out that nobody
+    used the address when it was handed out; None where nobody wanted to know.
     """
 
     id: int
@@ -97,6 +98,7 @@ class Reservation:
     release_generation: int | None = None
     confirmed_at: datetime | None = None
     free_at: datetime | None = None
+    probed: bool | None = None
 
     @property
     def identifiers(self) -> frozenset[Identifier]:

@@ -36,8 +36,8 @@ def of_account(account: int, disabled: bool, most: int | None, most_per_subnet: 
     return _of([account, disabled, most, most_per_subnet])
 
 
-def of_subnet(subnet: int, release_hold_seconds: int, claimable_anyway: bool) -> str:
-    return _of([subnet, release_hold_seconds, claimable_anyway])
+def of_subnet(subnet: int, release_hold_seconds: int, claimable_anyway: bool, probe: bool) -> str:
+    return _of([subnet, release_hold_seconds, claimable_anyway, probe])
 
 
 def of_vrf(vrf: int, comment: str | None) -> str:

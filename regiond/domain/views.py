@@ -106,7 +106,8 @@ class ClusterView:
 @dataclass(frozen=True, slots=True)
 class SubnetView:
     """`awaits` names the serving clusters that have not told yet what their DHCP servers have of their own: until then
-    nothing is claimed, unless it is `claimable_anyway`. `cluster_ids` are those of `clusters`."""
+    nothing is claimed, unless it is `claimable_anyway`. `cluster_ids` are those of `clusters`. `probe`: claims are
+    probed unless they say otherwise."""
 
     id: int
     cidr: str
@@ -119,6 +120,7 @@ class SubnetView:
     claimable_anyway: bool = False
     awaits: tuple[str, ...] = ()
     cluster_ids: tuple[int, ...] = ()
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,8 @@ class Utilisation:
     """How the addresses of a subnet are used, by number. What lies in a range and is reserved counts as both.
 
     `active` is by kind of reservation, `in_ranges` by kind of range; only claimable addresses are counted there. A
-    static entry of a site's own DHCP server counts beside what else it is.
+    static entry of a site's own DHCP server counts beside what else it is. `in_use` are marked: see
+    `regiond.domain.addresses_in_use`.
     """
 
     subnet: int
@@ -138,6 +141,7 @@ class Utilisation:
     infrastructure: int
     free: int
     static_entries: int = 0
+    in_use: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from twisted.logger import Logger, LogLevel
 
 from regiond.domain.errors import DomainError
 from regiond.domain.ids import parse_id
-from regiond.http.bodies.base import Forcing, Page, Query, Waiting
+from regiond.http.bodies.base import Claiming, Forcing, Page, Query, Waiting
 from regiond.http.problems import MEDIA_TYPE, Problem, invalid, of_database, of_domain_error
 from regiond.http.rate import RateLimit
 from regiond.http.reading import (
@@ -156,7 +156,7 @@ class Application:
             raise Problem("not-permitted", "force needs an account with the role admin")
         _check_after(route, query)
         body = _body(route, incoming)
-        context = self._context(exchange, query.wait if isinstance(query, Waiting) else None)
+        context = self._context(exchange, query)
         call: Call[Any, Any] = Call(context, found.parameters, query, pairs, body, self._now(), route, incoming.headers)
         return await route.handler(self._use_cases, call)
 
@@ -184,7 +184,7 @@ class Application:
             retry = ("Retry-After", str(ceil(seconds)))
             raise Problem("too-many-requests", f"this token may go on in {seconds:.2f} s", [retry])
 
-    def _context(self, exchange: _Exchange, wait: float | None) -> RequestContext:
+    def _context(self, exchange: _Exchange, query: Query) -> RequestContext:
         incoming = exchange.incoming
         key = read_idempotency_key(incoming.headers.get("idempotency-key"))
         fingerprint = ""
@@ -192,7 +192,9 @@ class Application:
             told = b"\0".join([incoming.method.encode(), exchange.path.encode(), incoming.body])
             fingerprint = sha256(told).hexdigest()
         if_match = read_if_match(incoming.headers.get("if-match"))
-        return RequestContext(exchange.caller or _NOBODY, exchange.request_id, fingerprint, key, wait, if_match)
+        wait = query.wait if isinstance(query, Waiting) else None
+        probe = query.probe if isinstance(query, Claiming) else None
+        return RequestContext(exchange.caller or _NOBODY, exchange.request_id, fingerprint, key, wait, if_match, probe)
 
     def _internal_error(self, exchange: _Exchange) -> Outgoing:
         reference = secrets.token_hex(6)

@@ -112,6 +112,8 @@ CLAIMING = (
     "leased-to-another",
     "subnet-exhausted",
     "wrong-address-family",
+    "address-in-use",
+    "not-probed",
     "subnet-not-ready",
     "subnet-recovering",
 )

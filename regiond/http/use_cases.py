@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from regiond.batches import Member, MemberResult
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
+from regiond.domain.addresses_in_use import MarkedAddress
 from regiond.domain.events import EventKind
 from regiond.domain.first_contact import AdoptionResult, ContactView, ForeignEntry
 from regiond.domain.identity import EnrolmentOffer
@@ -195,6 +196,7 @@ class SubnetUseCases(Protocol):
         *,
         release_hold_seconds: int | None = None,
         claimable_anyway: bool | None = None,
+        probe: bool | None = None,
     ) -> SubnetView: ...
 
     async def list_ranges(self, subnet: str) -> Sequence[AddressRange]: ...
@@ -261,6 +263,13 @@ class LeaseUseCases(Protocol):
         limit: int,
         after: str | None,
     ) -> LeaseListing: ...
+
+
+class InUseUseCases(Protocol):
+    """Addresses that somebody uses without a reservation. `subnet` is an id or a selector."""
+
+    async def marks(self, subnet: str) -> Sequence[MarkedAddress]: ...
+    async def clear(self, context: RequestContext, subnet: str, mark: str) -> None: ...
 
 
 class AdoptionUseCases(Protocol):
@@ -371,6 +380,7 @@ class UseCases:
     leases: LeaseUseCases
     vrfs: VrfUseCases
     topologies: TopologyUseCases
+    in_use: InUseUseCases
     adoptions: AdoptionUseCases
     accounts: AccountUseCases
     audit: AuditUseCases

@@ -31,6 +31,7 @@ from regiond.domain.mutations import (
     Forgotten,
     Mutation,
     Place,
+    Probing,
     Reclaim,
     Release,
     Require,
@@ -39,6 +40,7 @@ from regiond.domain.mutations import (
 from regiond.domain.networks import network
 from regiond.domain.reservations import Delivery, Kind, Reservation, Status
 
+PROBED_RANGES = 64  # free ranges to choose from when addresses are probed; as many as in migration 0019
 _SIGN_BIT = 1 << 63
 _TWO_64 = 1 << 64
 _ON_PLACES = EditReservation | EditDevice | EditNode | Require
@@ -103,6 +105,10 @@ def facts_request(mutations: Sequence[Mutation]) -> str:
             if isinstance(step, Claim):
                 # A named address may use up the range that a later claim would have taken its own from.
                 wants[step.subnet] += step.count
+                if step.probing is Probing.YES:
+                    wants[step.subnet] += PROBED_RANGES
+                for address in step.vetted:
+                    addresses[step.subnet, address] = _address(step.subnet, address)
                 if step.kind is Kind.USER:
                     quotas.add((step.owner, step.subnet))
                 for i in step.identifiers:
@@ -166,7 +172,7 @@ def read_facts(rows: Sequence[tuple[Any, ...]]) -> Facts:
         elif tag == "obstacle":
             low, high = _range(fact["low"], fact["high"])
             key = (fact["subnet"], address_to_int(fact["address"])[1])
-            facts.obstacles.setdefault(key, Obstacle(fact["kind"], low, high, fact.get("cluster")))
+            facts.obstacles.setdefault(key, Obstacle(fact["kind"], low, high, fact.get("cluster"), fact.get("mac")))
         elif tag == "delivery":
             facts.deliveries.setdefault(fact.pop("subnet"), []).append(read_delivery(fact))
         elif tag == "answered":
@@ -194,6 +200,7 @@ def read_facts(rows: Sequence[tuple[Any, ...]]) -> Facts:
             free=tuple(free[subnet]),
             awaits=tuple(fact.get("awaits", ())),
             recovering=fact.get("recovering", False),
+            probes=fact.get("probes", False),
         )
     return facts
 
@@ -226,6 +233,7 @@ def read_reservation(fact: dict[str, Any]) -> Reservation:
         release_generation=fact["release_generation"],
         confirmed_at=_optional_time(fact["confirmed_at"]),
         free_at=_optional_time(fact["free_at"]),
+        probed=fact.get("probed"),
     )
 
 
@@ -379,6 +387,7 @@ def _reservation_row(reservation: Reservation) -> dict[str, Any]:
         "release_generation": r.release_generation,
         "confirmed_at": _text(r.confirmed_at),
         "free_at": _text(r.free_at),
+        "probed": r.probed,
     }
     return {column: value for column, value in row.items() if value is not None}
 

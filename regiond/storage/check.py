@@ -71,7 +71,8 @@ spans AS (SELECT unnest(range_agg(inetrange(greatest(g.low, u.low), least(g.high
           FROM ranges g, usable u WHERE g.low <= u.high AND u.low <= g.high),
 excluded AS (SELECT lower(span) AS low, upper(span) AS high FROM spans),
 single AS (SELECT address FROM infrastructure_address WHERE subnet = %(subnet)s
-           UNION SELECT address FROM reported_entry WHERE subnet = %(subnet)s),
+           UNION SELECT address FROM reported_entry WHERE subnet = %(subnet)s
+           UNION SELECT address FROM address_in_use WHERE subnet = %(subnet)s),
 own AS (SELECT i.address FROM single i, usable u
         WHERE i.address BETWEEN u.low AND u.high
           AND NOT EXISTS (SELECT FROM excluded e WHERE i.address BETWEEN e.low AND e.high)

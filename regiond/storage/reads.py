@@ -215,15 +215,18 @@ class Reads:
                       ARRAY(SELECT c.name FROM delivery d JOIN cluster c ON c.id = d.cluster
                             WHERE d.subnet = s.id AND d.role = 'serving' AND c.contact = 'awaited' ORDER BY c.name),
                       ARRAY(SELECT c.id FROM delivery d JOIN cluster c ON c.id = d.cluster
-                            WHERE d.subnet = s.id AND d.role = 'serving' ORDER BY c.name)
+                            WHERE d.subnet = s.id AND d.role = 'serving' ORDER BY c.name),
+                      s.probe
                FROM subnet s JOIN vrf v ON v.id = s.vrf WHERE %s::bigint IS NULL OR s.id = %s
                ORDER BY v.name, s.cidr""",
             (only, only),
             retry=True,
         )
         return [
-            SubnetView(id_, cidr, vrf, generation, hold, tuple(clusters), 0, 0, anyway, tuple(awaits), tuple(ids))
-            for id_, cidr, vrf, generation, hold, clusters, anyway, awaits, ids in rows
+            SubnetView(
+                *(id_, cidr, vrf, generation, hold, tuple(clusters), 0, 0, anyway, tuple(awaits), tuple(ids), probe)
+            )
+            for id_, cidr, vrf, generation, hold, clusters, anyway, awaits, ids, probe in rows
         ]
 
     async def subnet_counts(self, only: int | None = None) -> Mapping[int, tuple[int, int]]:

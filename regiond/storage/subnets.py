@@ -28,6 +28,7 @@ SELECT s.cidr::text,
         WHERE i.subnet = s.id AND i.address BETWEEN s.first_usable AND s.last_usable),
        (SELECT count(DISTINCT e.address) FROM reported_entry e
         WHERE e.subnet = s.id AND e.address BETWEEN s.first_usable AND s.last_usable),
+       (SELECT count(*) FROM address_in_use u WHERE u.subnet = s.id),
        (SELECT coalesce(sum(span_size(f.low, f.high)), 0) FROM free_range f WHERE f.subnet = s.id)
 FROM subnet s WHERE s.id = %s
 """
@@ -43,7 +44,7 @@ class SubnetStore:
         rows = await self._pool.query(_UTILISATION, (subnet,), retry=True)
         if not rows:
             raise _gone(subnet)
-        cidr, active, releasing, ranges, infrastructure, static_entries, free = rows[0]
+        cidr, active, releasing, ranges, infrastructure, static_entries, in_use, free = rows[0]
         net = network(cidr)
         in_ranges = Counter({"dynamic": 0, "reserved": 0})
         for kind, low_text, high_text in ranges:
@@ -59,6 +60,7 @@ class SubnetStore:
             in_ranges=dict(in_ranges),
             infrastructure=infrastructure,
             static_entries=static_entries,
+            in_use=in_use,
             free=int(free),
         )
 
@@ -83,27 +85,27 @@ class SubnetStore:
         return found
 
     async def change(self, change: Change, subnet: int, wanted: Mapping[str, Any]) -> None:
-        """Set some of `release_hold_seconds` and `claimable_anyway`, together.
+        """Set some of `release_hold_seconds`, `claimable_anyway` and `probe`, together.
 
         The former is how long an address rests after its removal was confirmed, also for those that are resting now;
-        the latter, whether addresses are claimed before every serving cluster has told what its DHCP server has of
-        its own. Raises StaleVersion.
+        the second, whether addresses are claimed before every serving cluster has told what its DHCP server has of
+        its own; the last, whether addresses are probed unless a claim says otherwise. Raises StaleVersion.
         """
 
         async def update(session: Session) -> None:
             await lock_subnet(session, subnet)
             rows = await session.run(
-                "SELECT release_hold_seconds, claimable_anyway FROM subnet WHERE id = %s", (subnet,)
+                "SELECT release_hold_seconds, claimable_anyway, probe FROM subnet WHERE id = %s", (subnet,)
             )
             if not rows:
                 raise _gone(subnet)
             versions.require(change.if_match, versions.of_subnet(subnet, *rows[0]))
-            before = dict(zip(("release_hold_seconds", "claimable_anyway"), rows[0], strict=True))
+            before = dict(zip(("release_hold_seconds", "claimable_anyway", "probe"), rows[0], strict=True))
             new = {name: value for name, value in wanted.items() if before[name] != value}
             if not new:
                 return
             await session.run(
-                "UPDATE subnet SET release_hold_seconds = %s, claimable_anyway = %s WHERE id = %s",
+                "UPDATE subnet SET release_hold_seconds = %s, claimable_anyway = %s, probe = %s WHERE id = %s",
                 (*(before | new).values(), subnet),
             )
             if (seconds := new.get("release_hold_seconds")) is not None:

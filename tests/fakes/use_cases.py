@@ -12,11 +12,13 @@ from typing import Any, cast
 from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import Identifier, ServerEntry, ServerPool
 from regiond.accounts import Accounts
+from regiond.addresses_in_use import AddressesInUse
 from regiond.adoption import Adoptions
 from regiond.audit_trail import AuditTrail
 from regiond.batches import Batches, Member, MemberResult
 from regiond.claims import Claims
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
+from regiond.domain.addresses_in_use import MarkedAddress
 from regiond.domain.events import Event, EventId, EventKind
 from regiond.domain.first_contact import (
     Adoption,
@@ -64,6 +66,7 @@ from regiond.http.use_cases import (
     EventUseCases,
     ExportUseCases,
     ImportUseCases,
+    InUseUseCases,
     InventoryUseCases,
     LeaseUseCases,
     MetricsUseCases,
@@ -178,6 +181,7 @@ RECORDED_CHANGE = RecordedChange(
     ),
 )
 CLUSTER_ON_SUBNET = ClusterOnSubnet(10, "rack-b", True, ("eth2",), "shared-subnet", 5, 0, 0, None, None)
+MARK = MarkedAddress(17, 5, "192.0.2.66", "00:16:3e:00:00:66", "rack-a", NOW, NOW, NOW)
 UTILISATION = Utilisation(
     subnet=5,
     cidr="192.0.2.0/24",
@@ -407,6 +411,7 @@ class FakeRegion:
         self.topologies = Scripted(
             Topologies, {"topology": Topology(CLUSTER_VIEW, [INTERFACE_VIEW]), "changes": [RECORDED_CHANGE]}
         )
+        self.in_use = Scripted(AddressesInUse, {"marks": [MARK], "clear": None})
         self.adoptions = Scripted(
             Adoptions,
             {"contact": CONTACT_VIEW, "entries": [FOREIGN_ENTRY], "adopt": [ADOPTION_RESULT]},
@@ -448,6 +453,7 @@ class FakeRegion:
             cast(LeaseUseCases, self.leases),
             cast(VrfUseCases, self.vrfs),
             cast(TopologyUseCases, self.topologies),
+            cast(InUseUseCases, self.in_use),
             cast(AdoptionUseCases, self.adoptions),
             cast(AccountUseCases, self.accounts),
             cast(AuditUseCases, self.audit),

@@ -21,11 +21,14 @@ from regiond.domain.leases import LeaseListing
 from regiond.domain.views import DeviceView
 from regiond.inventory import Inventory
 from regiond.leases import Leases
+from regiond.probed_claims import ProbedClaims
 from regiond.requests import Caller, RequestContext
 from regiond.steps import UserClaim
+from regiond.storage.addresses_in_use import InUseStore
 from regiond.storage.nodes import NodeStore
 from tests.clusterd.log_events import logged
 from tests.fakes.backend import FakeBackend
+from tests.fakes.probes import FakeProbes
 from tests.regiond.office import Office, Site, office, site
 from tests.regiond.storage.region import new_id
 from tests.waiting import until
@@ -48,7 +51,9 @@ class World:
         self.catalogue = Catalogue(reactor, reads)
         self.leases = Leases(reactor, office.connections, Inventory(reads, self.catalogue), reads)
         nodes = NodeStore(office.region.pool, new_id)
-        self.claims = Claims(office.region.writer, reads, nodes, self.catalogue, office.progress, self.leases, new_id)
+        writer = office.region.writer
+        probed = ProbedClaims(writer, FakeProbes(), InUseStore(office.region.pool, new_id))
+        self.claims = Claims(writer, reads, nodes, self.catalogue, office.progress, self.leases, new_id, probed)
 
     @property
     def backend(self) -> FakeBackend:

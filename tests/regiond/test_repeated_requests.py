@@ -15,13 +15,16 @@ from regiond.domain import errors
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.reservations import Status
 from regiond.domain.views import DeviceView, NodeView, ReservationView
+from regiond.probed_claims import ProbedClaims
 from regiond.progress import Progress
 from regiond.requests import Caller, RequestContext
+from regiond.storage.addresses_in_use import InUseStore
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.nodes import NodeStore
 from regiond.storage.reads import Reads
 from regiond.storage.reservation_filter import ReservationFilter
 from tests.fakes.leases import FakeLeases
+from tests.fakes.probes import FakeProbes
 from tests.regiond.storage.region import Region, new_id, region_on
 
 reactor: Any = global_reactor
@@ -76,6 +79,7 @@ class Requests:
         self.reads = Interrupted(region)
         self.region = region
         self.leases = FakeLeases()
+        self.probes = FakeProbes()
         self.claims = Claims(
             region.writer,
             self.reads,
@@ -84,6 +88,7 @@ class Requests:
             Progress(reactor, self.reads),
             self.leases,
             new_id,
+            ProbedClaims(region.writer, self.probes, InUseStore(region.pool, new_id)),
         )
 
     def context(self, key: str | None = None, wait: float | None = None) -> RequestContext:

@@ -74,7 +74,7 @@ class Region:
             dispatch.sweep,
             storage.drain_absent,
             storage.heartbeat,
-            *[nothing] * 3,
+            *[nothing] * 4,
         )
         self._former.append((dispatch, sweeps, self.links, storage))
         sweeps.start()

@@ -87,7 +87,13 @@ class Forcing(Query):
 
 
 class Claiming(Waiting, Forcing):
-    """How long the answer may wait; `force`: take an address that is leased to another client (admin)."""
+    """How long the answer may wait; `force`: take an address that is leased to another client, or in use (admin).
+
+    `probe`: find out on the wire that nobody uses the address before it is handed out; 503 where that cannot be.
+    Without it as the subnet says, and where that cannot be the address is claimed all the same: see `probed`.
+    """
+
+    probe: Flag | None = None
 
 
 class Page(Query):

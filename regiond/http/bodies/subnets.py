@@ -19,12 +19,15 @@ class SubnetChange(Change):
     """`release_hold_seconds`: how long an address rests after its removal was confirmed everywhere.
 
     `claimable_anyway`: claim addresses although a cluster has not told yet what its DHCP server has of its own.
+
+    `probe`: find out that nobody uses an address before it is handed out, unless a claim says otherwise.
     """
 
-    examples: ClassVar[Mapping[str, Any]] = {"ten minutes": {"release_hold_seconds": 600}}
+    examples: ClassVar[Mapping[str, Any]] = {"ten minutes": {"release_hold_seconds": 600}, "probing": {"probe": True}}
 
     release_hold_seconds: Annotated[int, Field(ge=0, le=MAX_RELEASE_HOLD_SECONDS), Whole] | None = None
     claimable_anyway: bool | None = None
+    probe: bool | None = None
 
 
 class NewRange(Body):

@@ -39,6 +39,7 @@ def record(held: Reservation) -> shapes.Record:
         "created": moment(held.created),
         "expires_at": moment(held.expires_at),
         "free_at": moment(held.free_at),
+        "probed": held.probed,
         "etag": versions.of_reservation(held),
     }
 

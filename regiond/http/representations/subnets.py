@@ -20,8 +20,9 @@ def subnet(view: SubnetView) -> shapes.Subnet:
         "releasing": view.releasing,
         "claimable": view.claimable_anyway or not view.awaits,
         "claimable_anyway": view.claimable_anyway,
+        "probe": view.probe,
         "awaits": list(view.awaits),
-        "etag": versions.of_subnet(view.id, view.release_hold_seconds, view.claimable_anyway),
+        "etag": versions.of_subnet(view.id, view.release_hold_seconds, view.claimable_anyway, view.probe),
     }
 
 
@@ -35,6 +36,7 @@ def utilisation(view: Utilisation) -> shapes.Utilisation:
         "in_ranges": dict(view.in_ranges),
         "infrastructure": view.infrastructure,
         "static_entries": view.static_entries,
+        "in_use": view.in_use,
         "free": view.free,
     }
 

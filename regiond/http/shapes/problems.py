@@ -49,6 +49,7 @@ class Trouble(Shape):
     max_bytes: NotRequired[Count]
     reference: NotRequired[str]
     shortcomings: NotRequired[list[str]]
+    reasons: NotRequired[list[str]]
     outcome_unknown: NotRequired[bool]
 
 

@@ -66,6 +66,10 @@ class Record(Shape):
     created: Moment
     expires_at: Moment | None
     free_at: Moment | None
+    probed: Annotated[
+        bool | None,
+        Field(description="whether it was found out on the wire that nobody used the address; null: nobody asked"),
+    ]
     etag: Etag
 
 

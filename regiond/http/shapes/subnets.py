@@ -19,6 +19,7 @@ class Subnet(Shape):
     releasing: Count
     claimable: bool
     claimable_anyway: bool
+    probe: Annotated[bool, Field(description="addresses are probed unless a claim says otherwise")]
     awaits: list[str]
     etag: Etag
 
@@ -38,6 +39,7 @@ class Utilisation(Shape):
     in_ranges: Annotated[Mapping[str, Count], Field(description="by kind of range")]
     infrastructure: Count
     static_entries: Count
+    in_use: Annotated[Count, Field(description="addresses that somebody uses without a reservation")]
     free: Count
 
 

@@ -21,6 +21,7 @@ def _id(prefix: Prefix) -> Any:
 AccountId = Annotated[str, _id(Prefix.ACCOUNT)]
 
 
+AddressInUseId = Annotated[str, _id(Prefix.ADDRESS_IN_USE)]
 RangeId = Annotated[str, _id(Prefix.ADDRESS_RANGE)]
 
 

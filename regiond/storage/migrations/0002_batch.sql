@@ -55,14 +55,15 @@ BEGIN
     IF changes ? 'reservations_new' THEN
         INSERT INTO reservation (subnet, address, id, kind, status, owner, macs, client_id, duid, alias, hostname,
                 device, node, purpose, comment, "group", expires_at, map_generation, release_generation,
-                confirmed_at, free_at)
+                confirmed_at, free_at, probed)
         SELECT subnet, address, id, kind, status, owner, ARRAY(SELECT jsonb_array_elements_text(macs)), client_id,
                 duid, alias, hostname, device, node, purpose, comment, "group", expires_at, map_generation,
-                release_generation, confirmed_at, free_at
+                release_generation, confirmed_at, free_at, probed
         FROM jsonb_to_recordset(changes->'reservations_new') AS q(subnet bigint, address inet, id bigint, kind text,
                 status text, owner bigint, macs jsonb, client_id text, duid text, alias text, hostname text,
                 device bigint, node bigint, purpose text, comment text, "group" bigint, expires_at timestamptz,
-                map_generation bigint, release_generation bigint, confirmed_at timestamptz, free_at timestamptz);
+                map_generation bigint, release_generation bigint, confirmed_at timestamptz, free_at timestamptz,
+                probed boolean);
     END IF;
     IF changes ? 'counts' THEN
         INSERT INTO reservation_count AS c (account, subnet, reservations)

@@ -53,42 +53,6 @@ JOIN server_entry e ON e.cluster = d.cluster
     AND e.address BETWEEN host(network(s.cidr))::inet AND host(broadcast(s.cidr))::inet
 WHERE d.role IN ('serving', 'draining');
 
--- What the free ranges of a subnet, or of a part of it, have to be: what is usable, less ranges, infrastructure,
--- reservations, and what DHCP servers have of their own. inetrange is continuous, so a gap may end open at an occupied
--- address: step inside it.
-CREATE FUNCTION expected_free_ranges(the_subnet bigint, from_low inet DEFAULT NULL, to_high inet DEFAULT NULL)
-RETURNS TABLE (low inet, high inet)
-LANGUAGE sql STABLE AS $$
-    WITH part AS (
-        SELECT greatest(s.first_usable, from_low) AS low, least(s.last_usable, to_high) AS high
-        FROM subnet s WHERE s.id = the_subnet
-    ), occupied AS (
-        SELECT inetrange(r.low, r.high, '[]') AS span FROM part p JOIN address_range r
-            ON r.subnet = the_subnet AND r.low <= p.high AND r.high >= p.low
-        UNION ALL
-        SELECT inetrange(i.address, i.address, '[]') FROM part p JOIN infrastructure_address i
-            ON i.subnet = the_subnet AND i.address BETWEEN p.low AND p.high
-        UNION ALL
-        SELECT inetrange(r.address, r.address, '[]') FROM part p JOIN reservation r
-            ON r.subnet = the_subnet AND r.address BETWEEN p.low AND p.high
-        UNION ALL
-        SELECT inetrange(g.low, g.high, '[]') FROM part p JOIN reported_range g
-            ON g.subnet = the_subnet AND g.low <= p.high AND g.high >= p.low
-        UNION ALL
-        SELECT inetrange(e.address, e.address, '[]') FROM part p JOIN reported_entry e
-            ON e.subnet = the_subnet AND e.address BETWEEN p.low AND p.high
-    ), gap AS (
-        SELECT unnest(inetmultirange(inetrange(p.low, p.high, '[]'))
-                      - coalesce((SELECT range_agg(span) FROM occupied), '{}'::inetmultirange)) AS span
-        FROM part p WHERE p.low <= p.high
-    ), bound AS (
-        SELECT CASE WHEN lower_inc(span) THEN lower(span) ELSE lower(span) + 1 END AS low,
-               CASE WHEN upper_inc(span) THEN upper(span) ELSE upper(span) - 1 END AS high
-        FROM gap
-    )
-    SELECT b.low, b.high FROM bound b WHERE b.low <= b.high
-$$;
-
 -- Whoever changes whether a cluster speaks for a subnet holds the subnet's lock.
 CREATE FUNCTION delivery_speaks() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -95,13 +95,14 @@ BEGIN
     SELECT 'subnet', jsonb_build_object(
             'id', s.id, 'cidr', s.cidr, 'vrf', v.name, 'generation', s.generation, 'digest', s.digest,
             'hold', s.release_hold_seconds,
-            'recovering', s.recovering_since IS NOT NULL,
+            'recovering', s.recovering_since IS NOT NULL, 'probes', s.probe,
             'was_served', EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id),
             'awaits', CASE WHEN s.claimable_anyway THEN '{}'::text[] ELSE ARRAY(
                 SELECT c.name FROM delivery d JOIN cluster c ON c.id = d.cluster
                 WHERE d.subnet = s.id AND d.role = 'serving' AND c.contact = 'awaited' ORDER BY c.name) END,
             'free', (SELECT coalesce(jsonb_agg(jsonb_build_array(host(f.low), host(f.high))), '[]'::jsonb) FROM (
-                SELECT fr.low, fr.high FROM free_range fr WHERE fr.subnet = s.id ORDER BY fr.high LIMIT q.want) f))
+                SELECT fr.low, fr.high FROM free_range fr WHERE fr.subnet = s.id ORDER BY fr.high
+                LIMIT q.want + CASE WHEN s.probe THEN 64 ELSE 0 END) f))
     FROM jsonb_to_recordset(request->'subnets') AS q(id bigint, want integer)
     JOIN subnet s ON s.id = q.id JOIN vrf v ON v.id = s.vrf;
 
@@ -153,6 +154,12 @@ BEGIN
                 'kind', i.kind, 'low', host(i.address), 'high', host(i.address))
         FROM jsonb_to_recordset(request->'addresses') AS q(subnet bigint, address inet)
         JOIN infrastructure_address i ON i.subnet = q.subnet AND i.address = q.address;
+        RETURN QUERY
+        SELECT 'obstacle', jsonb_build_object('subnet', q.subnet, 'address', host(q.address),
+                'kind', 'in-use', 'low', host(q.address), 'high', host(q.address), 'cluster', c.name, 'mac', u.mac)
+        FROM jsonb_to_recordset(request->'addresses') AS q(subnet bigint, address inet)
+        JOIN address_in_use u ON u.subnet = q.subnet AND u.address = q.address
+        JOIN cluster c ON c.id = u.cluster;
     END IF;
 
     IF jsonb_array_length(request->'identifiers') > 0 THEN

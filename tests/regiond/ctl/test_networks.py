@@ -79,9 +79,9 @@ async def test_subnets() -> None:
         ]
         shown = (await run("subnets", "show", "192.0.2.0/24", env=env)).stdout.splitlines()
         assert [line.split("  ")[0] for line in shown] == [
-            *("id", "network", "vrf", "served by", "generation", "release hold", "claimable", "not serving", "usable"),
-            *("reserved", "releasing", "in ranges", "infrastructure", "static entries", "free", "dynamic range"),
-            "lowest free",
+            *("id", "network", "vrf", "served by", "generation", "release hold", "probed", "claimable", "not serving"),
+            *("usable", "reserved", "releasing", "in ranges", "infrastructure", "static entries", "in use", "free"),
+            *("dynamic range", "lowest free"),
         ]
         assert "reserved        2 (1 device, 0 node, 1 user)" in shown
         assert "dynamic range   192.0.2.100 to 192.0.2.150 (rg-000000000d)" in shown

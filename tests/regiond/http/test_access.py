@@ -78,6 +78,8 @@ TABLE: dict[tuple[str, str], tuple[object, tuple[int, int, int, int, int, int]]]
     ("GET", "/api/v1/subnets/{subnet}/clusters"): (None, (401, 401, 200, 200, 200, 200)),
     ("POST", "/api/v1/subnets/{subnet}/clusters/{cluster}/confirm-pair"): (None, (401, 401, 403, 200, 403, 403)),
     ("POST", "/api/v1/subnets/{subnet}/clusters/{cluster}/unpair"): (None, (401, 401, 403, 200, 403, 403)),
+    ("GET", "/api/v1/subnets/{subnet}/in-use"): (None, (401, 401, 200, 200, 200, 200)),
+    ("DELETE", "/api/v1/subnets/{subnet}/in-use/{mark}"): (None, (401, 401, 403, 204, 403, 403)),
     ("GET", "/api/v1/subnets/{subnet}/ranges"): (None, (401, 401, 200, 200, 200, 200)),
     ("POST", "/api/v1/subnets/{subnet}/ranges"): (RANGE, (401, 401, 403, 201, 403, 403)),
     ("GET", "/api/v1/subnets/{subnet}/ranges/{range}"): (None, (401, 401, 200, 200, 200, 200)),

@@ -51,6 +51,7 @@ async def test_a_reservation_as_documented() -> None:
             "created": "2026-01-31T12:00:00.123Z",
             "expires_at": None,
             "free_at": None,
+            "probed": None,
             "etag": reply.headers["etag"],
             "waits_for": [],
             "host_map": None,

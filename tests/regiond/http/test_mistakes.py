@@ -248,6 +248,8 @@ REFUSALS: list[tuple[DomainError, int]] = [
     (errors.SubnetsLeftBehind("it would not serve it", subnets=["192.0.2.0/24"]), 409),
     (errors.SubnetInUse("a reservation", reservations=1, clusters=[]), 409),
     (errors.SubnetOverlap("another one", subnet="sn-0000000005"), 409),
+    (errors.AddressInUse("somebody is there"), 409),
+    (errors.NotProbed("nobody can", reasons=["it is away"]), 503),
     (errors.LastServing("the last one"), 409),
     (errors.ClusterHoldsHostMaps("it may", subnets=["192.0.2.0/24"]), 409),
     (errors.SubnetRecovering("not heard", clusters=["rack-a"]), 503),
@@ -266,7 +268,7 @@ def test_every_domain_error_has_a_status_and_a_row_here() -> None:
     def kinds(of: type[DomainError]) -> set[type[DomainError]]:
         return {of, *(kind for below in of.__subclasses__() for kind in kinds(below))}
 
-    every = kinds(DomainError) - {DomainError, errors.ChangedMeanwhile}  # the latter is never an answer
+    every = kinds(DomainError) - {DomainError, errors.ChangedMeanwhile, errors.Unvetted}  # the latter are never answers
     assert {type(error) for error, _ in REFUSALS} == every
     assert {kind.slug for kind in every} <= set(PROBLEMS)
 

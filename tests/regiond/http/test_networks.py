@@ -153,6 +153,7 @@ async def test_how_full_a_subnet_is() -> None:
             "in_ranges": {"dynamic": 51, "reserved": 0},
             "infrastructure": 1,
             "static_entries": 0,
+            "in_use": 0,
             "free": 199,
         }
         server.region.subnets.answers["utilisation"] = replace(UTILISATION, usable=2**64 - 1, free=2**64 - 9)
