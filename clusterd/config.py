@@ -17,6 +17,9 @@ pid_file = "/run/dnsmasq/dnsmasq.pid"      # dnsmasq's, to tell it of changes
 [topology]                                 # and [[relay]]: see clusterd.topology_config
 ignore = ["ib*"]                           # NICs not to report, as shell patterns
 watch = ["br-lan"]                         # NICs to report whatever else says otherwise
+
+[metrics]
+file = "/var/lib/prometheus/node-exporter/hostmap.prom"   # for node_exporter; no default: none is written
 """
 
 import socket
@@ -56,6 +59,12 @@ def _some(addresses: tuple[LinkAddress, ...]) -> tuple[LinkAddress, ...]:
     return addresses
 
 
+def _prom(path: Path) -> Path:
+    if path.suffix != ".prom":
+        raise ValueError(f"node_exporter reads files that end in .prom, and {path} does not")
+    return path
+
+
 class RegionSettings(Strict):
     """Where the region is."""
 
@@ -63,6 +72,12 @@ class RegionSettings(Strict):
         Annotated[tuple[Annotated[LinkAddressSetting, AfterValidator(_not_port_zero)], ...], AfterValidator(_some)]
         | None
     ) = None
+
+
+class MetricsSettings(Strict):
+    """Where metrics are written for node_exporter; nowhere by default."""
+
+    file: Annotated[AbsolutePath, AfterValidator(_prom)] | None = None
 
 
 class ClusterSettings(Strict):
@@ -73,6 +88,7 @@ class ClusterSettings(Strict):
     region: RegionSettings = RegionSettings()
     dhcp: DhcpSettings = FileSettings()
     topology: TopologyTable = TopologyTable()
+    metrics: MetricsSettings = MetricsSettings()
     relay: Annotated[tuple[RelayTable, ...], AfterValidator(no_two_overlap), Field(max_length=MAX_RELAYS)] = ()
 
     @property

@@ -31,6 +31,7 @@ from clusterd.protocol.errors import ServerRefused
 from clusterd.protocol.values import HostMap, Identifier
 from clusterd.refused_host_maps import RefusedHostMaps
 from clusterd.server_changes import ServerChanges
+from clusterd.standing import Standing
 
 COMPARE_INTERVAL_SECONDS = 300.0
 FIRST_RETRY_SECONDS = 1.0
@@ -128,6 +129,14 @@ class Convergence:
             await idle
         for forgetting in self._forgetting.values():
             forgetting.fail(STOPPING)
+
+    @property
+    def standing(self) -> Standing:
+        """How it stands now."""
+        records = self._records.values()
+        pending = sum(record.applied_generation < record.accepted_generation for record in records)
+        held = sum(record.host_maps for record in records)
+        return Standing(len(records), pending, held, self._refused.count, self._failures)
 
     # ---- what the region causes ----
 

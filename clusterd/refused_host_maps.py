@@ -22,6 +22,11 @@ class RefusedHostMaps:
         """Whether the server has a host map that it was told to remove."""
         return bool(self._stuck)
 
+    @property
+    def count(self) -> int:
+        """How many host maps the server does not take, or does not let go."""
+        return len(self._stuck) + sum(map(len, self._rejected.values()))
+
     def after_changes(
         self,
         plan: Plan,

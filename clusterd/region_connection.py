@@ -82,7 +82,13 @@ class RegionConnection(Service):
         self._probe = probe
         self._link: Link | None = None  # only while registered
         self._sequence = 0
+        self.registrations = 0  # since the start
         self._running: Deferred[None] | None = None
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether a region is there now."""
+        return self._link is not None
 
     def startService(self) -> None:
         super().startService()
@@ -205,6 +211,7 @@ class RegionConnection(Service):
             await self._register(link)
             responders.open()
             self._link = link
+            self.registrations += 1
             self._log.info("registered with the region at {region}", event="region.registered", region=region.name)
             self._registered()
             await _end_of(link)

@@ -24,10 +24,12 @@ from clusterd.daemon.daemon_options import DaemonOptions
 from clusterd.daemon.endpoints import LinkAddress, TlsAddress, UnixAddress, parse_link_address
 from clusterd.daemon.pauses import avoid_long_collections
 from clusterd.dhcp.backends import make_backend, make_reader
+from clusterd.dhcp.host_system import run_in_threads_of
 from clusterd.host_map_schema import StoreFailed, StoreUnusable
 from clusterd.host_map_store import HostMapStore
 from clusterd.identity import EnrolledEndpoint, IdentityFile, IdentityUnusable
 from clusterd.lease_answers import LeaseAnswers
+from clusterd.metrics_file import MetricsFile
 from clusterd.netlink import Monitor
 from clusterd.probing.prober import make_prober
 from clusterd.region_connection import Introduction, Region, RegionConnection
@@ -99,6 +101,9 @@ class ClusterDaemon(Service):
         self._connection = self._connect()
         self._topology.start()
         self._connection.startService()
+        self._metrics = self._metrics_file()
+        if self._metrics is not None:
+            self._metrics.start()
         if self._is_enrolled:
             self._renewal.start()
         self._log.info(
@@ -116,6 +121,8 @@ class ClusterDaemon(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        if self._metrics is not None:
+            await self._metrics.stop()
         self._topology.stop()
         self._renewal.stop()
         self._contact.stop()
@@ -155,6 +162,19 @@ class ClusterDaemon(Service):
         reader = make_reader(settings.dhcp, settings.state_directory, look, self._reactor)
         self._contact = ContactReporter(self._reactor, reader, connection.report_dhcp_server)
         return connection
+
+    def _metrics_file(self) -> MetricsFile | None:
+        path, connection = self._settings.metrics.file, self._connection
+        if path is None:
+            return None
+        return MetricsFile(
+            self._reactor,
+            path,
+            run_in_threads_of(self._reactor),
+            (self._name, self._backend.name),
+            lambda: (connection.is_registered, connection.registrations),
+            lambda: self._convergence.standing,
+        )
 
     def _endpoint(self, address: LinkAddress) -> IStreamClientEndpoint:
         if isinstance(address, UnixAddress):

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from clusterd.daemon.stalls import StallWatch
 from regiond.accounts import Accounts, random_id
 from regiond.addresses_in_use import AddressesInUse
 from regiond.adoption import Adoptions
@@ -41,7 +42,6 @@ from regiond.inventory import Inventory
 from regiond.leases import Leases
 from regiond.metrics.exposition import Exposition, Sources
 from regiond.metrics.measurements import Measurements
-from regiond.metrics.stalls import StallWatch
 from regiond.pairs import Pairs
 from regiond.probed_claims import ProbedClaims
 from regiond.probes import Probes

@@ -3,23 +3,21 @@
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from clusterd.daemon.metric_families import Families, Values
 from regiond.metrics.families import METRICS
-from regiond.metrics.instruments import Distribution
 from regiond.metrics.measurements import Measurements
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.pool import ConnectionLost, PoolStats
 from regiond.storage.progress_counts import ProgressCounts
 
 FRESH_SECONDS = 5.0
-
-Values = Mapping[tuple[str, ...], float]
 
 
 class Clock(Protocol):
@@ -75,33 +73,34 @@ class Exposition(Collector):
 
     def describe(self) -> list[Metric]:
         """Names alone: the registry needs no values to tell collectors apart."""
-        return [Metric(name, family.meaning, family.kind) for name, family in METRICS.items()]
+        return _FAMILIES.described()
 
     def collect(self) -> Iterator[Metric]:
         """Everything but the process's own."""
-        measured, sources = self._measured, self._sources
-        yield _gauge("hostmap_info", {(version("hostmap"),): 1})
-        yield _counter("hostmap_http_requests", measured.requests.values)
-        yield _histogram("hostmap_http_request_seconds", measured.request_seconds)
-        yield _gauge("hostmap_http_connections", {(): sum(len(site.connections) for site in self.sites)})
-        yield _gauge("hostmap_http_requests_in_flight", {(): sum(site.in_flight for site in self.sites)})
-        yield _counter("hostmap_claims", measured.claims.values)
-        yield _histogram("hostmap_claim_seconds", measured.claim_seconds)
-        yield _histogram("hostmap_batch_seconds", measured.batch_seconds)
-        yield _histogram("hostmap_batch_mutations", measured.batch_mutations)
-        yield _gauge("hostmap_writer_waiting", {(): sources.waiting()})
+        make, measured, sources = _FAMILIES, self._measured, self._sources
+        yield make.gauge("hostmap_info", {(version("hostmap"),): 1})
+        yield make.counter("hostmap_http_requests", measured.requests.values)
+        yield make.histogram("hostmap_http_request_seconds", measured.request_seconds)
+        yield make.gauge("hostmap_http_connections", sum(len(site.connections) for site in self.sites))
+        yield make.gauge("hostmap_http_requests_in_flight", sum(site.in_flight for site in self.sites))
+        yield make.counter("hostmap_claims", measured.claims.values)
+        yield make.histogram("hostmap_claim_seconds", measured.claim_seconds)
+        yield make.histogram("hostmap_batch_seconds", measured.batch_seconds)
+        yield make.histogram("hostmap_batch_mutations", measured.batch_mutations)
+        yield make.gauge("hostmap_writer_waiting", sources.waiting())
         yield from self._pools()
-        yield _gauge("hostmap_clusters_connected_here", {(): sources.connected()})
-        yield _histogram("hostmap_reactor_stall_seconds", measured.reactor_stall_seconds)
+        yield make.gauge("hostmap_clusters_connected_here", sources.connected())
+        yield make.histogram("hostmap_reactor_stall_seconds", measured.reactor_stall_seconds)
         yield from self._progress()
 
     def _pools(self) -> Iterator[Metric]:
+        make = _FAMILIES
         stats = {name: ask() for name, ask in self._sources.pools.items()}
         states: Values = {
             (name, state): getattr(one, state) for name, one in stats.items() for state in ("idle", "lent")
         }
-        yield _gauge("hostmap_database_connections", states)
-        yield _gauge("hostmap_database_waiting", {(name,): one.waiting for name, one in stats.items()})
+        yield make.gauge("hostmap_database_connections", states)
+        yield make.gauge("hostmap_database_waiting", {(name,): one.waiting for name, one in stats.items()})
         for metric, field in (
             ("hostmap_database_connects", "connects"),
             ("hostmap_database_connect_failures", "connect_failures"),
@@ -109,41 +108,24 @@ class Exposition(Collector):
             ("hostmap_database_retries", "retries"),
             ("hostmap_database_deadlines", "deadlines"),
         ):
-            yield _counter(metric, {(name,): getattr(one, field) for name, one in stats.items()})
+            yield make.counter(metric, {(name,): getattr(one, field) for name, one in stats.items()})
 
     def _progress(self) -> Iterator[Metric]:
-        counts = self._counts
-        yield _gauge("hostmap_database_up", {(): int(counts is not None)})
+        make, counts = _FAMILIES, self._counts
+        yield make.gauge("hostmap_database_up", int(counts is not None))
         if counts is None:
             return
         clusters = {"all": counts.clusters, "connected": counts.clusters_connected, "pending": counts.clusters_pending}
-        yield _gauge("hostmap_clusters", {(state,): number for state, number in clusters.items()})
+        yield make.gauge("hostmap_clusters", {(state,): number for state, number in clusters.items()})
         deliveries: Values = {
             ("applied",): counts.deliveries_applied,
             ("pending",): counts.deliveries_pending,
             ("failed",): counts.deliveries_failed,
         }
-        yield _gauge("hostmap_deliveries", deliveries)
-        yield _gauge("hostmap_delivery_oldest_pending_seconds", {(): counts.oldest_pending_seconds})
+        yield make.gauge("hostmap_deliveries", deliveries)
+        yield make.gauge("hostmap_delivery_oldest_pending_seconds", counts.oldest_pending_seconds)
         maps: Values = {("pending",): counts.host_maps_pending, ("failed",): counts.host_maps_failed}
-        yield _gauge("hostmap_host_maps", maps)
+        yield make.gauge("hostmap_host_maps", maps)
 
 
-def _gauge(name: str, values: Values) -> Metric:
-    family = GaugeMetricFamily(name, METRICS[name].meaning, labels=METRICS[name].labels)
-    for labels, value in values.items():
-        family.add_metric(labels, value)
-    return family
-
-
-def _counter(name: str, values: Values) -> Metric:
-    family = CounterMetricFamily(name, METRICS[name].meaning, labels=METRICS[name].labels)
-    for labels, value in values.items():
-        family.add_metric(labels, value)
-    return family
-
-
-def _histogram(name: str, observed: Distribution) -> Metric:
-    family = HistogramMetricFamily(name, METRICS[name].meaning)
-    family.add_metric([], observed.cumulative(), observed.sum)
-    return family
+_FAMILIES: Final = Families(METRICS)

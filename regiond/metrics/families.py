@@ -1,17 +1,8 @@
 """Every metric of ours: its name, kind, meaning and labels. README.md has them as a table, which a test compares."""
 
-from dataclasses import dataclass
 from typing import Final
 
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """`kind` is Prometheus'; a counter is shown with `_total`, a histogram with `_bucket`, `_sum` and `_count`."""
-
-    kind: str
-    meaning: str
-    labels: tuple[str, ...] = ()
-
+from clusterd.daemon.metric_families import Family
 
 METRICS: Final = {
     "hostmap_info": Family("gauge", "always 1; the version is a label", ("version",)),

@@ -1,12 +1,11 @@
 """Everything that is counted while this regiond runs. Who does the thing calls the method of its name."""
 
+from clusterd.daemon.counting import STALL_SECONDS, Counts, Distribution
 from regiond.domain.errors import DomainError
 from regiond.domain.mutations import Claim, Mutation, Outcome
-from regiond.metrics.instruments import Counts, Distribution
 from regiond.storage.errors import DatabaseUnavailable
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-STALLS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -20,7 +19,7 @@ class Measurements:
         self.claim_seconds = Distribution(SECONDS)
         self.batch_seconds = Distribution(SECONDS)
         self.batch_mutations = Distribution(SIZES)
-        self.reactor_stall_seconds = Distribution(STALLS)
+        self.reactor_stall_seconds = Distribution(STALL_SECONDS)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """An HTTP request was answered. `route` is the template of its path, never the path itself."""

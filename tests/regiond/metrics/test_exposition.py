@@ -9,12 +9,13 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet import reactor as global_reactor
 
+from clusterd.daemon.metric_families import Family
 from regiond.domain import errors
 from regiond.domain.mutations import Actor, Claim, Mutation
 from regiond.domain.reservations import Kind
 from regiond.http.application import Application, Incoming
 from regiond.metrics.exposition import FRESH_SECONDS, Exposition, Sources
-from regiond.metrics.families import METRICS, Family
+from regiond.metrics.families import METRICS
 from regiond.metrics.measurements import Measurements
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.pool import PoolStats
@@ -26,7 +27,7 @@ from tests.regiond.storage.region import new_id, region_on
 reactor: Any = global_reactor
 
 README = Path(__file__).parents[3] / "README.md"
-ROW = re.compile(r"\| `(hostmap_\w+)` \| (\w+) \| ([^|]*) \| ([^|]+) \|")
+ROW = re.compile(r"\| `(hostmap_(?!cluster_)\w+)` \| (\w+) \| ([^|]*) \| ([^|]+) \|")
 STATS = PoolStats(9, 1, 2, 3, 4, 8, 5, 3, 7)
 COUNTS = ProgressCounts(3, 2, 1, 5, 1, 2, 12.5, 40, 6)
 NETWORK = "10.9.0.0/16"

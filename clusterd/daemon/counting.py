@@ -1,11 +1,13 @@
 """Counting on the way of a claim, which must not cost it anything: plain numbers, on the reactor's thread only.
 
-prometheus-client's own counters and histograms take a lock for each change and cost a claim ten times as much; they
-become its families when somebody asks, in `regiond.metrics.exposition`.
+prometheus-client's own counters and histograms take a lock for each change, which costs several times as much; these
+become its families when somebody asks, in `clusterd.daemon.metric_families`.
 """
 
 from bisect import bisect_left
 from collections.abc import Sequence
+
+STALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 Labels = tuple[str, ...]
 
