@@ -25,6 +25,7 @@ from twisted.internet.inotify import IN_CLOSE_NOWRITE, IN_OPEN, INotify, INotify
 from twisted.internet.task import deferLater
 from twisted.python.filepath import FilePath
 
+from clusterd.dhcp.apparmor import why_confined
 from clusterd.dhcp.backend import BackendError
 from clusterd.dhcp.host_system import unreadable_place
 
@@ -59,7 +60,7 @@ class SignalledServer(Protocol):
         """The words with which the process was started."""
 
     def why_unreadable(self, server: RunningServer, path: Path) -> str | None:
-        """What keeps the server's user from reading the path, as far as owners and modes tell; a sentence."""
+        """What keeps the server from reading the path, as far as owners, modes and AppArmor's profiles tell."""
 
 
 class ServerWithPidFile:
@@ -141,7 +142,7 @@ class ServerWithPidFile:
         groups = {int(facts["Gid"][1]), *map(int, facts["Groups"])}
         place = unreadable_place(path, user, groups)
         if place is None:
-            return None
+            return why_confined(self._program, path)
         what = "enter the directory" if place != path else "read"
         return f"{self._program}'s user (uid {user}) may not {what} {place}, which keeps it from its host maps."
 

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from clusterd.dhcp.apparmor import why_confined
 from clusterd.dhcp.backend import BackendError, Rejection
 from clusterd.dhcp.commands import Command
 from clusterd.dhcp.host_system import RunInThread, replace_file, writing_obstacles
@@ -141,7 +142,10 @@ class IncludedHosts:
         configuration = self._settings.configuration_file
         done = await self._run([str(self._settings.program), "-6", "-t", "-cf", str(configuration)], CHECK_SECONDS)
         if done.status != 0:
-            raise BackendError(f"dhcpd's own check refuses {configuration}: {words_of_dhcpd(done.output)}")
+            refused = f"dhcpd's own check refuses {configuration}: {words_of_dhcpd(done.output)}"
+            program = str(self._settings.program)
+            confined = await self._run_in_thread(lambda: why_confined(program, self._path))
+            raise BackendError(refused if confined is None else f"{refused}. {confined.removesuffix('.')}")
 
     async def _restart(self) -> None:
         self._next_restart = self._clock.seconds() + self._pause_between_restarts

@@ -15,6 +15,7 @@ from typing import TypeVar
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from clusterd.dhcp.apparmor import why_confined
 from clusterd.dhcp.backend import BackendError, Rejection
 from clusterd.dhcp.host_system import replace_file, writing_obstacles
 from clusterd.dhcp.kea.config_file import ConfigFile, ConfigFileError, read_config_file
@@ -66,7 +67,11 @@ class IncludeFilesStore:
         except BackendError as error:
             return [f"{error}."]
         missing = {cidr: path for cidr, path in paths.items() if str(path) not in config.included}
-        return [f"{self._not_included(cidr)}." for cidr in missing]
+        obstacles = {f"{self._not_included(cidr)}.": None for cidr in missing}
+        confined = await self._server.run_in_thread(
+            lambda: next(filter(None, (why_confined(self._server.name, path) for path in paths.values())), None)
+        )
+        return [*obstacles, *([] if confined is None else [confined])]
 
     async def read(self, configuration: Configuration) -> frozenset[HostMap]:
         """What the server runs with. Files that say otherwise are put right: they are what its next start loads."""
