@@ -4,7 +4,7 @@ import argparse
 import json
 from importlib import import_module
 
-NAMES = ("claims", "delivery", "dhcp", "fleet")
+NAMES = ("api", "claims", "delivery", "dhcp", "fleet")
 
 
 def main() -> None:

@@ -28,3 +28,7 @@ CREATE TABLE import (
 );
 CREATE INDEX import_unfinished ON import (began) WHERE finished IS NULL;
 CREATE INDEX import_account ON import (account, id);
+
+-- A user's list is of all kinds: without them in the index, the first page of somebody with few reservations reads all.
+DROP INDEX reservation_owner;
+CREATE INDEX reservation_owner ON reservation (owner, id);
