@@ -171,7 +171,8 @@ class _Planning:
         self._replaced: list[int] = []
 
     def plan(self) -> TopologyPlan:
-        rows = [self._placed(report, self._former.get(key)) for key, report in self._reports.items()]
+        subnets = {key: self._subnet_of(report) for key, report in self._reports.items()}
+        rows = [self._placed(report, subnets[key], self._former.get(key)) for key, report in self._reports.items()]
         vanished = [row for _, row in sorted(self._left.items(), key=lambda item: item[0]) if row.present]
         rows = self._with_moves(rows, vanished)
         serve = {row.subnet for row in rows if row.serving == "serving" and row.subnet is not None}
@@ -216,8 +217,10 @@ class _Planning:
                 moves[row.id] = target
         return moves
 
-    def _placed(self, report: InterfaceReport, before: KnownInterface | None) -> PlannedInterface:
-        subnet, conflict = self._subnet_of(report)
+    def _placed(
+        self, report: InterfaceReport, subnet: KnownSubnet | None, before: KnownInterface | None
+    ) -> PlannedInterface:
+        conflict = None if subnet is not None else self._conflict_of(report)
         serving = _serving(report, subnet, before)
         where = None if subnet is None else subnet.id
         id_, change = (self._new_id(), "appeared") if before is None else (before.id, _change(report, before))
@@ -233,21 +236,26 @@ class _Planning:
             id_, report, where, serving, change, conflict, self._vrfs.name_of(report), former=before
         )
 
-    def _subnet_of(self, report: InterfaceReport) -> tuple[KnownSubnet | None, str | None]:
-        """The subnet that a reported network is, or why there is none."""
-        name, vrf, net = self._vrfs.name_of(report), self._vrfs.id_of(report), network(report.cidr)
+    def _subnet_of(self, report: InterfaceReport) -> KnownSubnet | None:
+        """The subnet that a reported network is; it is made where nothing is in the way."""
+        vrf, net = self._vrfs.id_of(report), network(report.cidr)
         if vrf is None:
-            return None, f"there is no VRF {name}: make it (regionctl vrfs add {name}), or correct clusterd's settings"
+            return None
         known = self._subnets.get((vrf, report.cidr))
-        if known is not None:
-            return known, None
-        if overlapped := self._taken[vrf].overlapped(net):
-            return None, f"{report.cidr} overlaps the subnet {overlapped} of VRF {name}"
+        if known is not None or self._taken[vrf].overlapped(net):
+            return known
         made = KnownSubnet(self._new_id(), report.cidr, others=False, vrf=vrf)
         self._subnets[vrf, report.cidr] = made
         self._new_subnets[made.id] = NewSubnet(net, vrf)
         self._taken[vrf].add(net)
-        return made, None
+        return made
+
+    def _conflict_of(self, report: InterfaceReport) -> str:
+        """Why a reported network is no subnet. Asked when all subnets are made: a repeated report says the same."""
+        name, vrf = self._vrfs.name_of(report), self._vrfs.id_of(report)
+        if vrf is None:
+            return f"there is no VRF {name}: make it (regionctl vrfs add {name}), or correct clusterd's settings"
+        return f"{report.cidr} overlaps the subnet {self._taken[vrf].overlapped(network(report.cidr))} of VRF {name}"
 
     def _with_moves(
         self, rows: Sequence[PlannedInterface], vanished: Sequence[KnownInterface]

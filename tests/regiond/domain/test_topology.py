@@ -120,6 +120,13 @@ def test_subnets_never_overlap_an_id_names_one_subnet_for_ever_and_one_cluster_s
         assert not again.replaced
 
 
+def test_a_report_that_is_repeated_says_the_same_of_a_conflict() -> None:
+    kept = Kept()
+    reports = [report("eth0", cidr) for cidr in ("10.2.0.0/16", "10.0.0.0/8", "10.1.0.0/16")]
+    kept.apply(1, reports)
+    assert not kept.apply(1, reports).changes_interfaces
+
+
 def test_the_first_cluster_on_a_network_serves_it_and_the_second_waits_for_an_admin() -> None:
     kept = Kept()
     first = kept.apply(1, [report("eth0", "10.1.0.0/16"), report("eth1", "10.1.0.0/16")])
