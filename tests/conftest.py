@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.database import (
     database,
+    documented_answers,
     empty_database,
     logged_failures,
     postgres,
@@ -13,7 +14,15 @@ from tests.database import (
     state_directory,
 )
 
-__all__ = ["database", "empty_database", "logged_failures", "postgres", "session_state_directory", "state_directory"]
+__all__ = [
+    "database",
+    "documented_answers",
+    "empty_database",
+    "logged_failures",
+    "postgres",
+    "session_state_directory",
+    "state_directory",
+]
 
 # How long an example takes says more about the machine than about the code. What decides about a change takes the same
 # examples each time, so that a red run is the change's own; every other run looks further.

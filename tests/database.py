@@ -112,6 +112,22 @@ def logged_failures() -> Iterator[list[LogEvent]]:
     globalLogPublisher.removeObserver(observe)
 
 
+@pytest.fixture(autouse=True)
+def documented_answers() -> Iterator[None]:
+    """No test gets an answer of the HTTP API that its documentation does not name."""
+    found: list[LogEvent] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if event.get("event") == "http.undocumented":
+            found.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    yield
+    globalLogPublisher.removeObserver(observe)
+    assert not found, [(each["method"], each["route"], each["status"], each["type"]) for each in found]
+
+
 @pytest.fixture(scope="session")
 def session_state_directory() -> Iterator[Path]:
     """A directory below which PostgreSQL can live: pytest's own are closed to other users than root."""

@@ -14,6 +14,7 @@ from twisted.logger import Logger, LogLevel
 from regiond.domain.errors import DomainError
 from regiond.domain.ids import parse_id
 from regiond.http.bodies.base import Claiming, Forcing, Page, Query, Waiting
+from regiond.http.openapi import refusals
 from regiond.http.problems import MEDIA_TYPE, Problem, invalid, of_database, of_domain_error
 from regiond.http.rate import RateLimit
 from regiond.http.reading import (
@@ -118,12 +119,11 @@ class Application:
         exchange = _Exchange(incoming, path, given or self._new_request_id())
         try:
             outgoing = _encoded(await self._answer(exchange), exchange.request_id)
+            self._need_documented(exchange, outgoing.status, None)
         except Problem as problem:
-            outgoing = _encoded_problem(problem, exchange.request_id)
+            outgoing = self._refusal(exchange, problem)
         except DomainError as error:
-            caller = exchange.caller or _NOBODY
-            refusal = of_domain_error(error, caller)
-            outgoing = _encoded_problem(refusal, exchange.request_id)
+            outgoing = self._refusal(exchange, of_domain_error(error, exchange.caller or _NOBODY))
         except DatabaseUnavailable as error:
             self._log.warn(
                 "no answer from the database: {reason}",
@@ -132,9 +132,9 @@ class Application:
                 outcome_unknown=error.outcome_unknown,
                 request_id=exchange.request_id,
             )
-            outgoing = _encoded_problem(of_database(error), exchange.request_id)
+            outgoing = self._refusal(exchange, of_database(error))
         except Exception:
-            outgoing = self._internal_error(exchange)
+            outgoing = self._refusal(exchange, self._internal_error(exchange))
         self._log_request(exchange, outgoing.status, self._clock.seconds() - started)
         return outgoing
 
@@ -196,7 +196,26 @@ class Application:
         probe = query.probe if isinstance(query, Claiming) else None
         return RequestContext(exchange.caller or _NOBODY, exchange.request_id, fingerprint, key, wait, if_match, probe)
 
-    def _internal_error(self, exchange: _Exchange) -> Outgoing:
+    def _refusal(self, exchange: _Exchange, problem: Problem) -> Outgoing:
+        self._need_documented(exchange, problem.status, problem.slug)
+        return _encoded_problem(problem, exchange.request_id)
+
+    def _need_documented(self, exchange: _Exchange, status: int, slug: str | None) -> None:
+        """An answer that the documentation does not name is a bug, though not one that keeps it from being sent."""
+        route = exchange.route
+        if route is None or (status in route.statuses if slug is None else slug in refusals(route)):
+            return
+        self._log.error(
+            "{method} {route} answered {status} {type}, which its documentation does not name",
+            event="http.undocumented",
+            method=route.method,
+            route=route.path,
+            status=status,
+            type=slug,
+            request_id=exchange.request_id,
+        )
+
+    def _internal_error(self, exchange: _Exchange) -> Problem:
         reference = secrets.token_hex(6)
         self._log.failure(
             "a request failed: {method} {path}",
@@ -206,10 +225,9 @@ class Application:
             reference=reference,
             request_id=exchange.request_id,
         )
-        problem = Problem(
+        return Problem(
             "internal-error", f"this is a bug; its traceback is in the log under {reference}", reference=reference
         )
-        return _encoded_problem(problem, exchange.request_id)
 
     def _log_request(self, exchange: _Exchange, status: int, seconds: float) -> None:
         route = exchange.route

@@ -77,9 +77,7 @@ class NetworkStore:
             cidr, vrf, hold, anyway, probe, reservations, clusters = rows[0]
             versions.require(change.if_match, versions.of_subnet(subnet, hold, anyway, probe))
             if reservations or clusters:
-                raise errors.SubnetInUse(
-                    _in_use(cidr, reservations, clusters), reservations=reservations, clusters=clusters
-                )
+                raise errors.SubnetInUse(_in_use(cidr, reservations, clusters), count=reservations, clusters=clusters)
             await session.run("DELETE FROM cluster_interface WHERE subnet = %s", (subnet,))
             await session.run("DELETE FROM subnet WHERE id = %s", (subnet,))
             before = {"cidr": cidr, "vrf": format_id(Prefix.VRF, vrf)}
@@ -97,9 +95,7 @@ class NetworkStore:
         except psycopg2.Error as error:
             if error.pgcode != errorcodes.FOREIGN_KEY_VIOLATION:
                 raise
-            raise errors.SubnetInUse(
-                "an address was claimed meanwhile: look again", reservations=1, clusters=[]
-            ) from error
+            raise errors.SubnetInUse("an address was claimed meanwhile: look again", count=1, clusters=[]) from error
         tell_all(reconsidered)
         return reconsidered
 

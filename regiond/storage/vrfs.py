@@ -89,7 +89,9 @@ class VrfStore:
             found = VrfView(*rows[0])
             versions.require(change.if_match, versions.of_vrf(vrf, found.comment))
             if vrf == DEFAULT_VRF:
-                raise errors.VrfInUse("the default VRF is always there", subnets=found.subnets, clusters=found.clusters)
+                raise errors.VrfInUse(
+                    "the default VRF is always there", subnet_count=found.subnets, cluster_count=found.clusters
+                )
             # a cluster that was forgotten has no networks any more, and its row stays
             await session.run(
                 "UPDATE cluster SET vrf = %s WHERE vrf = %s AND forgotten IS NOT NULL", (DEFAULT_VRF, vrf)
@@ -98,8 +100,8 @@ class VrfStore:
                 raise errors.VrfInUse(
                     f"VRF {found.name} has {found.subnets} subnets and is that of {found.clusters} clusters: remove "
                     "the subnets (regionctl subnets remove) and give the clusters another VRF (regionctl clusters set)",
-                    subnets=found.subnets,
-                    clusters=found.clusters,
+                    subnet_count=found.subnets,
+                    cluster_count=found.clusters,
                 )
             await session.run("DELETE FROM vrf WHERE id = %s", (vrf,))
             before = {"name": found.name, "comment": found.comment}

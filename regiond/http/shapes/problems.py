@@ -5,7 +5,7 @@ from typing import Literal, NotRequired
 from regiond.http.shapes.leases import ForeignLease, LeaseOfAnother
 from regiond.http.shapes.reservations import HeldByAnother, Record
 from regiond.http.shapes.subnets import Range
-from regiond.http.shapes.values import Cidr, Count, Etag, Shape
+from regiond.http.shapes.values import Cidr, Count, Etag, Shape, SubnetId
 
 
 class Mistake(Shape):
@@ -35,6 +35,10 @@ class Trouble(Shape):
     selector: NotRequired[str]
     candidates: NotRequired[list[Candidate]]
     subnets: NotRequired[list[str]]
+    clusters: NotRequired[list[str]]
+    subnet: NotRequired[SubnetId]
+    subnet_count: NotRequired[Count]
+    cluster_count: NotRequired[Count]
     holder: NotRequired[Record | HeldByAnother | None]
     leases: NotRequired[list[ForeignLease | LeaseOfAnother]]
     location: NotRequired[str]
