@@ -2,6 +2,7 @@
 
 from regiond.http.bodies.base import NoQuery
 from regiond.http.problems import Problem
+from regiond.http.representations import health as representations
 from regiond.http.routing import Access, Answer, Call, Route
 from regiond.http.shapes import health as shapes
 from regiond.http.use_cases import UseCases
@@ -12,10 +13,17 @@ async def alive(use: UseCases, call: Call[None, NoQuery]) -> Answer:
 
 
 async def ready(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    shortcomings = list(await use.health.shortcomings())
-    if shortcomings:
-        raise Problem("not-ready", "; ".join(shortcomings), [("Retry-After", "1")], shortcomings=shortcomings)
-    return Answer(200, {"status": "ready"})
+    readiness = await use.health.readiness()
+    if readiness.shortcomings:
+        raise Problem(
+            "not-ready",
+            "; ".join(readiness.shortcomings),
+            [("Retry-After", "1")],
+            shortcomings=list(readiness.shortcomings),
+            database=representations.database(readiness.database),
+            replication=representations.replication(readiness.replication),
+        )
+    return Answer(200, representations.ready(readiness))
 
 
 ROUTES = [
@@ -25,8 +33,8 @@ ROUTES = [
         "/readyz",
         ready,
         Access.ANYBODY,
-        "Whether the daemon can serve requests",
-        shows=shapes.Health,
+        "Whether the daemon can serve requests, and how its database is",
+        shows=shapes.Readiness,
         refusals=("not-ready",),
     ),
 ]

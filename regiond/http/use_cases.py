@@ -17,6 +17,7 @@ from regiond.domain.lines import LineFormat
 from regiond.domain.mutations import ReservationEdit
 from regiond.domain.pairs import ClusterOnSubnet
 from regiond.domain.ranges import AddressRange
+from regiond.domain.readiness import Readiness
 from regiond.domain.recovery import RecoveryView
 from regiond.domain.topology_changes import RecordedChange
 from regiond.domain.views import (
@@ -360,9 +361,7 @@ class MetricsUseCases(Protocol):
 class Health(Protocol):
     """Whether requests can be served now."""
 
-    async def shortcomings(self) -> Sequence[str]:
-        """What stands in the way, in words; empty when nothing does."""
-        ...
+    async def readiness(self) -> Readiness: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from regiond.domain.line_files import Mistake
 from regiond.domain.lines import LineFormat
 from regiond.domain.pairs import ClusterOnSubnet
 from regiond.domain.ranges import AddressRange, RangeKind, RangeValues
+from regiond.domain.readiness import DatabaseRole, DatabaseState, Readiness, ReplicationState, SchemaState
 from regiond.domain.recovery import FindingView, RecoveringCluster, RecoveringSubnet, RecoveryView
 from regiond.domain.reservations import ClusterProgress, Kind, MapState, Reservation, Status
 from regiond.domain.topology_changes import Happened, InterfaceChange, RecordedChange
@@ -318,9 +319,11 @@ class FakeHealth:
 
     def __init__(self) -> None:
         self.reasons: Sequence[str] = ()
+        self.database = DatabaseState(True, DatabaseRole.PRIMARY, SchemaState.CURRENT)
+        self.replication: ReplicationState | None = ReplicationState(False, 0, 0, 0, None)
 
-    async def shortcomings(self) -> Sequence[str]:
-        return self.reasons
+    async def readiness(self) -> Readiness:
+        return Readiness(tuple(self.reasons), self.database, self.replication)
 
 
 async def _each_done(members: Sequence[Member]) -> Sequence[MemberResult]:

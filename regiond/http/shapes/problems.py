@@ -2,6 +2,7 @@
 
 from typing import Literal, NotRequired
 
+from regiond.http.shapes.health import Database, Replication
 from regiond.http.shapes.leases import ForeignLease, LeaseOfAnother
 from regiond.http.shapes.reservations import HeldByAnother, Record
 from regiond.http.shapes.subnets import Range
@@ -53,6 +54,8 @@ class Trouble(Shape):
     max_bytes: NotRequired[Count]
     reference: NotRequired[str]
     shortcomings: NotRequired[list[str]]
+    database: NotRequired[Database]
+    replication: NotRequired[Replication | None]
     reasons: NotRequired[list[str]]
     outcome_unknown: NotRequired[bool]
 

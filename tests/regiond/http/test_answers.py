@@ -9,6 +9,7 @@ import pytest_twisted
 
 from regiond.domain.accounts import NewToken
 from regiond.domain.ids import Prefix, format_id
+from regiond.domain.readiness import ReplicationState
 from regiond.domain.versions import of_reservation
 from tests.fakes.use_cases import (
     CLUSTER_VIEW,
@@ -279,3 +280,24 @@ async def test_a_node_address_is_at_its_own_place() -> None:
         reply = await server.request("POST", path, {**WHERE, "alias": "eth0:1"})
         assert reply.headers["location"] == f"{path}/{format_id(Prefix.RESERVATION, MAPPED_VIEW.reservation.id)}"
         assert [each["id"] for each in (await server.request("GET", path)).json] == ["rs-0000000008"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_is_ready_tells_how_its_database_is() -> None:
+    async with serving() as server:
+        server.region.health.replication = ReplicationState(True, 2, 2, 1, 4096)
+        reply = await server.request("GET", "/readyz", token=None)
+        assert (reply.status, reply.json) == (
+            200,
+            {
+                "status": "ready",
+                "database": {"reachable": True, "role": "primary", "schema": "current"},
+                "replication": {
+                    "synchronous": True,
+                    "standbys": 2,
+                    "streaming": 2,
+                    "synchronous_streaming": 1,
+                    "lag_bytes": 4096,
+                },
+            },
+        )

@@ -11,6 +11,7 @@ from psycopg2 import OperationalError
 from regiond.domain import errors
 from regiond.domain.errors import Candidate, DomainError
 from regiond.domain.leases import leased_to_another
+from regiond.domain.readiness import DatabaseState
 from regiond.http.problems import PROBLEMS, of_domain_error
 from regiond.storage.errors import DatabaseUnavailable
 from tests.fakes.use_cases import ALICE, FOUND_LEASE, RANGE, RESERVATION
@@ -325,9 +326,13 @@ async def test_the_database_is_away(unknown: bool) -> None:
 async def test_not_ready() -> None:
     async with serving() as server:
         server.region.health.reasons = ["no connection to the database"]
+        server.region.health.database = DatabaseState(False)
+        server.region.health.replication = None
         reply = await server.request("GET", "/readyz", token=None)
         problem = check_problem(reply, 503, "not-ready")
         assert problem["shortcomings"] == ["no connection to the database"]
+        assert problem["database"] == {"reachable": False, "role": None, "schema": None}
+        assert problem["replication"] is None
         assert reply.headers["retry-after"] == "1"
         assert (await server.request("GET", "/healthz", token=None)).status == 200
 
