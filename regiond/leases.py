@@ -8,10 +8,11 @@ refuses it for that last, when nothing else stands in the way, so that a repeate
 is away, of an older version, or connected to another regiond, says nothing, and then the claim is not refused: its
 host map waits for that cluster anyway.
 
-A claim for the next free address asks nobody: pools and static entries are kept out of the free ones, and a lease
-outside of those is a pool's that was taken out of the configuration, or not reported; a question for each claim
-would cost every claim for that. Nothing is promised of the moments between the question and the commit: a client
-that gets a lease just then shows in the list of leases.
+An import asks nobody: its lines are what a site has in use already. A claim for the next free address asks nobody:
+pools and static entries are kept out of the free ones, and a lease outside of those is a pool's that was taken out
+of the configuration, or not reported; a question for each claim would cost every claim for that. Nothing is
+promised of the moments between the question and the commit: a client that gets a lease just then shows in the list
+of leases.
 """
 
 from collections.abc import Collection, Sequence
@@ -127,16 +128,14 @@ class Leases:
                 wanted.setdefault(claim.subnet, set()).add(claim.address)
         if not wanted:
             return list(claims)
-        asked = [Deferred.fromCoroutine(self._on(subnet, sorted(addresses))) for subnet, addresses in wanted.items()]
-        told = dict(zip(wanted, await gatherResults(asked), strict=True))
+        views = [await self._inventory.known(subnet) for subnet in wanted]
+        asked = [Deferred.fromCoroutine(self._on(view, sorted(wanted[view.id]))) for view in views if view is not None]
+        told = dict(await gatherResults(asked))
         return [_informed(claim, told.get(claim.subnet, ()), over) for claim in claims]
 
-    async def _on(self, subnet: int, addresses: Sequence[str]) -> Sequence[FoundLease]:
-        view = await self._inventory.known(subnet)
-        if view is None:
-            return ()
-        told = await self._ask_all(_Question(view, addresses, [], None, len(addresses), ASK_SECONDS))
-        return [found for _, part in told for found in part.leases]
+    async def _on(self, subnet: SubnetView, addresses: Sequence[str]) -> tuple[int, Sequence[FoundLease]]:
+        told = await self._ask_all(_Question(subnet, addresses, [], None, len(addresses), ASK_SECONDS))
+        return subnet.id, [found for _, part in told for found in part.leases]
 
     async def end(self, leases: Collection[FoundLease], request_id: str) -> None:
         """Take these from their clients; one that stays is logged, for its address is somebody else's already."""

@@ -181,6 +181,7 @@ class Region:
             {"reading": lambda: pool.stats, "writing": lambda: writing.stats},
             lambda: self.writer.waiting,
             lambda: len(self.connections.by_cluster),
+            lambda: self.events.followers,
             lambda: progress_counts(pool),
         )
         self.metrics = Exposition(reactor, measured, sources)

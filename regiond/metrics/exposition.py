@@ -43,6 +43,7 @@ class Sources:
     pools: Mapping[str, Callable[[], PoolStats]]
     waiting: Callable[[], int]
     connected: Callable[[], int]
+    followers: Callable[[], int]
     counts: Callable[[], Awaitable[ProgressCounts]]
 
 
@@ -83,6 +84,7 @@ class Exposition(Collector):
         yield make.histogram("hostmap_http_request_seconds", measured.request_seconds)
         yield make.gauge("hostmap_http_connections", sum(len(site.connections) for site in self.sites))
         yield make.gauge("hostmap_http_requests_in_flight", sum(site.in_flight for site in self.sites))
+        yield make.gauge("hostmap_events_followers", sources.followers())
         yield make.counter("hostmap_claims", measured.claims.values)
         yield make.histogram("hostmap_claim_seconds", measured.claim_seconds)
         yield make.histogram("hostmap_batch_seconds", measured.batch_seconds)

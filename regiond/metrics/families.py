@@ -14,6 +14,7 @@ METRICS: Final = {
     ),
     "hostmap_http_connections": Family("gauge", "open connections of programs"),
     "hostmap_http_requests_in_flight": Family("gauge", "requests that are being answered"),
+    "hostmap_events_followers": Family("gauge", "programs that follow events"),
     "hostmap_claims": Family(
         "counter", "claims by kind: created, existing, repeated, or the type of the problem", ("kind", "outcome")
     ),

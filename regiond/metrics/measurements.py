@@ -1,7 +1,7 @@
 """Everything that is counted while this regiond runs. Who does the thing calls the method of its name."""
 
 from clusterd.daemon.counting import STALL_SECONDS, Counts, Distribution
-from regiond.domain.errors import DomainError
+from regiond.domain import errors
 from regiond.domain.mutations import Claim, Mutation, Outcome
 from regiond.storage.errors import DatabaseUnavailable
 
@@ -27,7 +27,12 @@ class Measurements:
         self.request_seconds.observe(seconds)
 
     def decided(self, mutation: Mutation, outcome: Outcome | Exception, seconds: float) -> None:
-        """A mutation has its answer, `seconds` after it was handed to the writer."""
+        """A mutation has its answer, `seconds` after it was handed to the writer.
+
+        One that its maker tries again in another way has none yet.
+        """
+        if isinstance(outcome, _NO_ANSWERS):
+            return
         claims = [step for step in mutation.steps if type(step) is Claim]
         if claims:
             what = _word(outcome)
@@ -41,10 +46,13 @@ class Measurements:
         self.batch_seconds.observe(seconds)
 
 
+_NO_ANSWERS = (errors.Unvetted, errors.ChangedMeanwhile)
+
+
 def _word(outcome: Outcome | Exception) -> str:
     """The outcome of a claim as a label: one of few words."""
     if isinstance(outcome, Outcome):
         return "repeated" if outcome.replayed else "created" if outcome.created else "existing"
-    if isinstance(outcome, DomainError):
+    if isinstance(outcome, errors.DomainError):
         return outcome.slug
     return "database-unavailable" if isinstance(outcome, DatabaseUnavailable) else "internal-error"

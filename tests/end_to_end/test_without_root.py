@@ -14,7 +14,12 @@ from tests.lab.unprivileged import command_line
 from tests.requirements import need
 
 ROOT = Path(__file__).parents[2]
-PLACES = ("tests/clusterd/dhcp", "tests/end_to_end/test_dhcp_servers.py", "tests/end_to_end/test_adopting_a_site.py")
+PLACES = (
+    "tests/clusterd/dhcp",
+    "tests/end_to_end/test_dhcp_servers.py",
+    "tests/end_to_end/test_adopting_a_site.py",
+    "tests/end_to_end/test_foreign_leases.py",
+)
 PLACES_OF = {"dnsmasq": ("tests/end_to_end/test_first_contact.py",), "isc": (), "kea": ()}
 TIMEOUT_SECONDS = 600.0
 

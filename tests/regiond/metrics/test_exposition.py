@@ -63,7 +63,7 @@ class At:
 
 
 def exposition(measured: Measurements, asked: Asked, clock: Any = None) -> Exposition:
-    sources = Sources({"reading": lambda: STATS}, lambda: 11, lambda: 2, asked.counts)
+    sources = Sources({"reading": lambda: STATS}, lambda: 11, lambda: 2, lambda: 4, asked.counts)
     made = Exposition(clock or At(), measured, sources)
     made.sites.append(Site())
     return made
@@ -108,6 +108,7 @@ async def test_what_is_served_is_what_the_table_says() -> None:
     assert value(found, "hostmap_http_connections") == 3
     assert value(found, "hostmap_http_requests_in_flight") == 2
     assert value(found, "hostmap_writer_waiting") == 11
+    assert value(found, "hostmap_events_followers") == 4
     assert value(found, "hostmap_database_connections", pool="reading", state="idle") == 5
     assert value(found, "hostmap_clusters", state="pending") == 1
     assert value(found, "hostmap_host_maps", state="failed") == 6

@@ -31,5 +31,6 @@ def test_every_claim_of_a_mutation_counts_by_its_kind(outcome: Outcome | Excepti
     measured = Measurements()
     measured.decided(mutation(DEVICE, DropNode(7), USER), outcome, 0.02)
     measured.decided(mutation(DropNode(7)), outcome, 0.02)
+    measured.decided(mutation(DEVICE), errors.ChangedMeanwhile("its maker looks again"), 0.02)
     assert measured.claims.values == {("device", word): 1, ("user", word): 1}
     assert measured.claim_seconds.cumulative()[-1] == ("+Inf", 1)
