@@ -58,7 +58,12 @@ def networks_of_region(region: str, token_file: Path | None, cluster: str) -> li
         routers = tuple(interface["gateways"])
         found.append(
             SiteNetwork(
-                interface["cidr"], interface["nic"], routers, (), tuple(dict.fromkeys(pools)), interface["relayed"]
+                interface["cidr"],
+                interface["nic"],
+                routers,
+                (),
+                tuple(dict.fromkeys(pools)),
+                interface.get("relayed", False),
             )
         )
     return found

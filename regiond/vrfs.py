@@ -46,7 +46,7 @@ class Vrfs:
         for view in await self._vrfs.vrfs():
             if view.id == number or view.name == vrf:
                 return view
-        raise errors.NotFound(f"there is no VRF {vrf[:64]}")
+        raise errors.NotFound(f"there is no VRF {vrf[:64]}: regionctl vrfs list shows those there are")
 
     async def add_vrf(self, context: RequestContext, *, name: str, comment: str | None) -> VrfView:
         """Networks of NICs to which a cluster's configuration gives this VRF become its subnets. Raises NameTaken."""
@@ -90,10 +90,7 @@ class Vrfs:
         """The VRF of the cluster's networks from now on. Raises SubnetsLeftBehind unless forced, StaleVersion."""
         require_admin(context)
         who = await self._inventory.cluster(cluster)
-        try:
-            where = await self.vrf(vrf)
-        except errors.NotFound as error:
-            raise errors.InvalidRequest("/vrf", f"{error.detail}: make it first (regionctl vrfs add)") from error
+        where = await self.vrf(vrf)
         reconsidered = await self._vrfs.set_cluster_vrf(context.change, who.id, where.id, force=force)
         if reconsidered.clusters:
             self._log.info(
@@ -117,10 +114,7 @@ class Vrfs:
             _need_hosts(wanted)
         except ValueError as error:
             raise errors.InvalidRequest("/cidr", str(error)) from error
-        try:
-            where = await self.vrf("default" if vrf is None else vrf)
-        except errors.NotFound as error:
-            raise errors.InvalidRequest("/vrf", f"{error.detail}: make it first (regionctl vrfs add)") from error
+        where = await self.vrf("default" if vrf is None else vrf)
         made = await self._networks.add(context.change, wanted, where.id, release_hold_seconds)
         self._log.info(
             "new subnet {cidr} in VRF {vrf}, says {actor}",

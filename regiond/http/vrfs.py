@@ -98,7 +98,7 @@ ROUTES = [
         NewSubnet,
         statuses=(201,),
         shows=Subnet,
-        refusals=("subnet-overlap",),
+        refusals=("not-found", "subnet-overlap"),
     ),
     Route(
         "DELETE",

@@ -35,6 +35,11 @@ FORMATS = {
     "hostmap-selector": st.sampled_from(
         ["192.0.2.0/24", "2001:db8::/64", "rack-a:eth0", "nic:eth0", "family:6", "ip:192.0.2.9", "cidr:10.0.0.0/8"]
     ),
+    "hostmap-network": st.one_of(
+        st.integers(0, 255).map(lambda number: f"10.{number}.0.0/16"),
+        st.integers(0, 0xFFFF).map(lambda number: f"2001:db8:{number:x}::/48"),
+    ),
+    "hostmap-cluster-interface": _ids(Prefix.CLUSTER_INTERFACE),
     "hostmap-device": _ids(Prefix.DEVICE),
     "hostmap-node": _ids(Prefix.NODE),
 }

@@ -121,6 +121,22 @@ def test_what_comes_goes_moves_and_is_renamed(site: Site) -> None:
     assert "nic: nic0 to lan0" in shown
 
 
+def test_five_networks_on_one_nic(site: Site) -> None:
+    own = ("192.0.2.2/24", "198.51.100.2/25", "2001:db8:1::2/64", "2001:db8:2::2/64", "2001:db8:3::2/64")
+    ip(site.host, "".join(f"addr add {each} dev nic0{' nodad' if ':' in each else ''}\n" for each in own))
+    site.becomes(lambda found: len(found) == 5)
+    api, nic = site.region.api, f"{site.cluster.name}:nic0"
+    refused = api.request("POST", "reservations", {"interface": nic})
+    assert (refused.status, refused.body["type"]) == (409, "ambiguous-selector")
+    cidrs = {each["cidr"] for each in site.interfaces().values()}
+    assert len(refused.body["candidates"]) == 5
+    assert {each["cidr"] for each in refused.body["candidates"]} == cidrs
+    for candidate in refused.body["candidates"]:
+        for selector in (candidate["id"], f"{nic},cidr:{candidate['cidr']}"):
+            held = api.post("reservations", {"interface": selector})
+            assert held["subnet"]["cidr"] == candidate["cidr"]
+
+
 def test_a_storm_of_200_changes_in_a_second(site: Site) -> None:
     process = subprocess.Popen(["ip", "-n", site.host, "-batch", "-"], stdin=subprocess.PIPE)
     assert process.stdin is not None

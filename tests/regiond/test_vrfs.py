@@ -19,6 +19,7 @@ from regiond.domain.topology_changes import Happened
 from regiond.inventory import Inventory
 from regiond.requests import Caller, RequestContext
 from regiond.storage.networks import NetworkStore
+from regiond.storage.pairs import PairStore
 from regiond.storage.topology_history import KEPT_PER_CLUSTER, TopologyHistory
 from regiond.storage.vrfs import VrfStore
 from regiond.topologies import Topologies
@@ -275,10 +276,10 @@ async def test_mistakes_are_told_and_a_repeated_request_makes_one_vrf(database: 
             await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
         with pytest.raises(errors.VrfInUse, match="always there"):
             await here.vrfs.remove_vrf(here.admin, "default")
-        with pytest.raises(errors.InvalidRequest, match="regionctl vrfs add"):
+        with pytest.raises(errors.NotFound, match="there is no VRF green"):
             await here.vrfs.add_subnet(here.admin, cidr=NET, vrf="green", release_hold_seconds=None)
         await here.cluster("rack-a")
-        with pytest.raises(errors.InvalidRequest, match="regionctl vrfs add"):
+        with pytest.raises(errors.NotFound, match="there is no VRF green"):
             await here.vrfs.change_cluster(here.admin, "rack-a", vrf="green", force=False)
         stale = replace(here.admin, if_match=frozenset({'"0000000000000000"'}))
         for act in (
@@ -295,6 +296,21 @@ async def test_mistakes_are_told_and_a_repeated_request_makes_one_vrf(database: 
         nobody = replace(here.admin, caller=replace(here.admin.caller, is_admin=False))
         with pytest.raises(errors.NotPermitted):
             await here.vrfs.add_vrf(nobody, name="red", comment=None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cluster_that_wants_to_be_asked_serves_when_an_admin_says_so(database: str) -> None:
+    async with world(database) as here:
+        rack = await here.cluster("rack-a")
+        await here.report(rack, eth("eth0", serve=False))
+        assert await here.serving() == {("rack-a", "eth0", "default", "unserved")}
+        assert await here.subnets() == {("default", NET, (), 0)}
+        (subnet,) = await here.inventory.subnets()
+        assert await PairStore(here.region.pool).confirm(here.admin.change, subnet.id, rack)
+        assert await here.serving() == {("rack-a", "eth0", "default", "serving")}
+        await here.report(rack, eth("eth0", serve=False), eth("eth1", "10.0.0.2", serve=False))
+        assert await here.subnets() == {("default", NET, ("rack-a",), 0)}
+        assert ("rack-a", "eth1", "default", "serving") in await here.serving(), "by another NIC, too"
 
 
 # ---- the history ----
