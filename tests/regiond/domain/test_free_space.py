@@ -37,6 +37,7 @@ def test_it_is_a_set_of_addresses_in_ranges_that_never_touch(start: set[int], mo
             model.add(address)
         assert space.ranges() == ranges_of(model)
         assert space.lowest() == min(model, default=None)
+        assert all(space.first(most) == sorted(model)[:most] for most in (1, 3, SIZE))
         assert all((other in space) == (other in model) for other in range(SIZE))
 
 
