@@ -29,7 +29,9 @@ _REGION = Change(Actor(None, "region", is_admin=True), "recovery")
 class Evidences(Protocol):
     """`storage.recovery.RecoveryStore`, as far as it is needed here."""
 
-    async def begin(self, change: Change, reason: str, of_history: str | None = None) -> str | None: ...
+    async def begin(
+        self, change: Change, reason: str, of_history: str | None = None, *, anew: bool = False
+    ) -> str | None: ...
 
     async def finish(self) -> str | None: ...
 
@@ -53,6 +55,8 @@ class Evidences(Protocol):
 
     async def waits_for(self, cluster: int) -> bool: ...
 
+    async def may_have(self, cluster: int) -> list[int]: ...
+
     async def to_settle(self) -> list[int]: ...
 
     async def settle(self, subnet: int) -> Settled | None: ...
@@ -69,7 +73,14 @@ class Hearing:
 
     async def begin(self, reason: str, of_history: str | None) -> None:
         """Begin a recovery, unless one goes on or somebody else was faster. Every cluster connects anew."""
-        history = await self._store.begin(_REGION, reason, of_history)
+        await self._begin(reason, of_history, anew=False)
+
+    async def begin_anew(self, reason: str, of_history: str | None) -> None:
+        """Also when one goes on: the database itself went back, perhaps into the middle of that one."""
+        await self._begin(reason, of_history, anew=True)
+
+    async def _begin(self, reason: str, of_history: str | None, *, anew: bool) -> None:
+        history = await self._store.begin(_REGION, reason, of_history, anew=anew)
         if history is not None:
             self._log.warn(
                 "the database went back in time, recovering: {reason}",
@@ -92,9 +103,10 @@ class Hearing:
     async def hear(self, connection: Connection, subnets: Sequence[int]) -> None:
         """Take what the cluster has of these subnets, however often it takes, unless an admin ends the wait for it.
 
-        Raises LinkLost.
+        It is asked for all others that it may have, too: it registers with what it has of one past, and may have
+        something of several when one recovery came soon after another. Raises LinkLost, DatabaseUnavailable.
         """
-        for subnet in subnets:
+        for subnet in dict.fromkeys([*subnets, *await self._store.may_have(connection.cluster)]):
             count = await self._patiently(connection, subnet)
             if count is not None:
                 self._log.info(
@@ -149,7 +161,7 @@ class Hearing:
             try:
                 if failed and not await self._store.waits_for(connection.cluster):
                     return None
-                count = await self._take(connection, subnet)
+                count = await self._take(connection, subnet, only_of_another=True)
                 if count is not None:
                     await self._store.complete(connection.cluster, subnet_name(subnet))
                 return count
@@ -168,8 +180,10 @@ class Hearing:
             if not connection.link.connected_now:
                 raise LinkLost(f"{connection.name} is not connected any more")
 
-    async def _take(self, connection: Connection, subnet: int) -> int | None:
-        """Take all pages: how many host maps, or None where the cluster has nothing of it."""
+    async def _take(self, connection: Connection, subnet: int, *, only_of_another: bool = False) -> int | None:
+        """Take all pages: how many host maps, or None where the cluster has nothing of it (or nothing of another past,
+        where only that is wanted).
+        """
         name = subnet_name(subnet)
         after: tuple[Identifier, ...] = ()
         count = 0
@@ -177,6 +191,8 @@ class Hearing:
             try:
                 page = await connection.link.call(commands.UploadHostMaps, subnet=name, after=after)
             except errors.UnknownSubnet:
+                return None
+            if only_of_another and page["history"] == connection.history:
                 return None
             if not after:
                 said = (page["cidr"], page["history"], page["accepted_generation"], page["applied_generation"])

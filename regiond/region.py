@@ -78,7 +78,7 @@ from regiond.subnets import Subnets
 from regiond.sweeps import Sweeps
 from regiond.topologies import Topologies
 from regiond.vrfs import Vrfs
-from regiond.witness import Witness
+from regiond.witness import Witness, WitnessFile
 
 
 class _Announcements:
@@ -133,7 +133,7 @@ class Region:
         deliveries, recoveries = DeliveryReads(pool), RecoveryStore(pool, random_id)
         self._deliveries, self._history = deliveries, TopologyHistory(pool)
         hearing = Hearing(reactor, recoveries)
-        self.witness = Witness(witness_file, identity.region, recoveries, hearing.begin)
+        self.witness = Witness(WitnessFile(witness_file), identity.region, recoveries, hearing.begin_anew)
         record = Record(self.writer, announce)
         self.dispatch = HostMapDispatch(
             reactor,

@@ -22,22 +22,28 @@ class Beats(Protocol):
 
 
 class Begin(Protocol):
-    """`Hearing.begin`."""
+    """`Hearing.begin_anew`."""
 
     async def __call__(self, reason: str, of_history: str | None, /) -> None: ...
 
 
+class Memory(Protocol):
+    """Where the copy is kept: `WitnessFile`."""
+
+    def recall(self, region: str) -> tuple[str, int] | None: ...
+
+    def remember(self, region: str, regiond: str, beats: int) -> None: ...
+
+
 class Witness:
-    """One regiond's count and its copy in `file`. A copy of another region's database counts for nothing."""
+    """One regiond's count, and its copy in `memory`."""
 
-    _log = Logger(namespace="region.recovery")
-
-    def __init__(self, file: Path, region: str, store: Beats, begin: Begin) -> None:
-        self._file = file
+    def __init__(self, memory: Memory, region: str, store: Beats, begin: Begin) -> None:
+        self._memory = memory
         self._region = region
         self._store = store
         self._begin = begin
-        self._regiond, self._kept = self._recall()
+        self._regiond, self._kept = memory.recall(region) or (str(uuid4()), 0)
 
     async def beat(self) -> None:
         """Count up, and begin a recovery when the database has less than it should."""
@@ -46,12 +52,22 @@ class Witness:
             reason = f"the database counts {beats} where this regiond had seen {self._kept}: it is an earlier one"
             await self._begin(reason, history)
         self._kept = beats
-        self._remember()
+        self._memory.remember(self._region, self._regiond, beats)
 
-    def _recall(self) -> tuple[str, int]:
+
+class WitnessFile:
+    """A file in the state directory. The copy of another region's database counts for nothing."""
+
+    _log = Logger(namespace="region.recovery")
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def recall(self, region: str) -> tuple[str, int] | None:
+        """This regiond's name in the database, and its count there; None where nothing is kept."""
         try:
             kept = json.loads(self._file.read_text(encoding="utf-8"))
-            if kept["region"] == self._region:
+            if kept["region"] == region:
                 return str(kept["regiond"]), int(kept["beats"])
         except FileNotFoundError:
             pass
@@ -59,10 +75,11 @@ class Witness:
             self._log.warn(
                 "cannot read {file}: {reason}", event="recovery.witness-unread", file=str(self._file), reason=str(error)
             )
-        return str(uuid4()), 0
+        return None
 
-    def _remember(self) -> None:
-        content: dict[str, Any] = {"region": self._region, "regiond": self._regiond, "beats": self._kept}
+    def remember(self, region: str, regiond: str, beats: int) -> None:
+        """Durably. A file that cannot be written is told of, and nothing else."""
+        content: dict[str, Any] = {"region": region, "regiond": regiond, "beats": beats}
         fresh = self._file.with_suffix(".new")
         try:
             with fresh.open("w", encoding="utf-8") as file:

@@ -19,6 +19,7 @@ from regiond.host_map_dispatch.background import in_background
 from regiond.host_map_dispatch.record import Record
 from regiond.host_map_dispatch.remarks import ahead, digest_differs
 from regiond.storage.deliveries import DeliveryState
+from regiond.storage.errors import DatabaseUnavailable
 
 MAX_STEPS_PER_RECORD = 500
 
@@ -155,6 +156,10 @@ class ClusterArrivals:
     async def _welcome(self, connection: Connection, evidence: Sequence[int], foreign: Sequence[int]) -> None:
         """Hear what the cluster has of another past; only then give it anything."""
         if evidence or connection.unheard:
-            await self._hearing.hear(connection, evidence)
+            try:
+                await self._hearing.hear(connection, evidence)
+            except DatabaseUnavailable:
+                connection.link.abort()  # no sweep asks it again, but it comes again
+                raise
         if self._connections.get(connection.cluster) is connection:
             await self._dispatch.welcome(connection, foreign)

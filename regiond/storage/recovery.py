@@ -16,12 +16,15 @@ from regiond.domain.recovery import (
 )
 from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, lock_subnet, write_audit
 from regiond.storage.pool import Pool, Session
-from regiond.storage.settling import Settled, settle_subnet
+from regiond.storage.settling import MAY_HAVE, Settled, settle_subnet
 
 MAX_LISTED_FINDINGS: Final = 500
 
 # In the lost past clusters may have connected, each time with the next number, and still be: no past has had so many.
 LOST_EPOCHS: Final = 1_000_000
+
+# When one regiond has noticed that the database went back, the others' counts are put ahead of what they had seen.
+LOST_BEATS: Final = 1_000_000
 
 _CONNECTED: Final = "(c.connected_since IS NOT NULL AND c.last_heard > now() - interval '60 s')"
 _HOLDING: Final = "d.role IN ('serving', 'draining')"
@@ -64,17 +67,20 @@ class RecoveryStore:
 
     # ---- beginning and ending ----
 
-    async def begin(self, change: Change, reason: str, of_history: str | None = None) -> str | None:
+    async def begin(
+        self, change: Change, reason: str, of_history: str | None = None, *, anew: bool = False
+    ) -> str | None:
         """Begin a recovery of every subnet, under a new history; None when one goes on already.
 
-        With `of_history` only as long as the database has that history: somebody else may have been faster. Every
-        connection of a cluster is an older one from now on.
+        `anew` even then: what goes on is one that the backup was taken in the middle of. With `of_history` only as long
+        as the database has that history: somebody else may have been faster. Every connection of a cluster is an older
+        one from now on.
         """
 
         async def work(session: Session) -> str | None:
             rows = await session.run("SELECT history::text, recovering_since IS NOT NULL FROM region FOR UPDATE")
             history, recovering = rows[0]
-            if recovering or of_history not in (None, history):
+            if (recovering and not anew) or of_history not in (None, history):
                 return None
             await session.run("INSERT INTO former_history (history, reason) VALUES (%s, %s)", (history, reason))
             fresh = await session.run(
@@ -83,9 +89,10 @@ class RecoveryStore:
                 (reason,),
             )
             await session.run("DELETE FROM evidence")
+            await session.run("UPDATE witness SET beats = beats + %s", (LOST_BEATS,))
             await session.run(
-                f"""UPDATE cluster c SET epoch = epoch + %s, connected_since = NULL, unheard = EXISTS (
-                        SELECT FROM delivery d WHERE d.cluster = c.id AND {_HOLDING})""",  # noqa: S608 (constants only)
+                f"""UPDATE cluster c SET epoch = epoch + %s, connected_since = NULL, unheard =
+                        forgotten IS NULL AND EXISTS (SELECT FROM subnet s WHERE {MAY_HAVE})""",  # noqa: S608 (constants only)
                 (LOST_EPOCHS,),
             )
             await session.run(
@@ -113,7 +120,7 @@ class RecoveryStore:
                 row[0]
                 for row in await session.run(
                     f"""SELECT c.name FROM cluster c WHERE c.unheard AND EXISTS (
-                            SELECT FROM delivery d WHERE d.cluster = c.id AND {_HOLDING}) ORDER BY c.name"""  # noqa: S608 (constants only)
+                            SELECT FROM subnet s WHERE {MAY_HAVE}) ORDER BY c.name"""  # noqa: S608 (constants only)
                 )
             )
             if names and not force:
@@ -238,14 +245,22 @@ class RecoveryStore:
         rows = await self._pool.query("SELECT unheard FROM cluster WHERE id = %s", (cluster,), retry=True)
         return bool(rows and rows[0][0])
 
+    async def may_have(self, cluster: int) -> list[int]:
+        """The subnets of which the cluster may have host maps, as far as this database can know."""
+        rows = await self._pool.query(
+            f"SELECT s.id FROM subnet s, cluster c WHERE c.id = %s AND {MAY_HAVE} ORDER BY s.id",  # noqa: S608 (constants only)
+            (cluster,),
+            retry=True,
+        )
+        return [row[0] for row in rows]
+
     # ---- settling ----
 
     async def to_settle(self) -> list[int]:
-        """The subnets that can be settled: those whose holders were all heard, and what came late."""
+        """The subnets that can be settled: those whose clusters were all heard, and what came late."""
         rows = await self._pool.query(
-            f"""SELECT s.id FROM subnet s WHERE s.recovering_since IS NOT NULL AND NOT EXISTS (
-                    SELECT FROM delivery d JOIN cluster c ON c.id = d.cluster
-                    WHERE d.subnet = s.id AND {_HOLDING} AND c.unheard)
+            f"""SELECT s.id FROM subnet s WHERE s.recovering_since IS NOT NULL
+                    AND NOT EXISTS (SELECT FROM cluster c WHERE c.unheard AND {MAY_HAVE})
                 UNION SELECT e.subnet FROM evidence e JOIN subnet s ON s.id = e.subnet
                 WHERE e.complete AND NOT e.settled AND s.recovering_since IS NULL""",  # noqa: S608 (constants only)
             retry=True,
@@ -290,8 +305,7 @@ class RecoveryStore:
                 ),
                 await session.run(
                     f"""SELECT s.id, s.cidr::text, v.name, s.recovering_since,
-                               ARRAY(SELECT c.name FROM delivery d JOIN cluster c ON c.id = d.cluster
-                                     WHERE d.subnet = s.id AND {_HOLDING} AND c.unheard ORDER BY c.name)
+                               ARRAY(SELECT c.name FROM cluster c WHERE c.unheard AND {MAY_HAVE} ORDER BY c.name)
                         FROM subnet s JOIN vrf v ON v.id = s.vrf WHERE s.recovering_since IS NOT NULL
                         ORDER BY v.name, s.cidr"""  # noqa: S608 (constants only)
                 ),

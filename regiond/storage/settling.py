@@ -13,6 +13,11 @@ from regiond.storage.connection import Row
 from regiond.storage.pool import Session
 
 CHUNK: Final = 500
+
+# Whether cluster c may have host maps of subnet s, as far as this database can know: what it was to have may have
+# changed in the lost past, so a cluster that is there, or served the subnet once, may serve it now.
+MAY_HAVE: Final = """(EXISTS (SELECT FROM delivery d WHERE d.cluster = c.id AND d.subnet = s.id)
+    OR EXISTS (SELECT FROM cluster_interface i WHERE i.cluster = c.id AND i.subnet = s.id AND i.present))"""
 LOCAL_ACCOUNT: Final = "local"
 MAX_POSSIBLY_RELEASED: Final = 10_000
 
@@ -127,10 +132,9 @@ async def settle_subnet(session: Session, subnet: int, new_id: NewId) -> Settled
     """See the module; the caller holds the subnet's lock. None when there is nothing to settle, or not yet."""
     await session.run("SET LOCAL statement_timeout = '60s'")
     rows = await session.run(
-        """SELECT s.cidr::text, s.generation, s.recovering_since IS NOT NULL, s.fork_at, s.evidence_generation, EXISTS (
-               SELECT FROM delivery d JOIN cluster c ON c.id = d.cluster
-               WHERE d.subnet = s.id AND d.role IN ('serving', 'draining') AND c.unheard)
-           FROM subnet s WHERE s.id = %s""",
+        f"""SELECT s.cidr::text, s.generation, s.recovering_since IS NOT NULL, s.fork_at, s.evidence_generation,
+               EXISTS (SELECT FROM cluster c WHERE c.unheard AND {MAY_HAVE})
+           FROM subnet s WHERE s.id = %s""",  # noqa: S608 (constants only)
         (subnet,),
     )
     if not rows:

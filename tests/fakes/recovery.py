@@ -14,7 +14,7 @@ from regiond.domain.ids import NewId, Prefix, parse_id
 from regiond.domain.networks import network
 from regiond.domain.recovery import Candidate, FindingKind, Occupant, Settlement, settle
 from regiond.storage.batch import to_signed
-from regiond.storage.recovery import LOST_EPOCHS, Evidence
+from regiond.storage.recovery import LOST_BEATS, LOST_EPOCHS, Evidence
 from regiond.storage.settling import LOCAL_ACCOUNT, Settled, reservation_row
 from tests.fakes.tables import NO_VALUES, Row, Tables
 
@@ -30,14 +30,15 @@ class RecoveryTables:
 
     # ---- beginning and ending ----
 
-    def begin(self, reason: str, of_history: str | None = None) -> str | None:
+    def begin(self, reason: str, of_history: str | None = None, *, anew: bool = False) -> str | None:
         tables = self.tables
-        if tables.recovering or of_history not in (None, tables.history):
+        if (tables.recovering and not anew) or of_history not in (None, tables.history):
             return None
         tables.former_histories.add(tables.history)
         tables.history, tables.recovering = f"history-{self._new_id()}", True
         tables.evidence.clear()
-        tables.unheard = {cluster for (_, cluster), row in tables.deliveries.items() if row["role"] in HOLDING}
+        tables.beats = {regiond: beats + LOST_BEATS for regiond, beats in tables.beats.items()}
+        tables.unheard = {cluster for subnet in tables.subnets for cluster in self._may_have(subnet)}
         for cluster in tables.clusters:
             tables.epochs[cluster] = tables.epochs.get(cluster, 0) + LOST_EPOCHS
         for row in tables.deliveries.values():
@@ -126,6 +127,9 @@ class RecoveryTables:
     def waits_for(self, cluster: int) -> bool:
         return cluster in self.tables.unheard
 
+    def may_have(self, cluster: int) -> list[int]:
+        return [subnet for subnet in sorted(self.tables.subnets) if cluster in self._may_have(subnet)]
+
     # ---- settling ----
 
     def to_settle(self) -> list[int]:
@@ -171,10 +175,14 @@ class RecoveryTables:
         return settled
 
     def _waits(self, subnet: int) -> bool:
-        return any(
-            of == subnet and row["role"] in HOLDING and cluster in self.tables.unheard
-            for (of, cluster), row in self.tables.deliveries.items()
-        )
+        return bool(self._may_have(subnet) & self.tables.unheard)
+
+    def _may_have(self, subnet: int) -> set[int]:
+        """The clusters that are there, or had it once."""
+        there = {
+            row["cluster"] for row in self.tables.interfaces.values() if row["subnet"] == subnet and row["present"]
+        }
+        return there | {cluster for of, cluster in self.tables.deliveries if of == subnet}
 
     def _evidence(self) -> list[Row]:
         return [row for row in self.tables.evidence.values() if row["complete"] and not row["settled"]]

@@ -11,7 +11,7 @@ from twisted.internet import reactor as global_reactor
 
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.recovery import RecoveryStore
-from regiond.witness import Witness
+from regiond.witness import Witness, WitnessFile
 from tests.clusterd.log_events import logged
 from tests.regiond.storage.region import new_id, region_on
 
@@ -37,7 +37,7 @@ class Database:
         self.begun.append(reason)
 
     def witness(self, directory: Path, region: str = "region-1") -> Witness:
-        return Witness(directory / "witness.json", region, self, self.begin)
+        return Witness(WitnessFile(directory / "witness.json"), region, self, self.begin)
 
 
 @pytest_twisted.ensureDeferred

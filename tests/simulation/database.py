@@ -1,7 +1,7 @@
 """The region's database: tables that survive regiond, and what one life of regiond asks of them, step by step."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from random import Random
 from typing import Any, TypeVar
@@ -40,6 +40,16 @@ class Database:
     hold: int
     down: bool = False
 
+    def backup(self) -> Tables:
+        """A copy of everything as it is now."""
+        return self.tables.copy()
+
+    def restore(self, backup: Tables) -> None:
+        """As it was then, but for the time. Nothing has it open."""
+        for each in fields(Tables):
+            if each.name != "now":
+                setattr(self.tables, each.name, getattr(backup.copy(), each.name))
+
 
 class SimulatedStorage(FakeStorage):
     """The dispatcher's seams over the tables: an ask, an answer and the time between them are steps."""
@@ -73,7 +83,7 @@ class SimulatedStorage(FakeStorage):
     async def _pause(self) -> None:
         await self._steps.turn(self._steps.own_queue(DATABASE), self._process)
 
-    async def _done(self, work: Callable[[], T]) -> T:
+    async def done(self, work: Callable[[], T]) -> T:
         await self._turn()
         answer = work()
         await self._pause()
@@ -125,22 +135,27 @@ class SimulatedStorage(FakeStorage):
     # ---- Clusters ----
 
     async def register(self, identity: Identity, said: Introduction) -> Registered:
-        return await self._done(lambda: topology.register(self.tables, identity.name, self._new_id))
+        return await self.done(lambda: self._note_registration(identity.name))
+
+    def _note_registration(self, name: str) -> Registered:
+        registered = topology.register(self.tables, name, self._new_id)
+        unheard = registered.cluster in self.tables.unheard
+        return replace(registered, history=self.tables.history, unheard=unheard)
 
     async def disconnected(self, cluster: int, epoch: int) -> None:
-        await self._done(lambda: None)
+        await self.done(lambda: None)
 
     async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport], epoch: int) -> TopologyPlan:
         await self._steps.turn(topologies(cluster, self.tables.epochs[cluster]), self._process)
-        return await self._done(
+        return await self.done(
             lambda: topology.apply_topology(self.tables, cluster, reports, self._new_id, self._database.hold, epoch)
         )
 
     async def drain_absent(self) -> None:
-        await self._done(lambda: topology.drain_absent(self.tables))
+        await self.done(lambda: topology.drain_absent(self.tables))
 
     async def heartbeat(self) -> None:
-        await self._done(lambda: None)
+        await self.done(lambda: None)
 
     # ---- Deliveries ----
 
@@ -187,7 +202,7 @@ class SimulatedStorage(FakeStorage):
                 and datetime.fromisoformat(row[column]) <= self.tables.now
             ]
 
-        return await self._done(due)
+        return await self.done(due)
 
     async def execute(self, statement: str, parameters: Sequence[Any] = (), *, retry: bool = False) -> None:
         """Old answers to idempotency keys: there are none here."""

@@ -18,7 +18,7 @@ def send_past_dispatcher(world: World, to: Any, subnet: int, changes: Sequence[C
     """The first of these changes, if there is one, to whoever takes the region's commands; it may be refused."""
     for change in changes[:1]:
         named = {"subnet": format_id(Prefix.SUBNET, subnet), "to_generation": change.generation}
-        said = {**named, "history": world.region.identity.history}
+        said = {**named, "history": world.tables.history}
         said |= {"cidr": world.tables.subnets[subnet]["cidr"], "digest": digest_of(change.digested)}
         Deferred.fromCoroutine(_send(to, named, said, change, whole)).addErrback(_only_refused)
 

@@ -4,6 +4,7 @@ from random import Random
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from regiond.cluster_rpc.connections import Connections
 from regiond.cluster_rpc.identify import identify_plain
@@ -11,30 +12,26 @@ from regiond.cluster_rpc.links import ClusterLinkFactory
 from regiond.cluster_rpc.listeners import Listeners
 from regiond.domain.ids import NewId
 from regiond.domain.mutations import Mutation, Outcome
+from regiond.hearing import Hearing
 from regiond.host_map_dispatch.arrivals import ClusterArrivals
 from regiond.host_map_dispatch.dispatch import HostMapDispatch
 from regiond.host_map_dispatch.record import Record
+from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.reads import RegionIdentity
 from regiond.sweeps import Sweeps
-from tests.fakes.hearing import FakeHearing
+from regiond.witness import Witness
 from tests.regiond.site import HeardContacts
 from tests.simulation.database import Database, SimulatedStorage
+from tests.simulation.recovery import SimulatedRecovery, WitnessMemory
 from tests.simulation.steps import Process, Steps
 
 
-class OnePast(FakeHearing):
-    """The region's database never goes back here: whoever believes that it did is wrong."""
-
-    async def begin(self, reason: str, of_history: str | None) -> None:
-        raise AssertionError(f"a recovery began: {reason}")
-
-
 async def nothing() -> None:
-    """Sweeps for databases that went back, and for what is long gone."""
+    """The sweep for what is long gone."""
 
 
 class Region:
-    """`links` makes the region's end of a connection while it is up."""
+    """`links` makes its end of a connection while it is open: up, and sure that its database did not go back."""
 
     def __init__(self, database: Database, steps: Steps, random: Random, new_id: NewId) -> None:
         self.database = database
@@ -46,6 +43,8 @@ class Region:
         self._random = random
         self._new_id = new_id
         self._former: list[object] = []
+        self.is_open = False
+        self.witness = WitnessMemory()
 
     def start(self) -> None:
         self.process, self.clock = Process(), Clock()
@@ -58,7 +57,8 @@ class Region:
             self._new_id,
             lambda subnets: dispatch.committed(subnets),
         )
-        record, hearing = Record(storage, storage), OnePast()
+        recoveries = SimulatedRecovery(self.database.tables, self._new_id, storage.done)
+        record, hearing = Record(storage, storage), Hearing(self.clock, recoveries)
         dispatch = HostMapDispatch(self.clock, connections, storage, storage, record, hearing, storage)
         arrivals = ClusterArrivals(
             self.clock, connections, storage, storage, record, hearing, self.identity.region, dispatch
@@ -67,6 +67,7 @@ class Region:
             self.clock, self.identity, connections, Listeners(arrivals, dispatch, HeardContacts()), identify_plain
         )
         self._storage = storage
+        witness = Witness(self.witness, self.identity.region, recoveries, hearing.begin_anew)
         sweeps = Sweeps(
             self.clock,
             storage,  # type: ignore[arg-type]
@@ -74,14 +75,29 @@ class Region:
             dispatch.sweep,
             storage.drain_absent,
             storage.heartbeat,
-            *[nothing] * 4,
+            hearing.settle,
+            witness.beat,
+            *[nothing] * 2,
         )
         self._former.append((dispatch, sweeps, self.links, storage))
-        sweeps.start()
+        self.is_open = False
+        Deferred.fromCoroutine(self._open(self.process, witness, sweeps)).addErrback(self._failed)
+
+    async def _open(self, process: Process, witness: Witness, sweeps: Sweeps) -> None:
+        await witness.beat()
+        if process.alive:
+            self.is_open = True
+            sweeps.start()
+
+    def _failed(self, failure: Failure) -> None:
+        """As regiond ends when it cannot start; whoever watches over it starts it again."""
+        failure.trap(DatabaseUnavailable)
+        self.kill()
 
     def kill(self) -> None:
         """As `kill -9`, wherever it is. The caller ends its connections."""
         self.process.alive = False
+        self.is_open = False
 
     def submit(self, mutation: Mutation) -> "Deferred[Outcome]":
         """Through the writer of the regiond that is alive."""

@@ -83,6 +83,8 @@ EVENTS: dict[str, tuple[st.SearchStrategy[int], ...]] = {
     "somebody-changes-server": (_cluster, _nth),
     "save-disk": (_cluster,),
     "old-disk": (_cluster,),
+    "save-region": (),
+    "restore-region": (),
 }
 _OFTEN = (
     "claim",
@@ -118,6 +120,16 @@ def _chapter(what: str, one_by_one: str) -> st.SearchStrategy[list[Event]]:
     return _cluster.flatmap(of)
 
 
+def _restore() -> st.SearchStrategy[list[Event]]:
+    """The region is restored from a backup: what happened since is lost, and more happens while it recovers."""
+    lost = ("claim", "claim", "release", "serve", "unserve", "confirm-pair", "partition", "restart-cluster", "calm")
+    some: st.SearchStrategy[list[Event]] = st.lists(st.sampled_from(lost).flatmap(_event), min_size=1, max_size=6)
+    beats: Event = ("pass", (3, 100, 0))
+    return st.tuples(some, some).map(
+        lambda parts: [("save-region", ()), beats, *parts[0], beats, ("restore-region", ()), *parts[1], beats]
+    )
+
+
 _usual = st.sampled_from(_OFTEN).flatmap(_event)
 _any = st.sampled_from(sorted(EVENTS)).flatmap(_event)
 _parts = st.one_of(
@@ -127,6 +139,7 @@ _parts = st.one_of(
     _any.map(lambda event: [event]),
     _chapter("slow-server", "let-server"),
     _chapter("slow-thread", "let-thread"),
+    _restore(),
 )
 stories = st.builds(
     Story,

@@ -12,6 +12,7 @@ from regiond.domain.ids import Prefix, parse_id
 from regiond.domain.mutations import Actor, Claim, Mutation, NewDevice, Outcome, Release
 from regiond.domain.reservations import Kind, Reservation
 from tests.clusterd.log_events import logged
+from tests.fakes.tables import Tables
 from tests.simulation.cluster import Cluster
 from tests.simulation.database import is_refusal, topologies
 from tests.simulation.other_senders import send_past_dispatcher
@@ -69,6 +70,8 @@ class Teller:
         self.watch = Watch(self.world)
         self._claims: list[Reservation] = []
         self._images: dict[str, tuple[bytes, frozenset[HostMap], frozenset[HostMap]]] = {}
+        self._backup: Tables | None = None
+        self._slow_topologies: set[str] = set()
 
     def prepare(self) -> None:
         """Everybody is up, and has registered."""
@@ -133,7 +136,7 @@ class Teller:
 
     def _submit_claim(self, network: int, claim: Callable[[int], Claim]) -> None:
         subnet = self.world.subnet_with(NETWORKS[network])
-        if subnet is None or not self.world.region.process.alive:
+        if subnet is None or not self.world.region.is_open:
             return
 
         def acknowledged(outcome: Outcome) -> None:
@@ -146,14 +149,14 @@ class Teller:
         answer.addCallbacks(acknowledged, _only_refusals)
 
     def release(self, nth: int, force: int) -> None:
-        if not self._claims or not self.world.region.process.alive:
+        if not self._claims or not self.world.region.is_open:
             return
         held = self._claims[-1 - nth % len(self._claims)]
-        self.watch.claimed.pop(held.id, None)
         place = (held.subnet, number_of(held.address))
+        number = self.watch.given_back(held.id, place)
         if force:
             self.watch.forced.add(place)
-        step = Release(held.id, held.subnet, held.address, force=bool(force))
+        step = Release(number, held.subnet, held.address, force=bool(force))
         self.world.region.submit(Mutation(ACTOR, (step,), "release")).addErrback(_only_refusals)
 
     # ---- misfortune ----
@@ -216,6 +219,8 @@ class Teller:
         subnet = self._served_by(one, network)
         held = next((r for r, _ in one.disk.contents() if parse_id(Prefix.SUBNET, r.subnet) == subnet), None)
         since = 0 if held is None or held.forgetting else held.accepted_generation
+        if held is not None and held.origin.history != self.world.tables.history:
+            return
         if subnet is not None:
             changes = self.watch.changes_since(subnet, since)
             send_past_dispatcher(
@@ -250,9 +255,10 @@ class Teller:
         """What is reported on the latest connection is not done, until what is reported on all of them is."""
         number = self.world.cluster_id(self._cluster(cluster))
         if number is not None:
-            latest = self.world.tables.epochs[number]
-            for epoch in range(latest if on else 1, latest + 1):
-                (self.world.steps.freeze if on else self.world.steps.thaw)(topologies(number, epoch))
+            if on:
+                self._slow_topologies.add(topologies(number, self.world.tables.epochs[number]))
+            for queue in self._slow_topologies:
+                (self.world.steps.freeze if on else self.world.steps.thaw)(queue)
 
     def slow_server(self, cluster: int, on: int) -> None:
         one = self._cluster(cluster)
@@ -310,6 +316,19 @@ class Teller:
             one.disk.restore(image)
             self.watch.old_disk(one)
             one.start()
+
+    def save_region(self) -> None:
+        self._backup = self.world.database.backup()
+
+    def restore_region(self) -> None:
+        """From the backup, unless no beat of the witness came after it: what is lost then, clusters have to tell."""
+        kept = self.world.region.witness.kept
+        if self._backup is None or kept is None or kept[1] <= self._backup.beats.get(kept[0], 0):
+            return
+        self.kill_region()
+        self.watch.before_restore(self._backup)
+        self.world.database.restore(self._backup)
+        self.start_region()
 
     # ---- operators ----
 

@@ -62,4 +62,34 @@ TOLD_FIRST = {
         "hold 0; pair 0; claim 0 1 0; claim 0 2 0; calm 0; slow-server 0 1; release 0 0; calm 0; let-server 0 1;"
         "restart-cluster 0; pass 2 200 0; slow-server 0 0; calm 0"
     ),
+    "what a cluster serves and the backup does not know is reserved again": (
+        "hold 0; pair 0; claim 0 1 0; calm 0; save-region; pass 3 100 0; claim 0 2 0; calm 0; restore-region;"
+        "pass 20 100 0; claim 0 3 0; calm 0; release 0 1; calm 0"
+    ),
+    "an address that was handed on in the lost past stays with whom a cluster serves": (
+        "hold 0; pair 1; claim 0 1 1; pass 3 100 0; calm 0; save-region; pass 3 100 0; release 0 0; pass 3 100 0;"
+        "claim 0 2 1; pass 3 100 0; calm 0; restore-region; pass 20 100 0; claim 0 3 1; calm 0"
+    ),
+    "nothing is settled before every holder was heard": (
+        "hold 0; pair 1; calm 0; save-region; pass 3 100 0; slow-server 1 1; claim 0 2 1; calm 0; partition 1 1;"
+        "release 0 0; pass 3 100 0; calm 0; restore-region; pass 20 100 0; claim 0 3 1; calm 0; partition 1 0"
+    ),
+    "who began to serve a subnet after the backup is heard before that is settled": (
+        "hold 0; pair 0; calm 0; save-region; pass 3 100 0; confirm-pair; unserve 0 0; pass 5 100 0; calm 0;"
+        "claim 0 1 1; pass 3 100 0; calm 0; partition 1 1; restore-region; pass 20 100 0; claim 0 2 1; calm 0;"
+        "pass 20 100 0"
+    ),
+    "what is of an older past than most of a cluster's is heard, too": (
+        "hold 0; pair 0; claim 0 0 0; save-region; pass 3 100 0; claim 0 0 0; pass 3 100 0; restore-region;"
+        "claim 0 0 0; pass 3 100 0; restore-region"
+    ),
+    "a cluster is heard though the database was away meanwhile": (
+        "hold 0; pair 0; claim 0 1 0; calm 0; save-region; pass 3 100 0; claim 0 2 0; calm 0; stall-network 0 1;"
+        "restore-region; pass 3 100 0; calm 0; stall-network 0 0; run 13 7; database 0; pass 5 100 0; database 1"
+    ),
+    "a backup of the middle of a recovery is noticed, too": (
+        "hold 0; pair 0; claim 0 0 0; save-region; pass 3 100 0; confirm-pair; pass 3 100 0; restore-region;"
+        "restart-cluster 0; pass 3 100 0; save-region; pass 3 100 0; claim 0 0 0; pass 3 100 0; restore-region;"
+        "claim 0 0 0; pass 3 100 0"
+    ),
 }

@@ -2,8 +2,16 @@
 
 # Note [Taint]
 Two faults make a DHCP server serve, for a while, what the region cannot know of: somebody else changes the server, and
-an old disk comes back. What the first brought is tainted until clusterd has repaired it; a cluster with an old disk is
-excused until it has what is desired. Nothing else is.
+an old disk comes back. What the first brought is tainted until clusterd has repaired it. With an old disk, what is
+served of a subnet is excused until the cluster has applied there what the region knew it to have applied before; what
+is on the disk never is. Nothing else is.
+
+# Note [Other pasts]
+A database that was restored knows nothing of what happened since the backup. What is desired is remembered here by
+history, the lost ones too. Until the region recovers, nothing can be claimed; from the moment in which a subnet is
+settled everything holds again that held before: what is served is somebody's, and what was acknowledged and is on the
+disk of some cluster that did not lose it is reserved as it was. One thing has no second copy: a removal that a cluster
+had accepted and its server had not done yet. Who serves such an address until then is excused.
 """
 
 from dataclasses import dataclass
@@ -11,8 +19,8 @@ from dataclasses import dataclass
 from clusterd.acceptance import SubnetRecord
 from clusterd.protocol.digest import digest_of
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
-from regiond.domain.ids import Prefix, parse_id
-from tests.fakes.tables import Row
+from regiond.domain.ids import Prefix, format_id, parse_id
+from tests.fakes.tables import Row, Tables
 from tests.simulation.cluster import Cluster
 from tests.simulation.database import DATABASE, WRITER
 from tests.simulation.world import World, number_of
@@ -42,14 +50,21 @@ class Watch:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._sets: dict[int, list[frozenset[HostMap]]] = {}  # by subnet: what was desired, by generation
+        self._sets: dict[tuple[str, int], list[frozenset[HostMap]]] = {}  # what was desired, by generation
+        self._histories: list[str] = []  # in their order
+        self._goes_back = False  # a backup was restored, and the region does not know yet
         self._last_served: dict[tuple[str, Place], float] = {}
         self._holders: dict[Place, tuple[int, frozenset[str]]] = {}  # by place: reservation and its identifiers
         self._accepted: dict[tuple[str, str], SubnetRecord] = {}
         self._records: dict[str, dict[int, SubnetRecord]] = {cluster.name: {} for cluster in world.clusters}
         self._tainted: dict[str, set[HostMap]] = {cluster.name: set() for cluster in world.clusters}
         self._lost: dict[str, set[HostMap]] = {cluster.name: set() for cluster in world.clusters}
-        self._excused: set[str] = set()  # clusters with an old disk
+        # With an old disk: the history and what was applied by subnet. See Note [Taint].
+        self._old: dict[str, dict[int, tuple[str, int]]] = {cluster.name: {} for cluster in world.clusters}
+        self._leaving: dict[str, set[HostMap]] = {
+            cluster.name: set() for cluster in world.clusters
+        }  # see [Other pasts]
+        self._to_recover: dict[Place, frozenset[str]] = {}  # the region's record of it was lost: identifiers
         self.forced: set[Place] = set()
         self.claimed: dict[int, Place] = {}  # acknowledged and not given back: reservation → where
 
@@ -62,17 +77,54 @@ class Watch:
 
     def old_disk(self, cluster: Cluster) -> None:
         """Its store and its server are of the past. See Note [Taint]."""
-        self._excused.add(cluster.name)
+        number = self._world.cluster_id(cluster)
+        for subnet in self._world.tables.subnets:
+            known = self._world.tables.deliveries.get((subnet, number))
+            applied = 0 if known is None else known["applied_generation"]
+            self._old[cluster.name][subnet] = (self._world.tables.history, applied)
         self._accepted = {key: record for key, record in self._accepted.items() if key[0] != cluster.name}
+        self._forget_what_nobody_has()
+
+    def before_restore(self, backup: Tables) -> None:
+        """The region goes back to that. See Note [Other pasts]."""
+        self._goes_back = True
+        for number, place in list(self.claimed.items()):
+            known = backup.reservations.get(place)
+            if known is None or known["id"] != number:
+                del self.claimed[number]
+                self._to_recover[place] = self._holders[place][1] if place in self._holders else frozenset()
+        self._forget_what_nobody_has()
+        self._holders = {}
+
+    def _forget_what_nobody_has(self) -> None:
+        """A reservation that the region lost can come back only from a disk."""
+        on_disk: dict[Place, set[str]] = {}
+        for cluster in self._world.clusters:
+            for record, maps in cluster.disk.contents():
+                for host_map in () if record.forgetting else maps:
+                    subnet = parse_id(Prefix.SUBNET, record.subnet)
+                    assert subnet is not None
+                    on_disk.setdefault((subnet, number_of(host_map.address)), set()).add(host_map.identifier.text)
+        for place, identifiers in list(self._to_recover.items()):
+            if not identifiers or not identifiers <= on_disk.get(place, set()):
+                del self._to_recover[place]
+
+    def given_back(self, number: int, place: Place) -> int:
+        """Somebody releases a reservation: its number, which is another one since it was recovered."""
+        self.claimed.pop(number, None)
+        if self._to_recover.pop(place, None) is not None:
+            row = self._world.tables.reservations.get(place)
+            return number if row is None else int(row["id"])
+        return number
 
     def change_once(self, subnet: int, ago: int) -> list["Change"]:
         """The change to a generation so many ago; empty for none."""
-        generation = len(self._sets.get(subnet, [])) - 1 - ago
+        generation = len(self._desired_sets(subnet)) - 1 - ago
         return self.changes_since(subnet, generation - 1)[:1] if generation > 0 else []
 
     def changes_since(self, subnet: int, generation: int) -> list["Change"]:
         """What was desired after that generation, change by change."""
-        sets = self._sets.get(subnet, [])
+        sets = self._desired_sets(subnet)
         return [Change(n, sets[n - 1], sets[n], sets[n]) for n in range(generation + 1, len(sets))]
 
     # ---- after a step ----
@@ -102,10 +154,18 @@ class Watch:
         self._look_at_reservations()
 
     def _look_at_desired(self) -> None:
+        history = self._world.tables.history
+        if history not in self._histories:
+            self._histories.append(history)
+            self._goes_back = False
         for subnet, row in self._world.tables.subnets.items():
-            sets = self._sets.setdefault(subnet, [NONE])
+            sets = self._sets.setdefault((history, subnet), [NONE])
             while len(sets) <= row["generation"]:
                 sets.append(self._desired(subnet))
+
+    def _desired_sets(self, subnet: int) -> list[frozenset[HostMap]]:
+        """By generation, within the history of today."""
+        return self._sets.get((self._world.tables.history, subnet), [])
 
     def _desired(self, subnet: int) -> frozenset[HostMap]:
         return frozenset(
@@ -121,9 +181,14 @@ class Watch:
         for record, maps in cluster.disk.contents():
             subnet = parse_id(Prefix.SUBNET, record.subnet)
             assert subnet is not None
-            sets = self._sets[subnet]
+            history = record.origin.history
+            sets = self._sets[history, subnet]
             before = self._accepted.get((here, record.subnet))
             self._accepted[here, record.subnet] = record
+            if before is not None and before.origin != record.origin:
+                later = self._histories.index(history) > self._histories.index(before.origin.history)
+                _must(later, f"{here} went back from {before.origin} to {record.origin}")
+                before = None
             if record.forgetting:
                 continue
             records[subnet] = record
@@ -141,50 +206,74 @@ class Watch:
         maps, here = cluster.server.maps, cluster.name
         self._tainted[here] &= maps
         self._lost[here] -= maps
-        if here in self._excused:
-            if self.is_there(cluster):
-                self._excused.discard(here)
-            return
+        self._leaving[here] &= maps
+        if self._goes_back or self._world.tables.recovering:
+            self._leaving[here] |= maps.difference(*(m for r, m in cluster.disk.contents() if not r.forgetting))
+        if self._old[here]:
+            self._end_excuses(cluster)
         by_subnet: dict[int, set[HostMap]] = {}
         for host_map in maps - self._tainted[here]:
             subnet = self._world.subnet_of(host_map)
             _must(subnet is not None, f"{here} serves {host_map} of no subnet")
             assert subnet is not None
-            by_subnet.setdefault(subnet, set()).add(host_map)
-            place = (subnet, number_of(host_map.address))
-            self._last_served[here, place] = self._world.seconds
-            self._must_be_held(cluster, host_map, place)
-        number = self._world.cluster_id(cluster)
-        for subnet, sets in self._sets.items():
-            row = self._world.tables.deliveries.get((subnet, number))
-            served = by_subnet.get(subnet, set())
-            leased = {m for m in cluster.server.leases - maps if self._world.subnet_of(m) == subnet}
-            if row is not None and row["role"] != "former":
-                applied = row["applied_generation"]
-                once = NONE.union(*sets[applied:])
+            if subnet not in self._old[here]:
+                by_subnet.setdefault(subnet, set()).add(host_map)
+                place = (subnet, number_of(host_map.address))
+                self._last_served[here, place] = self._world.seconds
+                if host_map not in self._leaving[here]:
+                    self._must_be_held(cluster, host_map, place)
+        for subnet in self._world.tables.subnets:
+            if subnet not in self._old[here]:
+                self._look_at_served(cluster, subnet, by_subnet.get(subnet, set()))
+
+    def _end_excuses(self, cluster: Cluster) -> None:
+        """Where it has caught up with what the region knew; see Note [Taint]."""
+        here = cluster.name
+        if self.is_there(cluster):
+            self._old[here].clear()
+        for subnet, (history, applied) in list(self._old[here].items()):
+            record = self._records[here].get(subnet)
+            if record is not None and record.origin.history == self._world.tables.history:
+                caught_up = record.applied_generation >= (applied if record.origin.history == history else 1)
+                if caught_up and record.applied_generation:
+                    del self._old[here][subnet]
+
+    def _look_at_served(self, cluster: Cluster, subnet: int, served: set[HostMap]) -> None:
+        here, tables = cluster.name, self._world.tables
+        maps, history = cluster.server.maps, tables.history
+        row = tables.deliveries.get((subnet, self._world.cluster_id(cluster)))
+        leased = {m for m in cluster.server.leases - maps if self._world.subnet_of(m) == subnet}
+        last = self._accepted.get((here, format_id(Prefix.SUBNET, subnet)))
+        is_of_today = last is None or last.origin.history == history
+        if row is not None and row["role"] != "former":
+            applied = row["applied_generation"]
+            if applied or len(self._histories) == 1:  # else it may have whatever was desired in any past
+                once = NONE.union(*self._desired_sets(subnet)[applied:])
                 _must(served <= once, f"{here} serves {served} though {applied} is applied")
                 _must(leased <= once, f"{here} has the leases {leased} though {applied} is applied")
-            elif served or leased:
-                raise Violated(f"{here} serves {served}, has the leases {leased} and is no holder")
-            record = self._records[here].get(subnet)
-            if record is not None:
-                if row is not None and row["role"] == "serving":
-                    known = (row["accepted_generation"], row["applied_generation"])
-                    true = (record.accepted_generation, record.applied_generation)
-                    _must(known[0] <= true[0] and known[1] <= true[1], f"{here} is at {true}, the region has {known}")
-                since = sets[record.applied_generation :]
-                for host_map in frozenset.intersection(*since):
-                    excused = host_map.identifier in cluster.ever_rejected or host_map in self._lost[here]
-                    _must(excused or host_map in served, f"{here} says that {host_map} is applied, and it is not")
+        elif (served or leased) and is_of_today and not self._goes_back:
+            raise Violated(f"{here} serves {served}, has the leases {leased} and is no holder")
+        record = self._records[here].get(subnet)
+        if record is None:
+            return
+        if row is not None and row["role"] == "serving" and not self._goes_back:
+            known = (row["accepted_generation"], row["applied_generation"])
+            true = (record.accepted_generation, record.applied_generation) if is_of_today else (0, 0)
+            _must(known[0] <= true[0] and known[1] <= true[1], f"{here} is at {true}, the region has {known}")
+        since = self._sets[record.origin.history, subnet][record.applied_generation :]
+        for host_map in frozenset.intersection(*since):
+            excused = host_map.identifier in cluster.ever_rejected or host_map in self._lost[here]
+            _must(excused or host_map in served, f"{here} says that {host_map} is applied, and it is not")
 
     def _must_be_held(self, cluster: Cluster, host_map: HostMap, place: Place) -> None:
-        row = self._world.tables.reservations.get(place)
-        if place in self.forced:
+        if place in self.forced or self._goes_back or self._world.tables.subnets[place[0]]["recovering"]:
             return
+        row = self._world.tables.reservations.get(place)
         _must(row is not None, f"{cluster.name} still serves {host_map}, and the address is free")
         assert row is not None
+        rests = row["kind"] == "recovered" and row["status"] == "releasing"  # whoever had it
         whose = _identifiers(row)
-        _must(host_map.identifier.text in whose, f"{cluster.name} serves {host_map}, which is {whose}'s now")
+        _must(rests or host_map.identifier.text in whose, f"{cluster.name} serves {host_map}, which is {whose}'s now")
 
     def _look_at_deliveries(self) -> None:
         for (subnet, cluster), row in self._world.tables.deliveries.items():
@@ -200,6 +289,11 @@ class Watch:
             row = rows.get(place)
             kept = row is not None and row["id"] == number and row["status"] == "active"
             _must(kept, f"reservation {number} of {place} was acknowledged and is {row}")
+        for place, identifiers in self._to_recover.items():
+            if not self._goes_back and not self._world.tables.subnets[place[0]]["recovering"]:
+                row = rows.get(place)
+                kept = row is not None and row["status"] == "active" and identifiers <= _identifiers(row)
+                _must(kept, f"{place} was acknowledged to {identifiers}, is on a disk, and is {row}")
         now: dict[Place, tuple[int, frozenset[str]]] = {}
         for place, row in rows.items():
             now[place] = (row["id"], _identifiers(row))
@@ -213,7 +307,7 @@ class Watch:
             _must(free == self._world.tables.expected_free_ranges(subnet), f"the free ranges of {subnet} are {free}")
 
     def _must_have_rested(self, place: Place) -> None:
-        if place in self.forced:
+        if place in self.forced or self._goes_back or self._world.tables.subnets[place[0]]["recovering"]:
             return
         for (cluster, served), when in self._last_served.items():
             rested = self._world.seconds - when
@@ -231,6 +325,8 @@ class Watch:
         number = self._world.cluster_id(cluster)
         if number is None:
             return "it never registered"
+        if self._goes_back or tables.recovering:
+            return f"the region recovers, and waits for {tables.unheard}"
         held = {parse_id(Prefix.SUBNET, record.subnet): record for record, _ in cluster.disk.contents()}
         served: dict[int | None, set[HostMap]] = {}
         for host_map in cluster.server.maps:
@@ -250,7 +346,7 @@ class Watch:
             if served.pop(subnet, set()) != desired:
                 return f"{subnet} is served otherwise than desired"
             if row["role"] == "serving" and generation:
-                if record is None or record.forgetting:
+                if record is None or record.forgetting or record.origin.history != tables.history:
                     return f"{subnet} is not held"
                 if not record.applied_generation == record.accepted_generation == generation:
                     return f"{subnet} is not at {generation}: {record}"

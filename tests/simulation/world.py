@@ -76,7 +76,7 @@ class World:
         process = cluster.process
 
         def dial() -> None:
-            if not self.region.process.alive or cluster.name in self.unreachable:
+            if not self.region.is_open or cluster.name in self.unreachable:
                 connected.errback(refused())
                 return
             server = self.region.links.buildProtocol(None)

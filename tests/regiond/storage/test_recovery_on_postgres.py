@@ -63,9 +63,10 @@ class Has:
 
 @dataclass(frozen=True)
 class Begins:
-    """Whatever the history, or only in one that the database never had."""
+    """Whatever the history, or only in one that the database never had; also while another recovery goes on."""
 
     in_vain: bool
+    anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ _words = st.one_of(
     st.builds(Claims, st.tuples(_mac), st.just(0) | _address),
     st.builds(Releases, st.integers(0, 3)),
     st.builds(Has, _cluster, st.sampled_from(["serving", "serving", "draining", "former"])),
-    st.builds(Begins, st.sampled_from([False, False, True])),
+    st.builds(Begins, st.sampled_from([False, False, True]), st.booleans()),
     st.builds(
         HandsUp,
         _cluster,
@@ -160,9 +161,11 @@ class World(Protocol):
 
     async def set_role(self, cluster: int, role: str) -> None: ...
 
-    async def begin(self, in_vain: bool) -> bool: ...
+    async def begin(self, in_vain: bool, anew: bool) -> bool: ...
 
     async def hand_up(self, evidence: Evidence, rows: Sequence[HostMap], whole: bool) -> int: ...
+
+    async def may_have(self, cluster: int) -> list[int]: ...
 
     async def heard(self, cluster: int) -> bool: ...
 
@@ -196,8 +199,8 @@ class InMemory:
     async def set_role(self, cluster: int, role: str) -> None:
         self.tables.deliveries[SUBNET, cluster]["role"] = role
 
-    async def begin(self, in_vain: bool) -> bool:
-        return self.recovery.begin("a reason", ANOTHER_HISTORY if in_vain else None) is not None
+    async def begin(self, in_vain: bool, anew: bool) -> bool:
+        return self.recovery.begin("a reason", ANOTHER_HISTORY if in_vain else None, anew=anew) is not None
 
     async def hand_up(self, evidence: Evidence, rows: Sequence[HostMap], whole: bool) -> int:
         key = (evidence.cluster, evidence.name)
@@ -211,6 +214,9 @@ class InMemory:
         else:
             self.recovery.drop(*key)
         return contradicting
+
+    async def may_have(self, cluster: int) -> list[int]:
+        return self.recovery.may_have(cluster)
 
     async def heard(self, cluster: int) -> bool:
         waited = self.recovery.waits_for(cluster)
@@ -287,9 +293,9 @@ class OnPostgres:
     async def set_role(self, cluster: int, role: str) -> None:
         await self.region.pool.execute("UPDATE delivery SET role = %s WHERE cluster = %s", (role, cluster))
 
-    async def begin(self, in_vain: bool) -> bool:
-        change = Change(ACTOR, "test-request")
-        return await self.store.begin(change, "a reason", ANOTHER_HISTORY if in_vain else None) is not None
+    async def begin(self, in_vain: bool, anew: bool) -> bool:
+        change, of_history = Change(ACTOR, "test-request"), ANOTHER_HISTORY if in_vain else None
+        return await self.store.begin(change, "a reason", of_history, anew=anew) is not None
 
     async def hand_up(self, evidence: Evidence, rows: Sequence[HostMap], whole: bool) -> int:
         key = (evidence.cluster, evidence.name)
@@ -303,6 +309,9 @@ class OnPostgres:
         else:
             await self.store.drop(*key)
         return contradicting
+
+    async def may_have(self, cluster: int) -> list[int]:
+        return await self.store.may_have(cluster)
 
     async def heard(self, cluster: int) -> bool:
         waited = await self.store.waits_for(cluster)
@@ -375,15 +384,15 @@ async def play(world: World, story: Sequence[Word]) -> AsyncIterator[Picture]:
                 generation = await world.generation()
                 step = Acknowledge(CLUSTERS[cluster], SUBNET, generation, generation)
                 answers.append(await world.do(Mutation(ACTOR, (step,), "acknowledge")))
-            case Begins(in_vain):
-                answers.append(await world.begin(in_vain))
+            case Begins(in_vain, anew):
+                answers.append(await world.begin(in_vain, anew))
             case HandsUp(cluster, generation, maps, known, whole):
                 name = format_id(Prefix.SUBNET, SUBNET if known else 999)
                 rows = [HostMap(mac(number), f"{PREFIX}{address}") for number, address in maps]
                 evidence = Evidence(CLUSTERS[cluster], name, CIDR, ANOTHER_HISTORY, generation, generation)
                 answers.append(await world.hand_up(evidence, rows, whole))
             case Heard(cluster):
-                answers.append(await world.heard(CLUSTERS[cluster]))
+                answers += [await world.may_have(CLUSTERS[cluster]), await world.heard(CLUSTERS[cluster])]
             case Settles(waits):
                 answers.append(await world.settle(waits))
         yield await world.picture(answers)
