@@ -7,19 +7,13 @@ that stands in no file. Hosts files that begin with our mark are ours, wherever 
 from collections.abc import Sequence
 from pathlib import Path
 
-from clusterd.dhcp.dnsmasq.findings import (
-    Findings,
-    Option,
-    options_of_arguments,
-    options_of_file,
-    wanted_in_directory,
-)
+from clusterd.dhcp.dnsmasq.findings import Findings
+from clusterd.dhcp.dnsmasq.options import Option, expanded, expanded_command_line, files_of_directory
 from clusterd.dhcp.first_contact import MAX_FILES, Look, ServerPicture, Unreadable, read_text
 from clusterd.dhcp.host_lines import OWNER_MARK
 from clusterd.dhcp.host_system import RunInThread
 from clusterd.protocol.values import InterfaceReport
 
-DEFAULT_CONFIGURATION = Path("/etc/dnsmasq.conf")
 ETHERS = Path("/etc/ethers")
 
 
@@ -53,15 +47,16 @@ class DnsmasqReader:
 
     def _read(self, interfaces: Sequence[InterfaceReport]) -> ServerPicture:
         if self._configuration_file is not None:
-            walk = _Walk(interfaces, Path("/"), self._ours)
-            walk.take([Option("conf-file", str(self._configuration_file), "clusterd's configuration")])
-            return walk.findings.picture
-        arguments, directory, pid = self._command_line()
+            directory = Path("/")
+            named = Option("conf-file", str(self._configuration_file), "clusterd's configuration")
+            found = expanded([named], directory)
+        else:
+            arguments, directory, pid = self._command_line()
+            found = expanded_command_line(arguments, f"the command line of dnsmasq (process {pid})", directory)
+        if found.unread:
+            raise Unreadable(found.unread[0])
         walk = _Walk(interfaces, directory, self._ours)
-        options = list(options_of_arguments(arguments, f"the command line of dnsmasq (process {pid})"))
-        if not any(option.name == "conf-file" for option in options) and DEFAULT_CONFIGURATION.exists():
-            options.append(Option("conf-file", str(DEFAULT_CONFIGURATION), "dnsmasq"))
-        walk.take(options)
+        walk.take(found.options)
         return walk.findings.picture
 
     def _command_line(self) -> tuple[list[str], Path, int]:
@@ -84,7 +79,7 @@ class DnsmasqReader:
 
 
 class _Walk:
-    """From option to option, and into the files that they name, each once."""
+    """From option to option, and into the hosts files that they name, each once."""
 
     def __init__(self, interfaces: Sequence[InterfaceReport], directory: Path, ours: Sequence[Path]) -> None:
         self.findings = Findings(interfaces)
@@ -95,14 +90,8 @@ class _Walk:
     def take(self, options: Sequence[Option]) -> None:
         for option in options:
             match option.name:
-                case "conf-file":
-                    self._configuration(self._path(option.value))
-                case "conf-dir":
-                    name, *patterns = option.value.split(",")
-                    for path in self._files(self._path(name), patterns):
-                        self._configuration(path)
                 case "dhcp-hostsfile" | "dhcp-hostsdir":
-                    self._hosts(self._path(option.value.split(",")[0]))
+                    self._hosts(self._directory / option.value.split(",")[0])
                 case "read-ethers":
                     if ETHERS.exists():
                         self.findings.ethers(read_text(ETHERS), str(ETHERS))
@@ -115,15 +104,11 @@ class _Walk:
                 case _:
                     self.findings.option(option)
 
-    def _configuration(self, path: Path) -> None:
-        if self._is_new(path):
-            self.take(list(options_of_file(read_text(path), str(path))))
-
     def _hosts(self, path: Path) -> None:
         if path.resolve() in self._ours:
             return
         if path.is_dir():
-            paths = self._files(path, ())
+            paths = files_of_directory(path, ())
         elif path.exists():
             paths = [path]
         else:
@@ -134,20 +119,10 @@ class _Walk:
                 if not text.startswith(OWNER_MARK):
                     self.findings.host_lines(text, str(each))
 
-    def _files(self, directory: Path, patterns: Sequence[str]) -> list[Path]:
-        try:
-            names = [path.name for path in directory.iterdir() if path.is_file()]
-        except OSError as error:
-            raise Unreadable(f"{directory} cannot be listed: {error.strerror or error}") from error
-        return [directory / name for name in wanted_in_directory(names, patterns)]
-
     def _is_new(self, path: Path) -> bool:
         if path in self._seen:
             return False
         if len(self._seen) >= MAX_FILES:
-            raise Unreadable(f"dnsmasq's configuration has more than {MAX_FILES} files")
+            raise Unreadable(f"dnsmasq's configuration names more than {MAX_FILES} hosts files")
         self._seen.add(path)
         return True
-
-    def _path(self, text: str) -> Path:
-        return self._directory / text

@@ -1,7 +1,6 @@
-"""dnsmasq's own configuration as options, and what they say of pools and static entries; pure.
+"""What dnsmasq's options say of pools and static entries; pure.
 
-An option is a line of a configuration file (`dhcp-range=…`) or an argument of the command line (`--dhcp-range=…`,
-`-F …`). What the options mean follows option.c of dnsmasq 2.90; options that say nothing of addresses are passed over.
+What they mean follows option.c of dnsmasq 2.90; options that say nothing of addresses are passed over.
 """
 
 import re
@@ -9,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from clusterd.dhcp.dnsmasq.options import Option, without_comment
 from clusterd.dhcp.first_contact import MAX_REMARKS, ServerPicture, identifiers_of, safe_hostname
 from clusterd.protocol.addresses import Family, address_to_int, int_to_address, pack_address
 from clusterd.protocol.values import (
@@ -20,88 +20,12 @@ from clusterd.protocol.values import (
     parse_mac,
 )
 
-# Of the command line: the short options that matter here. The others are skipped, with what belongs to them.
-_SHORT = {"C": "conf-file", "7": "conf-dir", "F": "dhcp-range", "G": "dhcp-host", "Z": "read-ethers"}
-_SHORT |= {"X": "dhcp-lease-max", "l": "dhcp-leasefile"}
-_LONG_WITH_VALUE = frozenset(
-    {"conf-file", "conf-dir", "conf-script", "dhcp-range", "dhcp-host", "dhcp-hostsfile", "dhcp-hostsdir"}
-    | {"dhcp-lease-max", "dhcp-leasefile"}
-)
 _PREFIXED = re.compile(r"(?:tag|set|net|interface):", re.IGNORECASE)
 _LEASE_TIME = re.compile(r"[0-9]+[smhdw]?|infinite|deprecated", re.IGNORECASE)
 _POOLLESS_MODES = frozenset({"static", "proxy", "ra-only", "ra-stateless"})
 _HARDWARE_TYPE = re.compile(r"[0-9a-f]{1,2}-(?=[0-9a-f]{1,2}:)", re.IGNORECASE)
 _HARDWARE = re.compile(r"(?:[0-9a-f]{1,2}-)?(?:[0-9a-f]{1,2}|\*)(?::(?:[0-9a-f]{1,2}|\*))+", re.IGNORECASE)
 _LOW_64 = (1 << 64) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One option of dnsmasq, without its hyphens; `source` is where it stands."""
-
-    name: str
-    value: str
-    source: str
-
-
-def options_of_file(text: str, source: str) -> Iterator[Option]:
-    """The options of a configuration file, in order."""
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = without_comment(raw)
-        if line:
-            name, _, value = line.partition("=")
-            yield Option(name.strip().removeprefix("--").lower(), value.strip(), f"{source}:{number}")
-
-
-def options_of_arguments(arguments: Sequence[str], source: str) -> Iterator[Option]:
-    """The options of a command line that matter here, without the program's name."""
-    rest = iter(arguments)
-    for word in rest:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            if not equals and name in _LONG_WITH_VALUE:
-                value = next(rest, "")
-            yield Option(name.lower(), value, source)
-        elif len(word) >= 2 and word[0] == "-" and word[1] in _SHORT:
-            name = _SHORT[word[1]]
-            value = word[2:] if word[2:] or name == "read-ethers" else next(rest, "")
-            yield Option(name, value.removeprefix("="), source)
-
-
-def without_comment(line: str) -> str:
-    """A line without its comment and its quotes: a `#` begins one at the start or after a blank, outside of quotes."""
-    plain: list[str] = []
-    quoted = False
-    characters = iter(line)
-    for character in characters:
-        if character == "\\" and quoted:
-            plain.append(next(characters, ""))
-        elif character == '"':
-            quoted = not quoted
-        elif character == "#" and not quoted and (not plain or plain[-1].isspace()):
-            break
-        else:
-            plain.append(character)
-    return "".join(plain).strip()
-
-
-def wanted_in_directory(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """Which files of a `conf-dir` dnsmasq reads: `*.conf` includes, `.bak` or `*.bak` without a star excludes."""
-    includes = [pattern[1:] for pattern in patterns if pattern.startswith("*")]
-    excludes = [pattern for pattern in patterns if pattern and not pattern.startswith("*")]
-    return sorted(
-        name
-        for name in names
-        if name
-        and not name.startswith(".")
-        and not name.endswith("~")
-        and not (name.startswith("#") and name.endswith("#"))
-        and not name.endswith(tuple(excludes) or ("\0",))
-        and (not includes or name.endswith(tuple(includes)))
-    )
-
-
-# ---- what options say ----
 
 
 @dataclass(slots=True)

@@ -1,27 +1,22 @@
 """What a running dnsmasq was told: its command line and the files that this names, as far as host maps depend on it.
 
-dnsmasq has no way to be asked. Its settings are read as it reads them itself (option.c of 2.90): options on the
-command line, then the configuration file, then what these include.
+dnsmasq has no way to be asked.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from itertools import islice
 from pathlib import Path
 
-from clusterd.dhcp.dnsmasq.contact import DEFAULT_CONFIGURATION
-from clusterd.dhcp.dnsmasq.findings import Option, options_of_arguments, options_of_file, wanted_in_directory
-from clusterd.dhcp.first_contact import MAX_FILES, Unreadable, read_text
+from clusterd.dhcp.dnsmasq.options import Option, expanded_command_line
 from clusterd.dhcp.host_lines import parse_line
 from clusterd.protocol.addresses import Family, pack_address
 
 DEFAULT_LEASE_FILE = Path("/var/lib/misc/dnsmasq.leases")
 DEFAULT_LEASE_MAX = 1000
 LEASES_PER_HOST_MAP = 1.2  # room for the leases of clients that changed their identifier
-MAX_DEPTH = 10
 COMMAND_LINE = "its command line"
 
 FAMILIES: tuple[Family, ...] = (4, 6)
@@ -123,46 +118,10 @@ def _family_of(word: str) -> Family | None:
 
 def read_configuration(arguments: Sequence[str]) -> Configuration:
     """The configuration of a process with this command line. Blocks while it reads files; never raises OSError."""
-    unread: list[str] = []
-    settings: list[Option] = []
-    said = list(options_of_arguments(arguments[1:], COMMAND_LINE))
-    if not any(option.name == "conf-file" for option in said) and DEFAULT_CONFIGURATION.exists():
-        said.append(Option("conf-file", str(DEFAULT_CONFIGURATION), COMMAND_LINE))
-    budget = [MAX_FILES]
-    for option in said:
-        settings.extend(_expanded(option, unread, budget, 0))
-    return Configuration(tuple(settings), tuple(unread))
-
-
-def _expanded(option: Option, unread: list[str], budget: list[int], depth: int) -> Iterator[Option]:
-    """The option itself, or, where it includes files, theirs."""
-    try:
-        match option.name:
-            case "conf-file":
-                paths = [Path(option.value)]
-            case "conf-dir":
-                directory, *patterns = option.value.split(",")
-                names = [path.name for path in islice(Path(directory).iterdir(), MAX_FILES) if path.is_file()]
-                paths = [Path(directory) / name for name in wanted_in_directory(names, patterns)]
-            case "conf-script":
-                raise Unreadable(f"what {option.value} prints is known to dnsmasq only")
-            case _:
-                yield option
-                return
-        for path in paths:
-            budget[0] -= 1
-            if budget[0] < 0 or depth >= MAX_DEPTH:
-                raise Unreadable(f"{path} is one file too many")
-            for inner in list(options_of_file(read_text(path), str(path))):
-                yield from _expanded(inner, unread, budget, depth + 1)
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL octet
-        unread.append(_unread(f"{option.value[:200]!r}: {getattr(error, 'strerror', None) or error}"))
-    except Unreadable as error:
-        unread.append(_unread(str(error)))
-
-
-def _unread(words: str) -> str:
-    return f"dnsmasq's own settings cannot all be checked: {words}."
+    found = expanded_command_line(arguments[1:], COMMAND_LINE)
+    scripts = [option.value for option in found.options if option.name == "conf-script"]
+    unread = [*found.unread, *(f"what {script[:200]} prints is known to dnsmasq only" for script in scripts)]
+    return Configuration(found.options, tuple(f"dnsmasq's own settings cannot all be checked: {w}." for w in unread))
 
 
 def settings_obstacles(configuration: Configuration, hosts_file: Path, addresses: Sequence[str]) -> list[str]:

@@ -9,14 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterd.dhcp.dnsmasq.contact import DnsmasqReader
-from clusterd.dhcp.dnsmasq.findings import (
-    Findings,
-    Option,
-    options_of_arguments,
-    options_of_file,
-    wanted_in_directory,
-    without_comment,
-)
+from clusterd.dhcp.dnsmasq.findings import Findings
+from clusterd.dhcp.dnsmasq.options import Option, options_of_file
 from clusterd.dhcp.first_contact import Unreadable
 from clusterd.dhcp.host_lines import HEADER
 from clusterd.dhcp.host_system import run_at_once
@@ -123,39 +117,6 @@ def test_what_is_not_understood_is_told_and_the_rest_is_kept() -> None:
     assert pools(findings.picture) == {("192.0.2.1", "192.0.2.3")}
     assert len(findings.picture.remarks) == 3
     assert all(remark.startswith("here:1: dhcp-range=") for remark in findings.picture.remarks)
-
-
-def test_command_lines() -> None:
-    words = ["-x", "/run/dnsmasq.pid", "-u", "dnsmasq", "-7", "/etc/dnsmasq.d,.dpkg-dist", "-C/etc/d.conf", "--local"]
-    words += ["--dhcp-range", "192.0.2.5,192.0.2.9", "-F", "198.51.100.1", "-G00:16:3e:00:00:01,192.0.2.7", "-Z"]
-    assert [(option.name, option.value) for option in options_of_arguments(words, "")][:-1] == [
-        ("conf-dir", "/etc/dnsmasq.d,.dpkg-dist"),
-        ("conf-file", "/etc/d.conf"),
-        ("local", ""),
-        ("dhcp-range", "192.0.2.5,192.0.2.9"),
-        ("dhcp-range", "198.51.100.1"),
-        ("dhcp-host", "00:16:3e:00:00:01,192.0.2.7"),
-    ]
-
-
-def test_files_of_a_directory() -> None:
-    names = ["a.conf", "b", "c.bak", ".d", "e~", "#f#", "g.conf.bak"]
-    assert wanted_in_directory(names, [".bak"]) == ["a.conf", "b"]
-    assert wanted_in_directory(names, ["*.conf"]) == ["a.conf"]
-    assert wanted_in_directory(names, []) == ["a.conf", "b", "c.bak", "g.conf.bak"]
-
-
-@pytest.mark.parametrize(
-    ("line", "plain"),
-    [
-        ("dhcp-host=a#b # c", "dhcp-host=a#b"),
-        ('dhcp-host="a # b"', "dhcp-host=a # b"),
-        (r'"a\"b" # c', 'a"b'),
-        ("   # all of it", ""),
-    ],
-)
-def test_comments_and_quotes(line: str, plain: str) -> None:
-    assert without_comment(line) == plain
 
 
 @settings(deadline=None)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clusterd.dhcp.dnsmasq.findings import Option
+from clusterd.dhcp.dnsmasq.options import Option
 from clusterd.dhcp.dnsmasq.own_settings import (
     Configuration,
     range_network,
@@ -67,7 +67,7 @@ def test_files_that_cannot_be_read_and_files_that_include_themselves_are_said(tm
     assert f"{tmp_path}/nowhere" in nowhere and "o such file" in nowhere
     main.write_text(f"conf-file={main}\nconf-file={main}\ndhcp-lease-max=7\n")
     endless = read_configuration(["dnsmasq", f"--conf-file={main}"])
-    assert endless.lease_max == 7 and "one file too many" in endless.unread[0]
+    assert endless.lease_max == 7 and endless.unread == ()  # dnsmasq reads a file once, too
 
 
 @settings(deadline=None)
