@@ -255,6 +255,32 @@ class Claims:
 
         return await self._still_there(await self._once(context, give_back))
 
+    # ---- groups of user reservations ----
+
+    async def group(self, context: RequestContext, group_id: str) -> Sequence[ReservationView]:
+        """Addresses that were reserved together, as far as they are still reserved. Raises NotFound when none is."""
+        wanted = ReservationFilter(groups=[inputs.known_id(Prefix.GROUP, group_id)], owner=only_own(context))
+        found = await self._reads.reservations(wanted)
+        if not found:
+            raise errors.NotFound(f"no group {group_id}")
+        return found
+
+    async def release_group(self, context: RequestContext, group_id: str) -> None:
+        """All of them are free, or none is given back."""
+
+        async def give_back() -> Outcome:
+            for _ in range(DELETE_ATTEMPTS - 1):
+                held = await self.group(context, group_id)
+                try:
+                    return await self._submit(context, *(release(view.reservation, False) for view in held))
+                except errors.NotFound:
+                    pass  # one of them was given back alone meanwhile
+            return await self._submit(
+                context, *(release(view.reservation, False) for view in await self.group(context, group_id))
+            )
+
+        await self._once(context, give_back)
+
     # ---- steps of the stories ----
 
     async def _claim(self, context: RequestContext, claim: Claim, force: bool) -> Outcome:

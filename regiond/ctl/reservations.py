@@ -115,8 +115,15 @@ def claim(
 @json_option
 @pass_settings
 def release(settings: Settings, reservation_ids: tuple[str, ...], force: bool) -> None:
-    """Give user reservations back, by their rs-… ids."""
+    """Give user reservations back, by their rs-… ids; or all that were reserved together, by their gr-… id."""
     for reservation_id in reservation_ids:
+        if reservation_id.startswith("gr-"):
+            if force:
+                raise click.UsageError("what was reserved together is free at once: leave out --force")
+            settings.client.delete(f"/groups/{segment(reservation_id)}")
+            if not settings.as_json:
+                click.echo(f"all of {reservation_id} are free")
+            continue
         query = [("force", "true")] if force else []
         reply = settings.client.delete(f"/reservations/{segment(reservation_id)}", query)
         if reply.content is None:

@@ -8,6 +8,7 @@ from regiond.domain.mutations import ReservationEdit
 from regiond.domain.views import ReservationView
 from regiond.http.bodies.base import Claiming, Forcing, NoQuery, Waiting
 from regiond.http.bodies.reservations import NewReservation, ReservationChange, ReservationPage
+from regiond.http.groups import GROUPS
 from regiond.http.representations import reservations as show
 from regiond.http.routing import (
     BASE,
@@ -52,12 +53,8 @@ async def create(use: UseCases, call: Call[NewReservation, Claiming]) -> Answer:
     )
     if body.count == 1:
         return created(show.reservation(views[0]), f"{PATH}/{_id(views[0])}", new)
-    group = views[0].reservation.group
-    content = {
-        "group": None if group is None else format_id(Prefix.GROUP, group),
-        "reservations": [show.reservation(view) for view in views],
-    }
-    return created(content, None, new)
+    content = show.group(views)
+    return created(content, f"{GROUPS}/{content['group']}", new)
 
 
 async def read_list(use: UseCases, call: Call[None, ReservationPage]) -> Answer:

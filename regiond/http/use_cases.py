@@ -125,6 +125,9 @@ class ClaimUseCases(Protocol):
         self, context: RequestContext, reservation_id: str, *, force: bool
     ) -> Sequence[ReservationView]: ...
 
+    async def group(self, context: RequestContext, group_id: str) -> Sequence[ReservationView]: ...
+    async def release_group(self, context: RequestContext, group_id: str) -> None: ...
+
 
 class ExportUseCases(Protocol):
     """Reservations as a file."""

@@ -24,6 +24,7 @@ class ReservationFilter:
     owners: Sequence[int] = ()
     devices: Sequence[int] = ()
     nodes: Sequence[int] = ()
+    groups: Sequence[int] = ()
 
     def where(self, after: int | None = None) -> tuple[str, list[Any]]:
         """The condition on a reservation `r`, and its arguments; with `after`, only what comes later by id."""
@@ -39,6 +40,7 @@ class ReservationFilter:
             "r.id = ANY(ARRAY(SELECT m.id FROM reservation m WHERE m.macs && %s))": list(self.macs),
             "r.device = ANY(%s)": list(self.devices),
             "r.node = ANY(%s)": list(self.nodes),
+            'r."group" = ANY(%s)': list(self.groups),
             "r.owner = ANY(%s)": list(self.owners),
         }
         used = {text: values for text, values in conditions.items() if values}

@@ -353,6 +353,8 @@ class FakeRegion:
                 "list_reservations": [RESERVATION_VIEW],
                 "reservation": RESERVATION_VIEW,
                 "release_reservation": [],
+                "group": [RESERVATION_VIEW],
+                "release_group": None,
             },
         )
         self.events = Scripted(Events, {"follow": told})

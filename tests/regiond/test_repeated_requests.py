@@ -225,3 +225,36 @@ async def test_a_node_that_is_gone_gets_no_address(database: str) -> None:
         with pytest.raises(errors.NotFound):
             await _node_address(ours, node, 1)
         assert await ours.reads.reservations(ReservationFilter()) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_group_is_given_back_at_once_and_once(database: str) -> None:
+    """Also when one of it was given back alone, before or at the same moment; a repeated key has its one answer."""
+    async with requests_on(database) as here:
+        nothing: dict[str, Any] = dict.fromkeys(
+            ("address", "mac", "hostname", "purpose", "comment", "user", "expires_at"), None
+        )
+
+        async def reserved() -> tuple[str, list[str]]:
+            made, _ = await here.claims.reserve(here.context(), interface=NETWORK, count=4, **nothing)
+            group = made[0].reservation.group
+            assert group is not None
+            ids = [format_id(Prefix.RESERVATION, view.reservation.id) for view in made]
+            return format_id(Prefix.GROUP, group), ids
+
+        group, ids = await reserved()
+        other, _ = await reserved()
+        await here.claims.release_reservation(here.context(), ids[0], force=False)
+        assert len(await here.claims.group(here.context(), group)) == 3
+
+        async def meanwhile() -> None:
+            await here.claims.release_reservation(here.context(), ids[1], force=False)
+
+        here.reads.after_reservations = meanwhile
+        await here.claims.release_group(here.context("k"), group)
+        await here.claims.release_group(here.context("k"), group)
+        with pytest.raises(errors.NotFound):
+            await here.claims.group(here.context(), group)
+        with pytest.raises(errors.NotFound):
+            await here.claims.release_group(here.context(), group)
+        assert len(await here.claims.group(here.context(), other)) == 4

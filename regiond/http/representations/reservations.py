@@ -16,6 +16,14 @@ def reservation(view: ReservationView) -> shapes.Reservation:
     return {**record(view.reservation), "waits_for": list(view.waits_for), "host_map": _host_map(view)}
 
 
+def group(views: Sequence[ReservationView]) -> shapes.Group:
+    """Addresses that were reserved together."""
+    return {
+        "group": optional_id(Prefix.GROUP, views[0].reservation.group),
+        "reservations": [reservation(view) for view in views],
+    }
+
+
 def record(held: Reservation) -> shapes.Record:
     """The record alone: what does not change with the progress of host maps."""
     return {

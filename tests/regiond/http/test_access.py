@@ -43,6 +43,8 @@ TABLE: dict[tuple[str, str], tuple[object, tuple[int, int, int, int, int, int]]]
     ("POST", "/api/v1/imports"): (b"address\n192.0.2.7\n", (401, 401, 201, 201, 403, 403)),
     ("GET", "/api/v1/imports"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/imports/{import}"): (None, (401, 401, 200, 200, 200, 200)),
+    ("GET", "/api/v1/groups/{group}"): (None, (401, 401, 200, 200, 200, 200)),
+    ("DELETE", "/api/v1/groups/{group}"): (None, (401, 401, 204, 204, 403, 403)),
     ("GET", "/api/v1/events"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/clusters"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/clusters/{cluster}"): (None, (401, 401, 200, 200, 200, 200)),

@@ -114,12 +114,27 @@ async def test_values_reach_the_use_cases_in_one_spelling() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_group_is_given_back_with_one_request() -> None:
+    async with serving() as server:
+        path = "/api/v1/groups/gr-0000000003"
+        in_group = replace(RESERVATION_VIEW, reservation=replace(RESERVATION, group=3))
+        server.region.claims.answers["group"] = [in_group]
+        read = (await server.request("GET", path)).json
+        assert read["group"] == "gr-0000000003" and len(read["reservations"]) == 1
+        assert (await server.request("DELETE", path)).status == 204
+        assert [(name, each["group_id"]) for name, each in server.region.claims.calls] == [
+            ("group", "gr-0000000003"),
+            ("release_group", "gr-0000000003"),
+        ]
+
+
+@pytest_twisted.ensureDeferred
 async def test_several_reservations_are_a_group() -> None:
     async with serving() as server:
         views = [replace(RESERVATION_VIEW, reservation=replace(RESERVATION, id=n, group=3)) for n in (1, 2)]
         server.region.claims.answers["reserve"] = (views, True)
         reply = await server.request("POST", "/api/v1/reservations", {**WHERE, "count": 2})
-        assert reply.status == 201 and "location" not in reply.headers
+        assert (reply.status, reply.headers["location"]) == (201, "/api/v1/groups/gr-0000000003")
         assert reply.json["group"] == "gr-0000000003"
         assert [each["id"] for each in reply.json["reservations"]] == ["rs-0000000001", "rs-0000000002"]
 

@@ -57,6 +57,8 @@ TABLE: dict[tuple[str, str], tuple[Any, Expected, Expected]] = {
     ("PATCH", "/api/v1/reservations/{reservation}"): ({"comment": "x"}, (200, 200, 404), (200, 404, 404)),
     ("DELETE", "/api/v1/reservations/{reservation}"): (None, (204, 204, 404), (204, 404, 404)),
     ("GET", "/api/v1/imports/{import}"): (None, (200, 200, 404), (200, 404, 404)),
+    ("GET", "/api/v1/groups/{group}"): (None, (200, 200, 404), (200, 404, 404)),
+    ("DELETE", "/api/v1/groups/{group}"): (None, (204, 204, 404), (204, 404, 404)),
     ("GET", "/api/v1/users/{user}"): (None, (200, 200, 404), (200, 404, 404)),
     ("PATCH", "/api/v1/users/{user}"): ({"max_reservations": 9000}, (200, 200, 404), (403, 403, 403)),
     ("GET", "/api/v1/tokens/{token}"): (None, (200, 200, 404), (200, 404, 404)),
@@ -64,7 +66,15 @@ TABLE: dict[tuple[str, str], tuple[Any, Expected, Expected]] = {
 }
 EVERYBODY: dict[str, Any] = {"limit": 1000, "after": None}
 NOBODYS = ("/api/v1/subnets/", "/api/v1/clusters/", "/api/v1/cluster-interfaces/", "/api/v1/vrfs/")
-MISSING = {"device": "dv", "node": "nd", "reservation": "rs", "user": "ac", "token": "tk", "import": "im"}
+MISSING = {
+    "device": "dv",
+    "node": "nd",
+    "reservation": "rs",
+    "group": "gr",
+    "user": "ac",
+    "token": "tk",
+    "import": "im",
+}
 
 
 def test_every_route_to_a_thing_has_a_row() -> None:
@@ -137,6 +147,7 @@ class World:
         address = await make(f"nodes/{node['id']}/addresses?wait=0", {**where, "mac": f"00:16:3e:00:02:{number:02x}"})
         device = await make("devices?wait=0", {**where, "mac": f"00:16:3e:00:01:{number:02x}", "owner": name})
         user = await make("reservations", {**where, "user": name})
+        group = await make("reservations", {**where, "user": name, "count": 2})
         token = await make("tokens", {"name": f"t{number}", "account": name})
         return {
             "import": await self._import_of(name),
@@ -144,6 +155,7 @@ class World:
             "node": node["id"],
             "address": address["id"],
             "reservation": user["id"],
+            "group": group["group"],
             "user": name,
             "token": token["id"],
         }
