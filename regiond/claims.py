@@ -287,8 +287,6 @@ class Claims:
         """Submit a claim; see Note [Leases and claims] in regiond/leases.py."""
         if force:
             require_admin(context)
-            if claim.address is None:
-                raise errors.InvalidRequest("?force", "only a claim that names its address can be forced")
         (claim,) = await self.leases.look([claim], over=force)
         outcome = await self._probed.submit(context, claim)
         if force and claim.leases:
