@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from clusterd.dhcp.dnsmasq import findings as dnsmasq
+from clusterd.dhcp.dnsmasq.options import options_of_file
 from clusterd.dhcp.isc import findings as isc
 from clusterd.dhcp.kea import findings as kea
 from clusterd.protocol.values import Identifier, IdentifierKind, ServerEntry
@@ -136,7 +137,7 @@ def _of_dnsmasq(path: Path, text: str) -> Reading:
     """A configuration file, whose own hosts files are read, too, or a hosts file."""
     includes = _Includes(path)
     findings = dnsmasq.Findings()
-    options = list(dnsmasq.options_of_file(text, str(path)))
+    options = list(options_of_file(text, str(path)))
     if not any(option.name in _DNSMASQ_OPTIONS for option in options):
         findings.host_lines(text, str(path))
         return findings.entries, findings.remarks
