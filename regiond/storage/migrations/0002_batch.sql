@@ -95,10 +95,12 @@ BEGIN
         ON CONFLICT (subnet, kind, identifier) DO UPDATE SET address = excluded.address,
                 hostname = excluded.hostname, reservation = excluded.reservation,
                 generation = excluded.generation, removed = excluded.removed, request_id = excluded.request_id;
-        -- What a server would not take was another map.
-        DELETE FROM rejected_map m
-        USING jsonb_to_recordset(changes->'maps') AS q(subnet bigint, kind text, identifier text)
-        WHERE m.subnet = q.subnet AND m.kind = q.kind AND m.identifier = decode(q.identifier, 'hex');
+        -- What a server would not take was another map. Mostly there is none.
+        IF EXISTS (SELECT FROM rejected_map) THEN
+            DELETE FROM rejected_map m
+            USING jsonb_to_recordset(changes->'maps') AS q(subnet bigint, kind text, identifier text)
+            WHERE m.subnet = q.subnet AND m.kind = q.kind AND m.identifier = decode(q.identifier, 'hex');
+        END IF;
     END IF;
     IF changes ? 'subnets' THEN
         UPDATE subnet s SET generation = q.generation, digest = q.digest

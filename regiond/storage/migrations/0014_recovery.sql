@@ -167,17 +167,19 @@ BEGIN
         SELECT 'map', to_jsonb(m) || jsonb_build_object('identifier', encode(m.identifier, 'hex'), 'address', host(m.address))
         FROM jsonb_to_recordset(request->'identifiers') AS q(subnet bigint, kind text, identifier text)
         JOIN host_map m ON m.subnet = q.subnet AND m.kind = q.kind AND m.identifier = decode(q.identifier, 'hex');
-        -- The holder of a matching map, and all maps of that holder.
-        RETURN QUERY
-        SELECT 'reservation', reservation_json(r)
-        FROM jsonb_to_recordset(request->'identifiers') AS q(subnet bigint, kind text, identifier text)
-        JOIN host_map m ON m.subnet = q.subnet AND m.kind = q.kind AND m.identifier = decode(q.identifier, 'hex')
-        JOIN reservation r ON r.subnet = m.subnet AND r.address = m.address;
-        RETURN QUERY
-        SELECT 'map', to_jsonb(n) || jsonb_build_object('identifier', encode(n.identifier, 'hex'), 'address', host(n.address))
-        FROM jsonb_to_recordset(request->'identifiers') AS q(subnet bigint, kind text, identifier text)
-        JOIN host_map m ON m.subnet = q.subnet AND m.kind = q.kind AND m.identifier = decode(q.identifier, 'hex')
-        JOIN host_map n ON n.reservation = m.reservation;
+        -- The holder of a matching map, and all maps of that holder: most claims match none.
+        IF FOUND THEN
+            RETURN QUERY
+            SELECT 'reservation', reservation_json(r)
+            FROM jsonb_to_recordset(request->'identifiers') AS q(subnet bigint, kind text, identifier text)
+            JOIN host_map m ON m.subnet = q.subnet AND m.kind = q.kind AND m.identifier = decode(q.identifier, 'hex')
+            JOIN reservation r ON r.subnet = m.subnet AND r.address = m.address;
+            RETURN QUERY
+            SELECT 'map', to_jsonb(n) || jsonb_build_object('identifier', encode(n.identifier, 'hex'), 'address', host(n.address))
+            FROM jsonb_to_recordset(request->'identifiers') AS q(subnet bigint, kind text, identifier text)
+            JOIN host_map m ON m.subnet = q.subnet AND m.kind = q.kind AND m.identifier = decode(q.identifier, 'hex')
+            JOIN host_map n ON n.reservation = m.reservation;
+        END IF;
     END IF;
 
     IF jsonb_array_length(request->'keys') > 0 THEN
