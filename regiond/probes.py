@@ -71,5 +71,6 @@ class Probes:
             except (CallTimedOut, LinkLost):
                 reasons.append(f"cluster {place.name} does not answer")
             else:
-                return Probed(place.cluster, answer["in_use"])
+                # Only what was asked for: no cluster marks addresses of others.
+                return Probed(place.cluster, [found for found in answer["in_use"] if found.address in addresses])
         raise CannotProbe(reasons or ["no cluster that serves it has a NIC on it now"])

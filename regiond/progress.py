@@ -6,7 +6,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from regiond.domain.mutations import Outcome
-from regiond.domain.reservations import MapState, Reservation, overall_state
+from regiond.domain.reservations import ClusterProgress, MapState, Reservation, overall_state
 from regiond.domain.views import ReservationView
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.reads import Reads, view_of
@@ -38,25 +38,30 @@ class Progress:
     async def settled(self, outcome: Outcome, seconds: float | None) -> list[ReservationView]:
         """The outcome's reservations, once each host map is applied or refused or the time is up.
 
-        None waits the default time where every serving cluster is connected, and not at all elsewhere: an answer
-        that cannot come in time is not waited for. A reservation that is gone by now is shown as it was, and so are
-        all when the database goes away while they are waited for: what was committed is told.
+        None waits the default time for those of the serving clusters that are connected, and not at all where none is:
+        an answer that cannot come in time is not waited for. A reservation that is gone by now is shown as it was, and
+        so are all when the database goes away while they are waited for: what was committed is told.
         """
         if not outcome.reservations:
             return []
         views = [_as_committed(reservation, outcome) for reservation in outcome.reservations]
+        awaited: frozenset[int] | None = None
         if outcome.created and not outcome.replayed:
             if seconds is None:
-                seconds = DEFAULT_WAIT_SECONDS if _all_connected(outcome) else 0.0
-            if seconds == 0.0 or not _pending(views):
+                awaited = _connected(outcome)
+                seconds = DEFAULT_WAIT_SECONDS if awaited else 0.0
+            if seconds == 0.0 or not _pending(views, awaited):
                 return views
         try:
-            now = {view.reservation.id: view for view in await self._until_settled(outcome, seconds or 0.0)}
+            settled = await self._until_settled(outcome, seconds or 0.0, awaited)
+            now = {view.reservation.id: view for view in settled}
         except DatabaseUnavailable:
             return views
         return [now.get(view.reservation.id, view) for view in views]
 
-    async def _until_settled(self, outcome: Outcome, seconds: float) -> list[ReservationView]:
+    async def _until_settled(
+        self, outcome: Outcome, seconds: float, awaited: frozenset[int] | None
+    ) -> list[ReservationView]:
         wanted = ReservationFilter(ids=[reservation.id for reservation in outcome.reservations])
         subnets = {reservation.subnet for reservation in outcome.reservations}
         end = self._clock.seconds() + seconds
@@ -66,7 +71,7 @@ class Progress:
             try:
                 views = await self._reads.reservations(wanted)
                 left = end - self._clock.seconds()
-                if not _pending(views) or left <= 0 or not self._patient:
+                if not _pending(views, awaited) or left <= 0 or not self._patient:
                     return views
                 timer = self._clock.callLater(left, _wake, woken)
                 try:
@@ -96,14 +101,22 @@ def _wake(woken: Deferred[None]) -> None:
         woken.callback(None)
 
 
-def _pending(views: Sequence[ReservationView]) -> bool:
-    return any(view.progress is not None and overall_state(view.progress) is MapState.PENDING for view in views)
+def _pending(views: Sequence[ReservationView], awaited: frozenset[int] | None) -> bool:
+    """Whether one of these clusters has yet to say something; None: any."""
+    return any(_is_pending(view.progress, awaited) for view in views if view.progress is not None)
+
+
+def _is_pending(progress: Sequence[ClusterProgress], awaited: frozenset[int] | None) -> bool:
+    if awaited is None:
+        return overall_state(progress) is MapState.PENDING
+    of_them = [each for each in progress if each.cluster in awaited]
+    return bool(of_them) and overall_state(of_them) is MapState.PENDING
 
 
 def _as_committed(reservation: Reservation, outcome: Outcome) -> ReservationView:
     return view_of(reservation, outcome.deliveries.get(reservation.subnet, ()), {})
 
 
-def _all_connected(outcome: Outcome) -> bool:
-    serving = [row for rows in outcome.deliveries.values() for row in rows if row.role == "serving"]
-    return bool(serving) and all(row.connected for row in serving)
+def _connected(outcome: Outcome) -> frozenset[int]:
+    rows = [row for rows in outcome.deliveries.values() for row in rows]
+    return frozenset(row.cluster for row in rows if row.role == "serving" and row.connected)

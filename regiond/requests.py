@@ -24,7 +24,7 @@ class Caller:
 class RequestContext:
     """`fingerprint` stands for method, path and body; `wait_seconds` is how long the answer may wait for *applied*.
 
-    None waits the default: 2 s where every serving cluster is connected, else not at all. `if_match` has the versions
+    None waits the default: 2 s for the serving clusters that are connected. `if_match` has the versions
     in which a thing may be changed or deleted, None: in any. `probe`: whether addresses are probed before they are
     handed out, None: as their subnet says.
     """

@@ -26,7 +26,7 @@ def clusters(settings: Settings, subnet: str) -> None:
 @json_option
 @pass_settings
 def confirm_pair(settings: Settings, subnet: str, cluster: str) -> None:
-    """Say that CLUSTER is on the same wire as those that serve SUBNET: it gets its host maps, too.
+    """Say that CLUSTER is on the same wire as those that serve SUBNET, if any do: it gets its host maps, too.
 
     Both then answer the subnet's machines, and a released address is free when both have confirmed it. Never say so
     of two sites that only use the same network: move one of them to another VRF instead.
@@ -60,7 +60,7 @@ def waiting(subnet: str, found: Iterable[Any]) -> list[tuple[str, str]]:
             f"regionctl subnets confirm-pair {subnet} {each['name']}",
         )
         for each in found
-        if each["role"] in ("shared-subnet", "former") and each["nics"]
+        if each["role"] in ("shared-subnet", "unserved", "former") and each["nics"]
     ]
 
 

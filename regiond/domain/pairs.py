@@ -8,8 +8,9 @@ from datetime import datetime
 class ClusterOnSubnet:
     """One cluster and one subnet. `nics` are those of its NICs that are on the subnet now.
 
-    `role` is serving, draining or former as in its delivery, or shared-subnet where it never had one: it is on a subnet
-    that others serve, and waits until an admin says that it is the same wire.
+    `role` is serving, draining or former as in its delivery. Where it never had one it waits for an admin:
+    shared-subnet where others are on such a network, as it may be another wire, or unserved where its configuration
+    wants to be asked.
     """
 
     cluster: int

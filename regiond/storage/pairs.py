@@ -19,7 +19,8 @@ _ON_SUBNET: Final = f"""
 SELECT c.id, c.name, {CONNECTED},
        ARRAY(SELECT i.nic FROM cluster_interface i
              WHERE i.cluster = c.id AND i.subnet = s.id AND i.present ORDER BY i.nic) AS nics,
-       coalesce(d.role, 'shared-subnet'), s.generation, coalesce(d.accepted_generation, 0),
+       coalesce(d.role, (SELECT i.serving FROM cluster_interface i WHERE i.cluster = c.id AND i.subnet = s.id
+                         ORDER BY i.present DESC, i.id LIMIT 1)), s.generation, coalesce(d.accepted_generation, 0),
        coalesce(d.applied_generation, 0), d.error, d.since
 FROM subnet s CROSS JOIN cluster c LEFT JOIN delivery d ON d.subnet = s.id AND d.cluster = c.id
 WHERE s.id = %s AND c.forgotten IS NULL

@@ -211,3 +211,18 @@ async def test_who_and_what_can_be_paired(database: str, tmp_path: Path) -> None
         with pytest.raises(errors.NotOnSubnet, match="revoked"):
             await on.pairs.confirm(on.admin, NET, "rack-b")
         assert await on.actions() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cluster_that_wants_to_be_asked_is_confirmed_in_the_same_way(database: str, tmp_path: Path) -> None:
+    async with wire(database, tmp_path) as on:
+        network = "198.51.100.0/24"
+        interfaces = (
+            InterfaceReport("eth0", NET, ("192.0.2.1",)),
+            InterfaceReport("eth1", network, ("198.51.100.1",), serve=False),
+        )
+        await on.first.connection.report_topology(interfaces)
+        assert [(each.name, each.role) for each in await on.pairs.clusters_on(network)] == [("rack-a", "unserved")]
+        assert (await on.pairs.confirm(on.admin, network, "rack-a")).role == "serving"
+        claimed = await on.at.region.do(on.at.region.device(await on.at.subnet(network), MAC))
+        assert await on.at.settled(claimed) == (MapState.APPLIED, None)

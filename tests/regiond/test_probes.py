@@ -43,7 +43,7 @@ async def test_one_cluster_of_a_pair_is_asked_and_the_other_where_it_cannot(data
         assert reasons == ["cluster rack-a: eth0 is down"], "who does not serve the subnet is not asked"
         await on.pairs.confirm(on.admin, NET, "rack-b")
         probed = await probes(on.at).ask(on.subnet, ADDRESSES)
-        assert probed.in_use == (AddressInUse("192.0.2.6", SQUATTER),)
+        assert probed.in_use == [AddressInUse("192.0.2.6", SQUATTER)]
         assert second.asked == [("eth0", NET, tuple(ADDRESSES))] and probed.cluster != await rack_a(on)
         first.refusal = None
         assert (await probes(on.at).ask(on.subnet, ADDRESSES)).cluster == await rack_a(on)
@@ -52,6 +52,14 @@ async def test_one_cluster_of_a_pair_is_asked_and_the_other_where_it_cannot(data
         assert await refusal(on.at, on.subnet) == [
             f"cluster {name} is not connected to this regiond" for name in ("rack-a", "rack-b")
         ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_nobody_asked_for_is_not_taken_from_a_cluster(database: str, tmp_path: Path) -> None:
+    async with wire(database, tmp_path) as on:
+        on.first.prober.squatters = {"192.0.2.5": SQUATTER}
+        on.first.prober.unasked = [AddressInUse(address, SQUATTER) for address in ("192.0.2.7", "10.0.0.1")]
+        assert (await probes(on.at).ask(on.subnet, ADDRESSES)).in_use == [AddressInUse("192.0.2.5", SQUATTER)]
 
 
 @pytest_twisted.ensureDeferred

@@ -149,15 +149,29 @@ def test_what_is_said_while_the_database_is_asked_is_not_missed(desk: Desk) -> N
     assert state(waiting) is MapState.APPLIED
 
 
-@pytest.mark.parametrize(("connected", "wait"), [(True, DEFAULT_WAIT_SECONDS), (False, 0.0)])
-def test_the_default_is_some_time_where_all_clusters_are_connected(desk: Desk, connected: bool, wait: float) -> None:
-    rows = [delivery(0), delivery(0, connected=connected, cluster=2)]
+@pytest.mark.parametrize(("first", "second", "wait"), [(1, 1, 2.0), (1, 0, 2.0), (0, 0, 0.0)])
+def test_the_default_is_some_time_where_anybody_is_connected(desk: Desk, first: int, second: int, wait: float) -> None:
+    rows = [delivery(0, connected=bool(first)), delivery(0, connected=bool(second), cluster=2)]
     waiting = desk.wait(desk.commit(reservation(1), deliveries={NET: rows}), None)
+    assert wait in (DEFAULT_WAIT_SECONDS, 0.0)
     if wait:
         desk.clock.advance(wait - 0.01)
         assert not waiting.done()
         desk.clock.advance(0.01)
     assert state(waiting) is MapState.PENDING
+
+
+def test_by_default_nobody_waits_for_the_one_of_a_pair_that_is_away(desk: Desk) -> None:
+    away = delivery(0, connected=False, cluster=2)
+    for seconds, done in ((None, True), (60.0, False)):
+        waiting = desk.wait(desk.commit(reservation(1), deliveries={NET: [delivery(0), away]}), seconds)
+        assert not waiting.done()
+        desk.apply(NET, delivery(1), away)
+        assert waiting.done() is done
+        if done:
+            (view,) = waiting.value
+            assert [each.state for each in view.progress] == [MapState.APPLIED, MapState.PENDING]
+            assert state(waiting) is MapState.PENDING
 
 
 def test_nobody_serving_is_nobody_to_wait_for(desk: Desk) -> None:

@@ -8,7 +8,7 @@ from regiond.http.shapes.values import ClusterId, Count, Moment, Shape
 
 
 class ClusterOnSubnet(Shape):
-    """A cluster that serves a subnet, did, or could: `shared-subnet` waits until an admin confirms the pair.
+    """A cluster that serves a subnet, did, or could: `shared-subnet` and `unserved` wait for an admin.
 
     A draining one is a holder until it has confirmed that it forgot the subnet's host maps.
     """
@@ -17,7 +17,9 @@ class ClusterOnSubnet(Shape):
     name: str
     connected: bool
     nics: Annotated[list[str], Field(description="its NICs that are on the subnet now", examples=[["eth1"]])]
-    role: Annotated[str, Field(json_schema_extra={"enum": ["serving", "draining", "former", "shared-subnet"]})]
+    role: Annotated[
+        str, Field(json_schema_extra={"enum": ["serving", "draining", "former", "shared-subnet", "unserved"]})
+    ]
     desired_generation: Count
     accepted_generation: Count
     applied_generation: Count
