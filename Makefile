@@ -29,11 +29,12 @@ test: ## lint and all tests (REQUIRE_ALL=1: a test that cannot run here fails; T
 	@.ci/check all $(TESTS) || { status=$$?; [ -n "$(STATUS_FILE)" ] || exit $$status; }; \
 	  [ -z "$(STATUS_FILE)" ] || echo $${status:-0} > "$(STATUS_FILE)"
 
-soak: ## both daemons in memory under any fault, hostile peers; kill regionds, PostgreSQL and its backends under load (SECONDS=300 SEED=…: as long, and the same again)
+soak: ## both daemons in memory under any fault, hostile peers; kill regionds, PostgreSQL and its backends under load; 10,000 slow clients (SECONDS=300 SEED=…: as long, and the same again)
 	@.ci/prepare python test
 	@.venv/bin/python -m tests.simulation --seconds $(or $(SECONDS),300) $(if $(SEED),--from-seed $(SEED))
 	@.venv/bin/python -m tests.fuzz --inputs 100000 $(if $(SEED),--seed $(SEED))
 	@.venv/bin/python -m tests.chaos --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
+	@SLOW_CONNECTIONS=10000 .venv/bin/python -m pytest tests/end_to_end/test_slow_connections.py
 
 conformance: ## schemathesis: the API against its own OpenAPI document (EXAMPLES=20: so many for each route and caller)
 	@.ci/prepare python test
