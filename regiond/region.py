@@ -120,6 +120,7 @@ class Region:
         rate: RateLimit | None = None,
     ) -> None:
         self.reads = Reads(pool)
+        self._clock = reactor
         self.catalogue = Catalogue(reactor, self.reads)
         self.progress = Progress(reactor, self.reads)
         self._event_reads = EventReads(pool)
@@ -301,4 +302,6 @@ class Region:
         await self.links.close()
         await self.plain_links.close()
         await self.writer.stop()
+        # A backup of before this counts less than this regiond has seen then, however soon it is restored.
+        await self.witness.last_beat(self._clock)
         await self.doorbell.stop()

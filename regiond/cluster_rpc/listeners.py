@@ -39,6 +39,9 @@ class Reports(Protocol):
         self, connection: Connection, subnet: int, applied: int, rejected: Sequence[RejectedMap], error: str | None
     ) -> None: ...
 
+    async def drifted(self, connection: Connection, subnet: int, count: int) -> None:
+        """So many host maps had been changed in the DHCP server, and are put right."""
+
 
 class FirstContact(Protocol):
     """What clusters say of what their DHCP server has of its own."""

@@ -79,6 +79,8 @@ class ClusterResponders(RegistrationResponders):
                 subnet=subnet,
                 count=drift_repaired,
             )
+            if number is not None:
+                await self._heard(self._listeners.reports.drifted(connection, number, drift_repaired))
         if number is not None:
             await self._heard(
                 self._listeners.reports.host_map_state(connection, number, applied_generation, rejected, error)

@@ -124,13 +124,17 @@ def _print(cluster: Any) -> None:
     rows = [
         [
             *(each["cidr"], each["role"], each["desired_generation"], each["accepted_generation"]),
-            *(each["applied_generation"], each["error"]),
+            *(each["applied_generation"], each["error"], _drift(each["drift"])),
         ]
         for each in cluster["subnets"]
     ]
     if rows:
         click.echo()
-        print_table(("SUBNET", "ROLE", "DESIRED", "ACCEPTED", "APPLIED", "ERROR"), rows)
+        print_table(("SUBNET", "ROLE", "DESIRED", "ACCEPTED", "APPLIED", "ERROR", "LAST DRIFT"), rows)
+
+
+def _drift(drift: Any) -> str | None:
+    return None if drift is None else f"{drift['repaired']} put right {drift['at']}"
 
 
 @clusters.command("dhcp-server")

@@ -67,7 +67,9 @@ class InterfaceView:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSubnetView:
-    """What one cluster has of one subnet."""
+    """What one cluster has of one subnet. `drift_at` is when it last found host maps in its DHCP server otherwise than
+    it had applied them, and put them right; `drift_count` how many. None: never.
+    """
 
     subnet: int
     cidr: str
@@ -77,6 +79,8 @@ class ClusterSubnetView:
     applied_generation: int
     error: str | None
     since: datetime
+    drift_count: int | None = None
+    drift_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ class Clusters(Protocol):
 
     async def apply_topology(self, cluster: int, reports: Sequence[InterfaceReport], epoch: int) -> TopologyPlan: ...
 
+    async def drifted(self, cluster: int, subnet: int, count: int, epoch: int) -> None: ...
+
 
 class Deliveries(Protocol):
     """`storage.deliveries.DeliveryReads`."""
@@ -178,6 +180,9 @@ class HostMapDispatch:
                 epoch=connection.epoch,
             )
         )
+
+    async def drifted(self, connection: Connection, subnet: int, count: int) -> None:
+        await self._clusters.drifted(connection.cluster, subnet, count, connection.epoch)
 
     # ---- delivering ----
 

@@ -140,7 +140,8 @@ class Reads:
                        c.connected_since, c.last_heard,
                        (SELECT coalesce(jsonb_agg(jsonb_build_object('subnet', s.id, 'cidr', s.cidr, 'role', d.role,
                             'desired_generation', s.generation, 'accepted_generation', d.accepted_generation,
-                            'applied_generation', d.applied_generation, 'error', d.error, 'since', d.since)
+                            'applied_generation', d.applied_generation, 'error', d.error, 'since', d.since,
+                            'drift_count', d.drift_count, 'drift_at', d.drift_at)
                             ORDER BY s.cidr), '[]'::jsonb)
                         FROM delivery d JOIN subnet s ON s.id = d.subnet WHERE d.cluster = c.id),
                        c.enrolled, (SELECT max(t.expires) FROM certificate t
@@ -289,4 +290,5 @@ def _seconds(time: datetime) -> str:
 
 
 def _cluster_subnet(entry: dict[str, Any]) -> ClusterSubnetView:
-    return ClusterSubnetView(**{**entry, "since": datetime.fromisoformat(entry["since"])})
+    times = {name: entry[name] and datetime.fromisoformat(entry[name]) for name in ("since", "drift_at")}
+    return ClusterSubnetView(**{**entry, **times})

@@ -55,6 +55,15 @@ class ClusterStore:
             "UPDATE cluster SET connected_since = NULL WHERE id = %s AND epoch = %s", (cluster, epoch), retry=True
         )
 
+    async def drifted(self, cluster: int, subnet: int, count: int, epoch: int) -> None:
+        """The cluster has put so many host maps right that somebody had changed in its DHCP server."""
+        await self._pool.execute(
+            """UPDATE delivery d SET drift_count = %s, drift_at = now() FROM cluster c
+               WHERE d.cluster = %s AND d.subnet = %s AND c.id = d.cluster AND c.epoch <= %s""",
+            (count, cluster, subnet, epoch),
+            retry=True,
+        )
+
     async def heard(self, clusters: Sequence[int]) -> dict[int, int]:
         """These clusters are connected here, now; the number of each one's newest connection, wherever that is."""
         rows = await self._pool.query(

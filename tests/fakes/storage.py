@@ -35,6 +35,7 @@ class FakeStorage:
     unheard: set[int] = field(default_factory=set)
     announced: list[frozenset[int]] = field(default_factory=list)
     topology_changes: int = 0
+    drifts: list[tuple[int, int, int]] = field(default_factory=list)  # cluster, subnet, host maps put right
     _held: list[Deferred[None]] | None = None
     _late: list[Deferred[None]] | None = None
 
@@ -99,6 +100,10 @@ class FakeStorage:
         await self._turn()
         self.topologies.append((cluster, tuple(reports)))
         return plan_topology(reports, (), (), lambda: 1)  # as of a cluster that was never heard of
+
+    async def drifted(self, cluster: int, subnet: int, count: int, epoch: int) -> None:
+        await self._turn()
+        self.drifts.append((cluster, subnet, count))
 
     # ---- Announce ----
 

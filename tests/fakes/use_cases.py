@@ -146,7 +146,7 @@ CLUSTER_VIEW = ClusterView(
     True,
     NOW,
     NOW,
-    (ClusterSubnetView(5, "192.0.2.0/24", "serving", 5, 5, 4, None, NOW),),
+    (ClusterSubnetView(5, "192.0.2.0/24", "serving", 5, 5, 4, None, NOW, 3, NOW),),
 )
 INTERFACE_VIEW = InterfaceView(
     id=11,

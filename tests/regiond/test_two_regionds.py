@@ -116,3 +116,19 @@ async def test_a_late_state_of_a_former_connection_confirms_nothing_and_it_is_cu
         await pair.here.sweep()
         await until(lambda: former.link is not None and not former.link.connected_now)
         assert latest.link.connected_now
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_last_drift_is_kept_and_a_former_connection_tells_of_none(database: str, tmp_path: Path) -> None:
+    async with two_regionds(database, tmp_path) as pair:
+        former = await pair.register(pair.here)
+        await topology(former, NET)
+        name = format_id(Prefix.SUBNET, await pair.here.subnet(NET))
+        assert former.history is not None
+        await former.report(name, 0, former.history, drift_repaired=3)
+        (view,) = await pair.there.region.reads.clusters()
+        assert view.subnets[0].drift_count == 3 and view.subnets[0].drift_at is not None
+        await pair.register(pair.there)
+        await former.report(name, 0, former.history, drift_repaired=7)
+        (view,) = await pair.there.region.reads.clusters()
+        assert view.subnets[0].drift_count == 3

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.recovery import RecoveryStore
-from regiond.witness import Witness, WitnessFile
+from regiond.witness import LAST_BEAT_SECONDS, Witness, WitnessFile
+from tests.clusterd.links import Outcome
 from tests.clusterd.log_events import logged
 from tests.regiond.storage.region import new_id, region_on
 
@@ -25,8 +28,11 @@ class Database:
     beats: dict[str, int] = field(default_factory=dict)
     away: bool = False
     begun: list[str] = field(default_factory=list)
+    answer: Deferred[None] | None = None  # waited for, where there is one
 
     async def beat(self, regiond: str) -> tuple[int, str]:
+        if self.answer is not None:
+            await self.answer
         if self.away:
             raise DatabaseUnavailable("it is away")
         self.beats[regiond] = self.beats.get(regiond, 0) + 1
@@ -118,3 +124,30 @@ async def test_it_counts_in_the_database(database: str) -> None:
         [(history,)] = await region.pool.query("SELECT history::text FROM region")
         regiond = "5d2e0000-0000-4000-8000-000000000001"
         assert [await store.beat(regiond) for _ in range(2)] == [(1, history), (2, history)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_backup_that_is_restored_after_an_orderly_stop_is_noticed_however_young_it_is(tmp_path: Path) -> None:
+    database = Database()
+    witness = database.witness(tmp_path)
+    await witness.beat()
+    backup = dict(database.beats)
+    await witness.last_beat(Clock())
+    await database.witness(tmp_path).beat()
+    assert database.begun == [], "it is the same database"
+    database.beats = backup
+    await database.witness(tmp_path).beat()
+    assert len(database.begun) == 1
+
+
+def test_a_stop_does_not_wait_long_for_a_database_that_is_away(tmp_path: Path) -> None:
+    database, clock = Database(), Clock()
+    database.answer = Deferred()
+    stopped = Outcome(database.witness(tmp_path).last_beat(clock))
+    clock.advance(LAST_BEAT_SECONDS - 0.1)
+    assert not stopped.done()
+    clock.advance(0.1)
+    assert stopped.done() and stopped.error is None
+    database.away, database.answer = True, None
+    refused = Outcome(database.witness(tmp_path).last_beat(clock))
+    assert refused.done() and refused.error is None

@@ -74,4 +74,11 @@ def _cluster_subnet(view: ClusterSubnetView) -> shapes.ClusterSubnet:
         "pending": view.desired_generation - view.applied_generation,
         "error": view.error,
         "since": moment(view.since),
+        "drift": _drift(view),
     }
+
+
+def _drift(view: ClusterSubnetView) -> shapes.Drift | None:
+    if view.drift_count is None or view.drift_at is None:
+        return None
+    return {"repaired": view.drift_count, "at": moment(view.drift_at)}

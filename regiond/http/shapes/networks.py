@@ -19,8 +19,15 @@ from regiond.http.shapes.values import (
 )
 
 
+class Drift(Shape):
+    """Host maps that the cluster found otherwise in its DHCP server than it had applied them, and put right."""
+
+    repaired: int
+    at: Moment
+
+
 class ClusterSubnet(Shape):
-    """What a cluster has of a subnet: `pending` generations are on their way."""
+    """What a cluster has of a subnet: `pending` generations are on their way; `drift` is the last one, if any."""
 
     id: SubnetId
     cidr: Cidr
@@ -31,6 +38,7 @@ class ClusterSubnet(Shape):
     pending: int
     error: str | None
     since: Moment
+    drift: Drift | None
 
 
 class Cluster(Shape):

@@ -46,6 +46,7 @@ def test_repaired_drift_is_said(site: Site, cluster: FakeCluster) -> None:
         site.ask(cluster.report(SUBNET, 1, HISTORY, drift_repaired=3))
         site.ask(cluster.report(SUBNET, 1, HISTORY))
     assert [(e["subnet"], e["count"]) for e in events if e["event"] == "delivery.drift-repaired"] == [(SUBNET, 3)]
+    assert site.storage.drifts == [(RACK, NET, 3)]
 
 
 def _reports(count: int) -> list[InterfaceReport]:
