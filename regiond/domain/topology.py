@@ -201,6 +201,10 @@ class _Planning:
         by_subnet: dict[int | None, set[int | None]] = {}
         for key, former in self._former.items():
             by_subnet.setdefault(former.subnet, set()).add(self._vrfs.id_of(self._reports[key]))
+        # An interface that is away for a moment goes where it would be.
+        away = [each for each in self._left.values() if each.recent and each.subnet not in by_subnet]
+        for each in away:
+            by_subnet.setdefault(each.subnet, set()).add(self._vrfs.id_of(each.report))
         stays = {(self._vrfs.id_of(report), report.cidr) for report in self._reports.values()}
         taken: dict[int, _Networks] = {}
         for row in known_subnets:
@@ -211,8 +215,10 @@ class _Planning:
             if row.others or not row.serves or len(targets) != 1 or (row.vrf, row.cidr) in stays:
                 continue
             (target,) = targets
-            there = None if target is None else taken.setdefault(target, _Networks())
-            if target is not None and there is not None and not there.overlapped(network(row.cidr)):
+            if target is None or target == row.vrf:
+                continue
+            there = taken.setdefault(target, _Networks())
+            if not there.overlapped(network(row.cidr)):
                 there.add(network(row.cidr))
                 moves[row.id] = target
         return moves

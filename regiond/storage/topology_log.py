@@ -23,13 +23,12 @@ def tell(cluster: int, applied: Applied) -> None:
             subnet=format_id(Prefix.SUBNET, subnet),
             cluster=name,
         )
-    vrfs = {row.subnet: row.vrf for row in applied.plan.interfaces}
-    for subnet in applied.plan.moved_subnets:
+    for subnet, vrf in applied.plan.moved_subnets.items():
         _log.warn(
             "subnet {subnet} is in VRF {vrf} now, with its reservations, as cluster {cluster} is",
             event="subnet.moved",
             subnet=format_id(Prefix.SUBNET, subnet),
-            vrf=vrfs[subnet],
+            vrf=applied.vrfs[vrf],
             cluster=name,
         )
     for change in applied.changes:

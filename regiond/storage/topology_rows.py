@@ -5,7 +5,7 @@ Everything here runs in a transaction that holds the topology's lock: see region
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from clusterd.protocol.values import InterfaceReport, NicKind
@@ -41,7 +41,7 @@ SELECT s.id, s.cidr::text,
        s.vrf, EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id AND d.cluster = %s AND d.role = 'serving')
 FROM subnet s
 WHERE s.vrf = ANY(%s) AND s.cidr && ANY(%s::inet[])
-   OR s.id IN (SELECT i.subnet FROM cluster_interface i WHERE i.cluster = %s AND i.present)
+   OR s.id IN (SELECT i.subnet FROM cluster_interface i WHERE i.cluster = %s)
 ORDER BY s.id
 """
 
@@ -62,10 +62,11 @@ ON CONFLICT (id) DO UPDATE SET nic = excluded.nic, subnet = excluded.subnet, add
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a report, or the same report under other circumstances, has changed."""
+    """What a report, or the same report under other circumstances, has changed. `vrfs` are the names of all VRFs."""
 
     plan: TopologyPlan = NOTHING
     changes: Sequence[InterfaceChange] = ()
+    vrfs: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +89,15 @@ async def apply_reports(
     if reports is None:
         reports = sorted(row.report for row in interfaces if row.present)
     vrfs = await _vrfs(session, cluster)
-    wanted = {vrf for report in reports if (vrf := vrfs.id_of(report)) is not None}
-    subnets = await _known_subnets(session, cluster, wanted, [report.cidr for report in reports])
+    near = [*reports, *(row.report for row in interfaces if row.recent)]
+    wanted = {vrf for report in near if (vrf := vrfs.id_of(report)) is not None}
+    subnets = await _known_subnets(session, cluster, wanted, [report.cidr for report in near])
     names = {number: name for name, number in vrfs.ids.items()}
     planned = plan_topology(reports, interfaces, subnets, new_id, vrfs)
     changes = changes_of(planned, {row.id: names[row.vrf] for row in subnets})
     await _write(session, cluster, planned)
     await write_changes(session, cluster, changes)
-    return Applied(planned, changes)
+    return Applied(planned, changes, names)
 
 
 async def lock_subnets(session: Session, subnets: Iterable[int]) -> None:

@@ -13,7 +13,7 @@ from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, once, write_a
 from regiond.storage.pool import Pool, Session
 from regiond.storage.topology import TOPOLOGY_LOCK
 from regiond.storage.topology_log import tell_all
-from regiond.storage.topology_rows import Reconsidered, reconsider
+from regiond.storage.topology_rows import ABSENT_SECONDS, Reconsidered, reconsider
 
 _VRFS: Final = """
 SELECT v.id, v.name, v.comment, v.created, (SELECT count(*) FROM subnet s WHERE s.vrf = v.id),
@@ -98,8 +98,8 @@ class VrfStore:
             )
             if found.subnets or found.clusters:
                 raise errors.VrfInUse(
-                    f"VRF {found.name} has {found.subnets} subnets and is that of {found.clusters} clusters: remove "
-                    "the subnets (regionctl subnets remove) and give the clusters another VRF (regionctl clusters set)",
+                    f"VRF {found.name} is in use (subnets in it: {found.subnets}, clusters whose own it is: "
+                    f"{found.clusters}): regionctl subnets remove, regionctl clusters set --vrf",
                     subnet_count=found.subnets,
                     cluster_count=found.clusters,
                 )
@@ -151,14 +151,17 @@ class VrfStore:
 
 
 async def _served_elsewhere(session: Session, cluster: int) -> list[str]:
-    """The subnets that the cluster serves and, as of this transaction, is not on any more."""
+    """The subnets that the cluster serves and that are not in its VRF, though the NIC is, as of this transaction."""
     rows = await session.run(
-        """SELECT s.cidr::text FROM delivery d JOIN subnet s ON s.id = d.subnet
-           WHERE d.cluster = %s AND d.role = 'serving'
-             AND EXISTS (SELECT FROM cluster_interface i WHERE i.cluster = d.cluster AND i.cidr = s.cidr AND i.present)
-             AND NOT EXISTS (SELECT FROM cluster_interface i WHERE i.cluster = d.cluster AND i.subnet = s.id)
+        """SELECT s.cidr::text FROM delivery d JOIN subnet s ON s.id = d.subnet JOIN cluster c ON c.id = d.cluster
+           WHERE d.cluster = %s AND d.role = 'serving' AND s.vrf <> c.vrf
+             AND EXISTS (SELECT FROM cluster_interface i
+                         WHERE i.cluster = c.id AND i.cidr = s.cidr AND i.vrf IS NULL
+                           AND (i.present OR i.last_changed > now() - make_interval(secs => %s)))
+             AND NOT EXISTS (SELECT FROM cluster_interface i
+                             WHERE i.cluster = c.id AND i.subnet = s.id AND i.vrf IS NOT NULL AND i.present)
            ORDER BY s.cidr""",
-        (cluster,),
+        (cluster, ABSENT_SECONDS),
     )
     return [row[0] for row in rows]
 

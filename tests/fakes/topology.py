@@ -108,8 +108,10 @@ def _known_interfaces(tables: Tables, cluster: int) -> list[KnownInterface]:
 
 
 def _known_subnets(tables: Tables, cluster: int, reports: Sequence[InterfaceReport]) -> list[KnownSubnet]:
+    own = [row for row in tables.interfaces.values() if row["cluster"] == cluster]
     wanted = [network(report.cidr) for report in reports]
-    of_cluster = {row["subnet"] for row in tables.interfaces.values() if row["cluster"] == cluster and row["present"]}
+    wanted += [network(row["report"].cidr) for row in own if _stands(tables, row)]
+    of_cluster = {row["subnet"] for row in own}
     known = []
     for subnet, row in sorted(tables.subnets.items()):
         net = network(row["cidr"])

@@ -136,6 +136,32 @@ async def test_a_cluster_takes_its_own_subnets_along_with_their_reservations(dat
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_subnet_whose_link_flaps_goes_along_too(database: str) -> None:
+    async with world(database) as here:
+        rack = await here.cluster("rack-a")
+        both = [eth("eth0"), eth("eth0", "2001:db8::9", "2001:db8::/64")]
+        await here.report(rack, *both)
+        await here.report(rack, both[0])
+        await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
+        await here.vrfs.change_cluster(here.admin, "rack-a", vrf="blue", force=False)
+        await here.report(rack, *both)
+        assert await here.subnets() == {("blue", NET, ("rack-a",), 0), ("blue", "2001:db8::/64", ("rack-a",), 0)}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_subnet_that_cannot_go_along_while_its_link_flaps_is_named(database: str) -> None:
+    async with world(database) as here:
+        rack = await here.cluster("rack-a")
+        await here.report(rack, eth("eth0"))
+        await here.report(rack)
+        await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
+        await here.vrfs.add_subnet(here.admin, cidr="10.0.0.0/16", vrf="blue", release_hold_seconds=None)
+        with pytest.raises(errors.SubnetsLeftBehind) as refused:
+            await here.vrfs.change_cluster(here.admin, "rack-a", vrf="blue", force=False)
+        assert refused.value.members["subnets"] == [NET]
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_cannot_go_along_is_left_behind_only_by_force(database: str) -> None:
     async with world(database) as here:
         first, second = await here.cluster("rack-a"), await here.cluster("rack-b")

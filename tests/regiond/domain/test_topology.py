@@ -338,6 +338,20 @@ def test_the_subnet_goes_with_the_one_cluster_that_serves_it_and_its_interfaces_
     assert [row.change for row in plan.interfaces] == ["changed", "changed"]
 
 
+def test_the_subnet_of_an_interface_that_is_away_for_a_moment_goes_along() -> None:
+    kept = Kept()
+    kept.apply(1, [report("eth0", NET), report("eth0", V6)])
+    before = ids(kept, 1)
+    kept.apply(1, [report("eth0", NET)])
+    kept.own_vrf[1] = "blue"
+    kept.serving[1] = set(kept.subnets)  # what vanished is drained later
+    kept.apply(1, [report("eth0", NET)])
+    assert set(kept.subnets.values()) == {(2, NET), (2, V6)}
+    kept.apply(1, [report("eth0", NET), report("eth0", V6)])
+    assert ids(kept, 1) == before
+    assert set(kept.subnets.values()) == {(2, NET), (2, V6)}
+
+
 def test_a_subnet_that_others_are_on_stays_and_the_interface_is_another_one() -> None:
     kept = Kept()
     kept.apply(1, [report("eth0", NET)])
