@@ -177,7 +177,9 @@ class Region:
         edits = Edits(self.writer, self.reads, self.claims, self.progress)
         contacts = FirstContactStore(pool, random_id)
         imports = ImportStore(pool, random_id)
-        self.import_worker = ImportWorker(reactor, imports, self.reads, self.catalogue, random_id, self._committed)
+        self.import_worker = ImportWorker(
+            reactor, imports, self.reads, self.catalogue, random_id, self._committed, self.writer.keeping_off
+        )
         sources = Sources(
             {"reading": lambda: pool.stats, "writing": lambda: writing.stats},
             lambda: self.writer.waiting,

@@ -6,5 +6,6 @@ it. First every line is read, and looked at as the planner would decide it now, 
 found at once, and a dry run ends there. Then one transaction holds the locks of the file's subnets, plans every line
 again, part by part, writes it, and says that the import is done. Whoever dies in between has changed nothing, and
 another regiond begins anew. Nobody else's claim fails because of an import; on its subnets claims wait for that
-transaction (for 10,000 lines a second or two on two cores).
+transaction (for 10,000 lines one to two seconds on two cores), and this regiond's wait beside the writer's queue, so
+that claims on other subnets go on.
 """

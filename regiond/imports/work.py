@@ -1,13 +1,13 @@
 """One import from its first line to its end; see Note [Imports]."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Final
 
 import psycopg2
 from psycopg2 import errorcodes
 
-from regiond.catalogue import Catalogue
 from regiond.domain import errors
 from regiond.domain.ids import NewId, Prefix, parse_id
 from regiond.domain.importing import (
@@ -30,11 +30,14 @@ from regiond.domain.reservations import Kind, Status
 from regiond.imports.names import Names
 from regiond.steps import alias_identifier
 from regiond.storage.imports import Counts, ImportStore, Job, LinesRefused
-from regiond.storage.reads import Reads
 
 STEP: Final = 128  # lines: reading and planning more would stall the reactor for over 20 ms
 TURN_SECONDS: Final = 0.01
 TELL_SECONDS: Final = 0.5  # each time costs a commit
+
+
+KeepingOff = Callable[[Collection[int]], AbstractAsyncContextManager[None]]
+"""While in it, this regiond's own changes of these subnets wait where they hold up nobody else: see Writer."""
 
 
 class Work:
@@ -44,20 +47,21 @@ class Work:
         self,
         job: Job,
         store: ImportStore,
-        reads: Reads,
-        catalogue: Catalogue,
+        names: Names,
         new_id: NewId,
         now: Callable[[], float],
         pause: Callable[[], Awaitable[None]],
+        keeping_off: KeepingOff,
     ) -> None:
         self._job = job
         self._store = store
-        self._names = Names(job, reads, catalogue)
+        self._names = names
         self._labels = Labels(new_id)
         self._duplicates = Duplicates()
         self._now = now
         self._told = now()
         self._pause = pause
+        self._keeping_off = keeping_off
         self._numbers: list[int] = []
         self._claims: list[Claim] = []
         self._mistakes: list[Mistake] = []
@@ -217,7 +221,8 @@ class Work:
 
         await self._store.tell(self._job, ImportState.APPLYING, self.counts)
         try:
-            mapped = await self._store.apply(self._job, mutations, self.counts, STEP, between)
+            async with self._keeping_off(frozenset(claim.subnet for claim in self._claims)):
+                mapped = await self._store.apply(self._job, mutations, self.counts, STEP, between)
         except LinesRefused as error:
             self._mistake(*(of_error(self._numbers[order[at]], why) for at, why in error.refused.items()))
             await self._finish(ImportState.REFUSED)

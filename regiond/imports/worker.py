@@ -11,7 +11,8 @@ from twisted.python.failure import Failure
 
 from regiond.catalogue import Catalogue
 from regiond.domain.ids import NewId
-from regiond.imports.work import Work
+from regiond.imports.names import Names
+from regiond.imports.work import KeepingOff, Work
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.imports import Abandoned, ImportStore, Job
 from regiond.storage.reads import Reads
@@ -35,6 +36,7 @@ class ImportWorker:
         catalogue: Catalogue,
         new_id: NewId,
         on_commit: Committed,
+        keeping_off: KeepingOff,
     ) -> None:
         self._clock = clock
         self._store = store
@@ -42,6 +44,7 @@ class ImportWorker:
         self._catalogue = catalogue
         self._new_id = new_id
         self._on_commit = on_commit
+        self._keeping_off = keeping_off
         self._looks = LoopingCall(self.wake)
         self._looks.clock = clock
         self._running: Deferred[None] | None = None
@@ -88,7 +91,8 @@ class ImportWorker:
             self._log.warn("imports wait for the database: {reason}", event="import.postponed", reason=str(error)[:500])
 
     async def _work_on(self, job: Job) -> None:
-        work = Work(job, self._store, self._reads, self._catalogue, self._new_id, self._clock.seconds, self._pause)
+        names = Names(job, self._reads, self._catalogue)
+        work = Work(job, self._store, names, self._new_id, self._clock.seconds, self._pause, self._keeping_off)
         try:
             if job.attempts > MAX_ATTEMPTS:
                 reason = f"it was begun {MAX_ATTEMPTS} times and never finished; nothing was changed"

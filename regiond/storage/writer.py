@@ -14,14 +14,16 @@ untouched, and a batch is given up after BATCH_SECONDS and the attempt that is u
 """
 
 import random
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
 import psycopg2
 from psycopg2 import errorcodes
 from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -50,6 +52,7 @@ ATTEMPTS = 4
 RETRY_DELAY_SECONDS = 0.2
 WAIT_SECONDS = 10.0
 BATCH_SECONDS = 10.0
+DRAIN_SECONDS = 0.005
 
 # Advisory locks: a subnet's id (positive), or a writer's own (negative).
 _BEGIN = (
@@ -83,6 +86,9 @@ class Writer:
         self._running: Deferred[None] | None = None
         self._busy = False
         self._open = True
+        self._submitted = self._answered = 0  # they are answered in the order in which they came
+        self._kept_off: Counter[int] = Counter()
+        self._gates: list[Deferred[None]] = []
         self._untold: list[Plan] = []  # what is committed and was not told yet
 
     @property
@@ -102,6 +108,9 @@ class Writer:
             raise DatabaseUnavailable(f"{MAX_WAITING} changes wait for the database already")
         answer: Deferred[Outcome] = Deferred()
         since = self._clock.seconds()
+        if self._kept_off:
+            await self._let_past(mutation, since + WAIT_SECONDS)
+        self._submitted += 1
         self._waiting.append((mutation, answer, since))
         if not self._busy:
             self._busy = True
@@ -111,8 +120,44 @@ class Writer:
         except Exception as error:
             self._measured.decided(mutation, error, self._clock.seconds() - since)
             raise
+        finally:
+            self._answered += 1
         self._measured.decided(mutation, outcome, self._clock.seconds() - since)
         return outcome
+
+    @asynccontextmanager
+    async def keeping_off(self, subnets: Collection[int]) -> AsyncIterator[None]:
+        """While somebody else holds the locks of these subnets for long, in here.
+
+        Mutations on them wait beside the queue, so that they hold up nobody who wants something else: a batch that
+        waits for one lock keeps everybody behind it. Those that are in the queue already are done before this begins.
+        """
+        self._kept_off.update(subnets)
+        try:
+            before = self._submitted
+            while self._answered < before:
+                await deferLater(self._clock, DRAIN_SECONDS)
+            yield
+        finally:
+            self._kept_off.subtract(subnets)
+            self._kept_off += Counter()  # without those that nobody keeps off any more
+            gates, self._gates = self._gates, []
+            for gate in gates:
+                gate.callback(None)
+
+    async def _let_past(self, mutation: Mutation, end: float) -> None:
+        """Wait until nobody keeps the mutation off. Raises DatabaseUnavailable."""
+        subnets = subnets_of([mutation])
+        while not self._kept_off.keys().isdisjoint(subnets):
+            gate: Deferred[None] = Deferred(self._gates.remove)
+            self._gates.append(gate)
+            gate.addTimeout(max(0.0, end - self._clock.seconds()), self._clock)
+            try:
+                await gate
+            except DeferredTimeout as error:
+                raise DatabaseUnavailable(f"no turn at the database within {WAIT_SECONDS:g} s") from error
+        if not self._open:
+            raise DatabaseUnavailable("the region is stopping")
 
     async def stop(self) -> None:
         """Refuse new mutations and wait until the accepted ones have their answers."""

@@ -94,7 +94,9 @@ async def desk(database: str) -> AsyncIterator[Desk]:
         catalogue = Catalogue(reactor, region.reads)
         store = ImportStore(region.pool, new_id)
         committed: list[frozenset[int]] = []
-        worker = ImportWorker(reactor, store, region.reads, catalogue, new_id, committed.append)
+        worker = ImportWorker(
+            reactor, store, region.reads, catalogue, new_id, committed.append, region.writer.keeping_off
+        )
         exports = Exports(ExportReads(region.pool), ReservationFilters(catalogue, region.reads))
         try:
             yield Desk(region, subnets, store, worker, Imports(reactor, store, worker.wake), exports, committed)

@@ -9,10 +9,12 @@ from twisted.internet.task import deferLater
 from regiond.catalogue import Catalogue
 from regiond.domain.importing import ImportState
 from regiond.domain.lines import LineFormat
+from regiond.domain.mutations import Mutation
 from regiond.domain.reservations import Kind
 from regiond.imports import work
 from regiond.imports.worker import MAX_ATTEMPTS, ImportWorker
 from regiond.storage.imports import ImportStore
+from regiond.storage.writer import Writer
 from tests.regiond.imports.desk import Desk, desk
 from tests.regiond.storage.region import new_id
 from tests.waiting import until
@@ -45,9 +47,8 @@ class StoppedInBetween(ImportStore):
 def another_worker(at: Desk, store: ImportStore | None = None) -> ImportWorker:
     """As of another regiond."""
     store = store or ImportStore(at.region.pool, new_id)
-    return ImportWorker(
-        reactor, store, at.region.reads, Catalogue(reactor, at.region.reads), new_id, at.committed.append
-    )
+    catalogue, off = Catalogue(reactor, at.region.reads), at.region.writer.keeping_off
+    return ImportWorker(reactor, store, at.region.reads, catalogue, new_id, at.committed.append, off)
 
 
 async def handed_in(at: Desk, content: str = LINES) -> int:
@@ -127,7 +128,9 @@ async def test_what_somebody_takes_meanwhile_refuses_the_whole(database: str) ->
 
         class TakenInBetween(ImportStore):
             async def apply(self, *arguments: Any) -> frozenset[int]:
-                await at.region.do(at.region.user(at.subnets[1], address="10.1.1.7"))
+                claim = at.region.user(at.subnets[1], address="10.1.1.7")
+                elsewhere = Writer(reactor, at.region.pool, at.committed.append)  # of another regiond
+                await elsewhere.submit(Mutation(at.region.actor, (claim,), "test-request"))
                 return await super().apply(*arguments)
 
         worker = another_worker(at, TakenInBetween(at.region.pool, new_id))

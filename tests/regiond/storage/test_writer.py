@@ -11,6 +11,8 @@ from clusterd.protocol.values import Identifier, RejectedMap
 from regiond.domain import errors
 from regiond.domain.mutations import Acknowledge, DropDevice, Mutation, Release
 from regiond.domain.reservations import MapState, Status, overall_state
+from regiond.storage import writer
+from regiond.storage.errors import DatabaseUnavailable
 from tests.regiond.storage.region import Region, addresses, new_id, region_on
 
 reactor: Any = global_reactor
@@ -304,3 +306,38 @@ async def test_a_cluster_that_was_not_heard_of_for_long_is_not_waited_for(databa
             await region.pool.execute("UPDATE cluster SET last_heard = now() - %s::interval", (silence,))
             outcome = await region.do(region.device(subnet, Identifier.mac(f"00:16:3e:00:00:{silence[:2]}")))
             assert [row.connected for row in outcome.deliveries[subnet]] == [connected]
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_is_kept_off_holds_up_nobody_else(database: str) -> None:
+    async with region_on(database, reactor) as region:
+        _, (held, free) = await region.cluster("rack-a", "192.0.2.0/24", "198.51.100.0/24")
+        before = [at_once(region.do(region.user(held))) for _ in range(3)]
+        async with region.writer.keeping_off([held]):
+            assert all(claim.called for claim in before)  # what was in the queue is done before it begins
+            waiting = at_once(region.do(region.user(held)))
+            both = at_once(region.do(region.user(free), region.user(held)))
+            async with region.writer.keeping_off([held, free]):
+                third = at_once(region.do(region.user(free)))
+                await region.pool.query("SELECT 1")
+                assert not third.called
+            assert addresses(await third) == ["198.51.100.2"]
+            assert addresses(await region.do(region.user(free))) == ["198.51.100.3"]
+            assert not waiting.called and not both.called
+        assert addresses(await waiting) == ["192.0.2.5"]
+        assert addresses(await both) == ["198.51.100.4", "192.0.2.6"]
+        assert await region.tiles([held, free])
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_is_kept_off_for_too_long_is_refused_untouched(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "WAIT_SECONDS", 0.1)
+    async with region_on(database, reactor) as region:
+        _, (held,) = await region.cluster("rack-a", "192.0.2.0/24")
+        async with region.writer.keeping_off([held]):
+            with pytest.raises(DatabaseUnavailable) as caught:
+                await region.do(region.user(held))
+            assert not caught.value.outcome_unknown
+        assert addresses(await region.do(region.user(held))) == ["192.0.2.2"]
