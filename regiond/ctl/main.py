@@ -12,6 +12,7 @@ from regiond.ctl.check import check
 from regiond.ctl.client import DEFAULT_SOCKET, DEFAULT_TIMEOUT_SECONDS, Target, check_token, read_token_file
 from regiond.ctl.clusters import clusters
 from regiond.ctl.command import RegionGroup, Settings
+from regiond.ctl.events import events
 from regiond.ctl.exports import export
 from regiond.ctl.imports import import_file
 from regiond.ctl.in_use import in_use
@@ -112,6 +113,7 @@ cli.add_command(adopt)
 cli.add_command(audit)
 cli.add_command(check)
 cli.add_command(clusters)
+cli.add_command(events)
 cli.add_command(export)
 cli.add_command(import_file)
 cli.add_command(leases)
