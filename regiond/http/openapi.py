@@ -125,7 +125,7 @@ def _operation(route: Route) -> dict[str, Any]:
         operation["requestBody"] = {
             "required": True,
             "content": {
-                media_type: {"schema": {"type": "string", "format": "hostmap-lines"}}
+                media_type: {"schema": {"type": "string", "format": "hostmap-lines", "minLength": 1}}
                 | ({"example": examples[media_type]} if media_type in examples else {})
                 for media_type in route.upload.media_types
             },

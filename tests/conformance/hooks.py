@@ -44,8 +44,18 @@ FORMATS = {
     "hostmap-node": _ids(Prefix.NODE),
 }
 
+FORMATS["hostmap-lines"] = st.lists(FORMATS["hostmap-address"], min_size=1, max_size=3).map(
+    lambda addresses: "address\n" + "\n".join(addresses)
+)
+
 for _name, _strategy in FORMATS.items():
     schemathesis.openapi.format(_name, _strategy)
+
+
+@schemathesis.serializer("text/csv", "application/jsonl", "application/x-ndjson", "application/jsonlines")
+def files(context: Any, value: Any) -> bytes:
+    """A file is what it is."""
+    return value if isinstance(value, bytes) else str(value).encode()
 
 
 @schemathesis.hook
