@@ -143,7 +143,10 @@ def _columns(number: int, cells: list[str], ignored: frozenset[str]) -> _Columns
         elif _normal(cell) in ignored:
             columns.append(None)
         elif name is None:
-            mistakes.append(f"there is no column {cell.strip()[:64]!r}; there are {', '.join(COLUMNS)}")
+            mistakes.append(
+                f"there is no column {cell.strip()[:64]!r}: leave it out, or say that it is to be ignored; "
+                f"there are {', '.join(COLUMNS)}"
+            )
         elif name in columns:
             mistakes.append(f"two columns hold {name}")
         else:

@@ -113,7 +113,7 @@ class ImportWorker:
                 raise
             raise DatabaseUnavailable(str(error).strip()) from error
         self._log.info(
-            "an import is {state}: {created} made, {present} there already, {skipped} passed over, {mistakes} mistakes",
+            "an import is {state}: {created} new, {present} there already, {skipped} passed over, {mistakes} mistakes",
             event="import.over",
             state=work.state,
             dry_run=job.dry_run,
