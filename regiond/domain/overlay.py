@@ -59,6 +59,12 @@ class Overlay:
         while len(self._undo) > to:
             self._undo.pop()()
 
+    def settle(self) -> None:
+        """Nothing is taken back any more. What could be holds the overlay, and through it the whole batch: in a cycle,
+        which waits for the garbage collector, and full collections are rare (clusterd/daemon/pauses.py).
+        """
+        self._undo = []
+
     def on_undo(self, undo: Callable[[], object]) -> None:
         """Note how the change just made is taken back."""
         self._undo.append(undo)

@@ -57,6 +57,7 @@ def plan(facts: Facts, mutations: Sequence[Mutation]) -> Plan:
     """Decide every member of a batch. The facts must cover what the mutations touch (see `storage.batch`)."""
     planner = _Planner(facts)
     outcomes = [planner.member(mutation) for mutation in mutations]
+    planner.settle()
     changes = planner.changes()
     return Plan(outcomes, changes, frozenset(subnet for subnet, _, _ in changes.subnets))
 

@@ -1,5 +1,6 @@
 """The writer when the database, a connection or a member of a batch is in trouble: on tables in memory and a clock."""
 
+import gc
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,6 +15,7 @@ from twisted.internet.task import Clock
 from clusterd.protocol.values import Identifier
 from regiond.domain import errors
 from regiond.domain.mutations import Actor, Claim, Mutation
+from regiond.domain.overlay import Overlay
 from regiond.domain.reservations import Kind
 from regiond.storage.connection import ConnectionLost
 from regiond.storage.errors import DatabaseUnavailable
@@ -159,6 +161,17 @@ def test_the_next_batch_is_under_way_when_the_last_one_is_answered(desk: Desk) -
     desk.pool.let_go()
     assert under_way == [2]
     assert len({address(claim) for claim in claims}) == 3
+
+
+def test_nothing_of_a_batch_waits_for_the_garbage_collector(desk: Desk) -> None:
+    gc.disable()
+    try:
+        mac = Identifier.mac("00:16:3e:00:00:01")
+        desk.mutate(desk.step(), Claim(9, Kind.NODE, NET, 1, "tester", identifiers=(mac,), node=1))
+        assert len(desk.taken) == 2
+        assert not [each for each in gc.get_objects() if isinstance(each, Overlay)]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("programs", [2, 3, 8, 64])
