@@ -191,6 +191,48 @@ MUTANTS = (
         '"removed": row.removed,',
         '"removed": False,',
     ),
+    Mutant(
+        "the witness notices that the database went back",
+        "regiond/witness.py",
+        "if beats <= self._kept:",
+        "if False:",
+    ),
+    Mutant(
+        "a recovery that is restored into the middle of another one begins anew",
+        "regiond/hearing.py",
+        "await self._begin(reason, of_history, anew=True)",
+        "await self._begin(reason, of_history, anew=False)",
+    ),
+    Mutant(
+        "what a cluster has of several pasts is all heard",
+        "regiond/hearing.py",
+        "for subnet in dict.fromkeys([*subnets, *await self._store.may_have(connection.cluster)]):",
+        "for subnet in subnets:",
+    ),
+    Mutant(
+        "a cluster is heard before anything is delivered to it",
+        "regiond/host_map_dispatch/arrivals.py",
+        "if evidence or connection.unheard:",
+        "if False:",
+    ),
+    Mutant(
+        "who was not heard because the database was away comes again",
+        "regiond/host_map_dispatch/arrivals.py",
+        "                connection.link.abort()  # no sweep",
+        "                pass  # no sweep",
+    ),
+    Mutant(
+        "what the newest state of a cluster says is reserved again",
+        "regiond/domain/recovery.py",
+        "if candidate.newest and unseen and candidate.identifier not in placed:",
+        "if False:",
+    ),
+    Mutant(
+        "who has an address of the lost past displaces whom the backup knows there",
+        "regiond/domain/recovery.py",
+        "    return seen and occupant.before_fork",
+        "    return False",
+    ),
 )
 
 
