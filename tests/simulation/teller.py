@@ -239,7 +239,8 @@ class Teller:
     def _late(self, cluster: int, network: int, ago: int, *, whole: bool) -> None:
         one = self._cluster(cluster)
         subnet = self._served_by(one, network)
-        if subnet is not None:
+        # Nobody can have sent anything to who has only begun to serve.
+        if subnet is not None and any(parse_id(Prefix.SUBNET, r.subnet) == subnet for r, _ in one.disk.contents()):
             send_past_dispatcher(self.world, one.accepted, subnet, self.watch.change_once(subnet, ago), whole=whole)
 
     def _served_by(self, cluster: Cluster, network: int) -> int | None:
