@@ -218,7 +218,8 @@ class Enrolment:
         """Remove a cluster for good. While it may still serve host maps that takes `dhcp_is_off`: the admin's word
         that its DHCP server answers nobody. Its addresses still rest for the release hold.
 
-        Raises NotPermitted, NotFound and ClusterHoldsHostMaps.
+        Raises NotPermitted, NotFound, ClusterHoldsHostMaps and StaleVersion: `If-Match` is asked with the revocation,
+        which is the first that happens.
         """
         _need_admin(context)
         view = await self._clusters.cluster(cluster)

@@ -31,7 +31,7 @@ async def withdraw_enrolment(use: UseCases, call: Call[None, NoQuery]) -> Answer
 
 
 async def revoke_cluster(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    return Answer(200, show.cluster(await use.enrolment.revoke(call.context, call.path["cluster"])))
+    return shown(show.cluster(await use.enrolment.revoke(call.context, call.path["cluster"])))
 
 
 async def forget_cluster(use: UseCases, call: Call[None, Forgetting]) -> Answer:
@@ -73,6 +73,7 @@ ROUTES = [
         "Forget a cluster for good",
         query=Forgetting,
         statuses=(204,),
+        conditional=True,
         refusals=("cluster-holds-host-maps",),
     ),
     Route(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from regiond.domain import errors
+from regiond.domain import errors, versions
 from regiond.domain.accounts import StoredSecret
 from regiond.domain.identity import Registered
 from regiond.domain.ids import NewId, Prefix, format_id
@@ -167,9 +167,13 @@ class CertificateStore:
     # ---- the end ----
 
     async def revoke(self, change: Change, cluster: int, name: str) -> Sequence[str]:
-        """Let the cluster in no more, by whatever it has; the serials that were good until now."""
+        """Let the cluster in no more, by whatever it has; the serials that were good until now. Raises StaleVersion."""
 
         async def run(session: Session) -> list[str]:
+            rows = await session.run(
+                "SELECT v.name FROM cluster c JOIN vrf v ON v.id = c.vrf WHERE c.id = %s FOR UPDATE OF c", (cluster,)
+            )
+            versions.require(change.if_match, versions.of_cluster(cluster, rows[0][0]))
             await session.run("UPDATE cluster SET revoked = coalesce(revoked, now()) WHERE id = %s", (cluster,))
             await session.run("DELETE FROM enrolment WHERE name = %s", (name,))
             serials = await _revoke_certificates(session, cluster)

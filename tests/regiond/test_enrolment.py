@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,15 @@ from clusterd.protocol import commands, errors
 from clusterd.protocol.connection import Link, LinkLost
 from clusterd.protocol.values import InterfaceReport
 from regiond.config import RegionSettings
-from regiond.domain.errors import ClusterHoldsHostMaps, EnrolmentRefused, NoClusterListener, NotFound, NotPermitted
+from regiond.domain import versions
+from regiond.domain.errors import (
+    ClusterHoldsHostMaps,
+    EnrolmentRefused,
+    NoClusterListener,
+    NotFound,
+    NotPermitted,
+    StaleVersion,
+)
 from regiond.domain.identity import EnrolmentOffer, Registered
 from regiond.domain.ids import Prefix, format_id
 from regiond.enrolment_door import MAX_REFUSALS
@@ -498,7 +506,12 @@ async def test_a_forgotten_cluster_is_gone_and_stays_out(world: World) -> None:
         await enrolment.forget(regiond.admin, "rack-7", dhcp_is_off=False)
     assert caught.value.members["subnets"] == ["192.0.2.0/24"]
     assert link.connected_now
-    await enrolment.forget(regiond.admin, "rack-7", dhcp_is_off=True)
+    seen = versions.of_cluster((await inventory.cluster("rack-7")).id, "default")
+    with pytest.raises(StaleVersion) as stale:
+        await enrolment.forget(replace(regiond.admin, if_match=frozenset({'"then"'})), "rack-7", dhcp_is_off=True)
+    assert stale.value.members["etag"] == seen
+    assert link.connected_now and (await inventory.cluster("rack-7")).revoked is None, "nothing was done"
+    await enrolment.forget(replace(regiond.admin, if_match=frozenset({seen})), "rack-7", dhcp_is_off=True)
     await until(lambda: not link.connected_now, 5)
     rests = await pool.query(
         "SELECT status, confirmed_at <= now(), free_at > now() + interval '9 minutes' FROM reservation"

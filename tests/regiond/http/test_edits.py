@@ -7,6 +7,7 @@ import pytest
 import pytest_twisted
 
 from regiond.domain import errors
+from regiond.http.routes import ROUTES
 from tests.fakes.use_cases import NOW
 from tests.regiond.http.serving import serving
 from tests.regiond.http.test_mistakes import check_problem
@@ -96,9 +97,22 @@ async def test_a_star_is_no_condition_and_a_weak_tag_fits_nothing() -> None:
         "/api/v1/subnets/sn-0000000005/ranges/rg-000000000d",
         "/api/v1/users/alice",
         "/api/v1/tokens/tk-000000000c",
+        "/api/v1/clusters/rack-a",
+        "/api/v1/vrfs/site-2",
     ],
 )
 async def test_whatever_can_be_changed_or_deleted_has_a_version(path: str) -> None:
     async with serving() as server:
         reply = await server.request("GET", path)
         assert reply.headers["etag"] == reply.json["etag"]
+
+
+def test_whatever_is_read_with_a_version_is_changed_and_deleted_under_it() -> None:
+    versioned = {route.path for route in ROUTES if route.method == "GET" and _has_version(route.shows)}
+    changing = [route for route in ROUTES if route.path in versioned and route.method in ("PATCH", "DELETE")]
+    assert len(changing) > 10
+    assert [(route.method, route.path) for route in changing if not route.conditional] == []
+
+
+def _has_version(shape: Any) -> bool:
+    return "etag" in getattr(shape, "__annotations__", {})
