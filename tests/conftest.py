@@ -1,7 +1,5 @@
 """Fixtures for every test: see `tests.database`."""
 
-import os
-
 from hypothesis import HealthCheck, settings
 
 from tests.database import (
@@ -13,6 +11,7 @@ from tests.database import (
     session_state_directory,
     state_directory,
 )
+from tests.requirements import DECIDES
 
 __all__ = [
     "database",
@@ -30,6 +29,6 @@ settings.register_profile(
     "hostmap",
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
-    derandomize=os.environ.get("REQUIRE_ALL") == "1",
+    derandomize=DECIDES,
 )
 settings.load_profile("hostmap")

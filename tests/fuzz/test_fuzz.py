@@ -2,7 +2,6 @@
 
 import json
 import tracemalloc
-from random import SystemRandom
 from typing import Any
 
 import pytest
@@ -14,13 +13,14 @@ from clusterd.protocol.connection import Link
 from tests.clusterd.log_events import logged
 from tests.fuzz.targets import ClusterTarget, RegionTarget, Target, attack
 from tests.regiond.site import HISTORY
+from tests.requirements import any_seed
 
 INPUTS = 1_500
 MOST_BYTES = 4 << 20
 
 
 @pytest.mark.parametrize("make", [RegionTarget, ClusterTarget])
-@pytest.mark.parametrize("seed", [1, SystemRandom().randrange(1_000_000)], ids=["one", "any"])
+@pytest.mark.parametrize("seed", [1, any_seed()], ids=["one", "any"])
 def test_random_inputs_end_in_a_log_line_at_worst(make: type[Target], seed: int) -> None:
     attack(make, seed, INPUTS)
 
