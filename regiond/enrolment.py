@@ -35,6 +35,7 @@ from regiond.domain.identity import (
 from regiond.domain.ids import NewId, Prefix, format_id, parse_id
 from regiond.domain.mutations import Actor, Forgotten, Mutation, Outcome, Step
 from regiond.domain.views import ClusterView
+from regiond.repeats import still_there
 from regiond.requests import RequestContext
 from regiond.storage.certificates import CertificateStore, Enrolled, Issued, StoredAuthority
 from regiond.storage.changes import Change
@@ -63,6 +64,8 @@ class Topology(Protocol):
     async def drain(self, cluster: int) -> None: ...
 
     async def forget(self, change: Change, cluster: int, held: Sequence[str]) -> None: ...
+
+    async def was_done(self, change: Change) -> bool: ...
 
 
 class Links(Protocol):
@@ -203,8 +206,7 @@ class Enrolment:
         """Make the name's token worthless. Raises NotPermitted and NotFound."""
         _need_admin(context)
         name = await self._name(name)
-        if not await self._store.withdraw_enrolment(context.change, name):
-            raise errors.NotFound(f"there is no enrolment token for {name}")
+        await self._store.withdraw_enrolment(context.change, name)
         await self._announce()
 
     async def revoke(self, context: RequestContext, cluster: str) -> ClusterView:
@@ -222,7 +224,11 @@ class Enrolment:
         which is the first that happens.
         """
         _need_admin(context)
-        view = await self._clusters.cluster(cluster)
+        view = await still_there(
+            lambda: self._clusters.cluster(cluster), lambda: self._topology.was_done(context.change)
+        )
+        if view is None:
+            return
         held = await self._store.held_subnets(view.id)
         if held and not dhcp_is_off:
             cidrs = [cidr for _, cidr in held]

@@ -1,10 +1,13 @@
 """A request that takes something away is repeated under its key when its answer got lost: it has one answer."""
 
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from regiond.domain import errors
 from regiond.domain.mutations import Idempotency, Outcome
 from regiond.storage.reads import Reads
+
+T = TypeVar("T")
 
 
 async def once(reads: Reads, key: Idempotency | None, act: Callable[[], Awaitable[Outcome]]) -> Outcome:
@@ -25,3 +28,13 @@ async def once(reads: Reads, key: Idempotency | None, act: Callable[[], Awaitabl
 
 async def _first_answer(reads: Reads, key: Idempotency | None) -> Outcome | None:
     return None if key is None else await reads.answer(key)
+
+
+async def still_there(find: Callable[[], Awaitable[T]], was_done: Callable[[], Awaitable[bool]]) -> T | None:
+    """What a request is to remove. None when it is gone by the very same request, whose answer got lost."""
+    try:
+        return await find()
+    except (errors.NotFound, errors.NoSuchClusterInterface):
+        if await was_done():
+            return None
+        raise

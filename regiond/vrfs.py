@@ -15,6 +15,7 @@ from regiond.domain.ids import Prefix, format_id, parse_id
 from regiond.domain.views import ClusterView, SubnetView
 from regiond.domain.vrfs import VrfView
 from regiond.inventory import Inventory
+from regiond.repeats import still_there
 from regiond.requests import RequestContext
 from regiond.storage.networks import NetworkStore
 from regiond.storage.topology_rows import Reconsidered
@@ -76,7 +77,9 @@ class Vrfs:
     async def remove_vrf(self, context: RequestContext, vrf: str) -> None:
         """Raises VrfInUse and StaleVersion."""
         require_admin(context)
-        found = await self.vrf(vrf)
+        found = await still_there(lambda: self.vrf(vrf), lambda: self._vrfs.was_done(context.change))
+        if found is None:
+            return
         await self._vrfs.remove(context.change, found.id)
         self._log.info(
             "VRF {vrf} removed by {actor}",
@@ -131,7 +134,9 @@ class Vrfs:
     async def remove_subnet(self, context: RequestContext, subnet: str) -> None:
         """Raises SubnetInUse and StaleVersion, and what a selector's resolution raises."""
         require_admin(context)
-        found = await self._inventory.subnet(subnet)
+        found = await still_there(lambda: self._inventory.subnet(subnet), lambda: self._vrfs.was_done(context.change))
+        if found is None:
+            return
         reconsidered = await self._networks.remove(context.change, found.id)
         self._log.info(
             "subnet {cidr} of VRF {vrf} removed by {actor}",

@@ -8,7 +8,7 @@ from regiond.domain import errors, versions
 from regiond.domain.accounts import StoredSecret
 from regiond.domain.identity import Registered
 from regiond.domain.ids import NewId, Prefix, format_id
-from regiond.storage.changes import Change, write_audit
+from regiond.storage.changes import Change, once, write_audit
 from regiond.storage.pool import Pool, Session
 
 
@@ -86,17 +86,19 @@ class CertificateStore:
 
         return await self._pool.transaction(put, retry=True)
 
-    async def withdraw_enrolment(self, change: Change, name: str) -> bool:
-        """Whether there was a token for the name."""
+    async def withdraw_enrolment(self, change: Change, name: str) -> None:
+        """Raises NotFound where there is no token for the name."""
 
-        async def drop(session: Session) -> bool:
+        async def drop(session: Session) -> int:
             rows = await session.run("DELETE FROM enrolment WHERE name = %s RETURNING id", (name,))
-            for (number,) in rows:
-                object_id = format_id(Prefix.ENROLMENT, number)
-                await write_audit(session, change, "cluster.enrolment-withdraw", object_id, {"name": name}, None)
-            return bool(rows)
+            if not rows:
+                raise errors.NotFound(f"there is no enrolment token for {name}")
+            number: int = rows[0][0]
+            object_id = format_id(Prefix.ENROLMENT, number)
+            await write_audit(session, change, "cluster.enrolment-withdraw", object_id, {"name": name}, None)
+            return number
 
-        return await self._pool.transaction(drop)
+        await once(self._pool, change, drop)
 
     async def is_enrolling(self) -> bool:
         """Whether any token is outstanding; those that have expired are removed."""

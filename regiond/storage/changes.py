@@ -72,12 +72,32 @@ async def once(
     return await pool.transaction(run, retry=made_before is not None or key is not None, deadline=deadline)
 
 
+async def was_done(pool: Pool, change: Change) -> bool:
+    """Whether a request with this key was carried out before. Raises IdempotencyKeyReused if it was another one."""
+    key = change.idempotency
+    if key is None:
+        return False
+    rows = await pool.query(
+        "SELECT fingerprint FROM idempotency WHERE account = %s AND key = %s", (key.account, key.key), retry=True
+    )
+    if not rows:
+        return False
+    if rows[0][0] != key.fingerprint:
+        raise _reused()
+    await pool.execute(SETTLE, retry=True)
+    return True
+
+
+def _reused() -> errors.IdempotencyKeyReused:
+    return errors.IdempotencyKeyReused("this Idempotency-Key was used for another request")
+
+
 async def _answered(session: Session, key: Idempotency) -> int:
     rows = await session.run(
         "SELECT fingerprint, answer FROM idempotency WHERE account = %s AND key = %s", (key.account, key.key)
     )
     if not rows or rows[0][0] != key.fingerprint:
-        raise errors.IdempotencyKeyReused("this Idempotency-Key was used for another request")
+        raise _reused()
     await session.run(SETTLE)
     return int(json.loads(rows[0][1])["id"])
 

@@ -9,7 +9,7 @@ from regiond.domain.errors import ClusterHoldsHostMaps
 from regiond.domain.identity import Identity, Introduction, Registered
 from regiond.domain.ids import NewId, Prefix, format_id
 from regiond.domain.topology import TopologyPlan
-from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, rebuild_free_ranges, write_audit
+from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, once, rebuild_free_ranges, was_done, write_audit
 from regiond.storage.connection import Row
 from regiond.storage.pool import Pool, Session
 from regiond.storage.registration import register
@@ -34,6 +34,8 @@ FROM infrastructure_address a WHERE NOT EXISTS (
     SELECT FROM cluster_interface i WHERE i.cluster = a.cluster AND i.subnet = a.subnet AND {_STANDING}
     AND a.address = ANY(CASE a.kind WHEN 'gateway' THEN i.gateways ELSE i.addresses END))
 """
+
+_FORGOTTEN = "SELECT id FROM cluster WHERE id = %s AND forgotten IS NOT NULL"
 
 
 class ClusterStore:
@@ -113,7 +115,7 @@ class ClusterStore:
         served, for the audit. Raises ClusterHoldsHostMaps.
         """
 
-        async def run(session: Session) -> None:
+        async def run(session: Session) -> int:
             await session.run(TOPOLOGY_LOCK)
             rows = await session.run("SELECT name FROM cluster WHERE id = %s FOR UPDATE", (cluster,))
             still = await session.run(
@@ -136,8 +138,13 @@ class ClusterStore:
                 await rebuild_free_ranges(session, subnet)
             before = {"name": rows[0][0], "held": list(held), "dhcp_is_off": bool(held)}
             await write_audit(session, change, "cluster.forget", format_id(Prefix.CLUSTER, cluster), before, None)
+            return cluster
 
-        await self._pool.transaction(run, retry=True, deadline=LONG_DEADLINE_SECONDS)
+        await once(self._pool, change, run, _FORGOTTEN, (cluster,), deadline=LONG_DEADLINE_SECONDS)
+
+    async def was_done(self, change: Change) -> bool:
+        """As `changes.was_done`."""
+        return await was_done(self._pool, change)
 
     async def drain_absent(self) -> None:
         """A cluster whose interface on a subnet has been absent for a while does not serve it any more.

@@ -9,7 +9,7 @@ from typing import Final
 from regiond.domain import errors, versions
 from regiond.domain.ids import NewId, Prefix, format_id
 from regiond.domain.vrfs import DEFAULT_VRF, VrfView
-from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, once, write_audit
+from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, once, was_done, write_audit
 from regiond.storage.pool import Pool, Session
 from regiond.storage.topology import TOPOLOGY_LOCK
 from regiond.storage.topology_log import tell_all
@@ -33,6 +33,10 @@ class VrfStore:
         """All of them, by name."""
         rows = await self._pool.query(f"{_VRFS} ORDER BY v.name", retry=True)
         return [VrfView(*row) for row in rows]
+
+    async def was_done(self, change: Change) -> bool:
+        """As `changes.was_done`."""
+        return await was_done(self._pool, change)
 
     async def add(self, change: Change, name: str, comment: str | None) -> tuple[int, Reconsidered]:
         """The id of a new VRF. Networks that waited for it are in it at once. Raises NameTaken."""

@@ -325,6 +325,32 @@ async def test_mistakes_are_told_and_a_repeated_request_makes_one_vrf(database: 
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_removal_whose_answer_got_lost_is_answered_as_the_first_time(database: str) -> None:
+    async with world(database) as here:
+        keyed = [replace(here.admin, idempotency_key=key, fingerprint=key) for key in ("by-id", "by-network", "vrf")]
+        for key, name in zip(keyed, ("id", NET), strict=False):
+            made = await here.vrfs.add_subnet(here.admin, cidr=NET, vrf=None, release_hold_seconds=None)
+            named = format_id(Prefix.SUBNET, made.id) if name == "id" else name
+            for _ in range(2):
+                await here.vrfs.remove_subnet(key, named)
+            with pytest.raises((errors.NotFound, errors.NoSuchClusterInterface)):
+                await here.vrfs.remove_subnet(here.admin, named)
+        await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
+        for _ in range(2):
+            await here.vrfs.remove_vrf(keyed[2], "blue")
+        with pytest.raises(errors.NotFound):
+            await here.vrfs.remove_vrf(here.admin, "blue")
+        with pytest.raises(errors.IdempotencyKeyReused):
+            await here.vrfs.remove_vrf(replace(keyed[2], fingerprint="another"), "blue")
+        # a namesake that was made since is not what the repeated request means
+        await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
+        await here.vrfs.remove_vrf(keyed[2], "blue")
+        assert "blue" in [view.name for view in await here.vrfs.vrfs()]
+        assert (await here.actions()).count("subnet.remove") == 2
+        assert (await here.actions()).count("vrf.remove") == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_cluster_that_wants_to_be_asked_serves_when_an_admin_says_so(database: str) -> None:
     async with world(database) as here:
         rack = await here.cluster("rack-a")
