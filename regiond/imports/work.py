@@ -64,6 +64,7 @@ class Work:
         self._keeping_off = keeping_off
         self._numbers: list[int] = []
         self._claims: list[Claim] = []
+        self._present_devices: set[int] = set()  # ids that lines would have made, of devices that are there
         self._mistakes: list[Mistake] = []
         self.mistake_count = 0
         self.counts = Counts()
@@ -78,6 +79,7 @@ class Work:
                 await self._look_at(part)
                 part = []
         await self._look_at(part)
+        self._check_devices()
         await self._check_quotas()
         if not self._mistakes and not self.counts.checked:
             self._mistake(Mistake(None, None, "invalid-request", "there is no line in this file"))
@@ -164,6 +166,8 @@ class Work:
                 others = differences(there, claim)
                 if not others:
                     present += 1
+                    if claim.device_id is not None:
+                        self._present_devices.add(claim.device_id)
                 else:
                     self._mistake(self._taken(number, claim, there.owner, others))
             elif line.device is not None and parse_id(Prefix.DEVICE, line.device) in devices:
@@ -192,6 +196,21 @@ class Work:
         if self._job.actor.is_admin or holder == self._job.actor.account:
             detail = f"{claim.address} is taken already, with another {', '.join(others)}: an import changes nothing"
         return Mistake(number, "address", errors.AddressTaken.slug, detail)
+
+    def _check_devices(self) -> None:
+        """A label of lines that are there, of which other lines are new, wherever they stand in the file: nobody makes
+        the device that the new ones would be hung on.
+        """
+        if not self._present_devices:
+            return
+        for number, claim in zip(self._numbers, self._claims, strict=True):
+            if claim.device_id in self._present_devices:
+                detail = (
+                    "other lines with this label are there already: an import makes devices and adds nothing to one; "
+                    "leave this empty"
+                )
+                self._mistake(Mistake(number, "device", "invalid-request", detail))
+                self.counts = replace(self.counts, created=self.counts.created - 1)
 
     async def _check_quotas(self) -> None:
         """Of all lines together. The planner checks it again, part by part."""

@@ -192,11 +192,7 @@ class ImportStore:
                 part = mutations[start : start + size]
                 facts = read_facts(await session.run("SELECT tag, fact FROM batch_facts(%s)", (facts_request(part),)))
                 decided = plan(facts, part)
-                refused = {
-                    start + at: outcome
-                    for at, outcome in enumerate(decided.outcomes)
-                    if not isinstance(outcome, Outcome)
-                }
+                refused = {start + at: why for at, each in enumerate(decided.outcomes) if (why := _refusal(each))}
                 if refused:
                     raise LinesRefused(refused)
                 document = changes_document(str(uuid4()), decided.changes, facts.subnets)
@@ -229,6 +225,19 @@ class ImportStore:
         )
         if not rows:
             raise Abandoned
+
+
+def _refusal(outcome: Outcome | errors.DomainError) -> errors.DomainError | None:
+    """Why a line is not done. What somebody else made just so in the meantime is not made: no device that other lines
+    are to be hung on, and not as many reservations as are told.
+    """
+    if not isinstance(outcome, Outcome):
+        return outcome
+    if outcome.created:
+        return None
+    return errors.AddressTaken(
+        f"{outcome.reservations[0].address} was reserved just so while the file was looked at: import it again"
+    )
 
 
 def _view(row: Sequence[Any]) -> ImportView:

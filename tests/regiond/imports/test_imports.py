@@ -177,6 +177,41 @@ async def test_devices_groups_and_nodes_hang_together(database: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("new_first", [False, True])
+async def test_a_file_that_grew_adds_nothing_to_a_device_that_is_there(database: str, new_first: bool) -> None:
+    async with desk(database) as at:
+        there = "192.0.2.7,00:16:3e:00:00:01,box"
+        news = "192.0.2.8,00:16:3e:00:00:02,box"
+        assert (await at.send(f"address,mac,device\n{there}\n", apply=True)).created == 1
+        lines = [news, there] if new_first else [there, news]
+        for apply in (False, True):
+            view = await at.send("\n".join(["address,mac,device", *lines]), apply=apply)
+            assert [(each.line, each.column) for each in view.mistakes] == [(2 if new_first else 3, "device")]
+            assert (view.state, view.present, view.created) == (ImportState.REFUSED, 1, 0)
+        assert await at.count() == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_somebody_else_makes_while_it_is_looked_at_is_not_made_and_not_hung_on(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with desk(database) as at:
+        apply = at.store.apply
+
+        async def late(*args: Any) -> frozenset[int]:
+            await at.region.do(
+                at.region.device(at.subnets[0], Identifier.mac("00:16:3e:00:00:01"), address="192.0.2.7")
+            )
+            return await apply(*args)
+
+        monkeypatch.setattr(at.store, "apply", late)
+        lines = "address,mac,device\n192.0.2.7,00:16:3e:00:00:01,box\n192.0.2.8,00:16:3e:00:00:02,box\n"
+        view = await at.send(lines, apply=True)
+        assert (view.state, [each.line for each in view.mistakes]) == (ImportState.REFUSED, [2])
+        assert await at.count() == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_key_has_one_import_and_an_account_only_some_at_a_time(database: str) -> None:
     async with desk(database) as at:
         first = await at.send("address\n192.0.2.7\n", apply=True, context=at.context(key="k"))
