@@ -4,6 +4,7 @@ An import makes reservations and changes none. A line whose reservation is there
 same file can be imported again; one that was being released when it was exported is skipped.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,8 @@ from regiond.domain.reservations import Kind, Reservation, Status
 
 MAX_MISTAKES: Final = 1000
 """So many are told; all are counted."""
+MAX_LABELLED: Final = 256
+"""Addresses of one device or group: as many as one request may reserve together, since they are given back together."""
 
 
 class ImportState(StrEnum):
@@ -95,16 +98,24 @@ class Labels:
     def __init__(self, new_id: NewId) -> None:
         self._new_id = new_id
         self._ids: dict[tuple[str, str, int], int] = {}
+        self._uses: Counter[int] = Counter()
 
     def id_of(self, sort: str, label: str | None, owner: int) -> tuple[int, bool]:
-        """The id, and whether it is a new one. Without a label each line has its own; owners share none."""
+        """The id, and whether it is a new one. Without a label each line has its own; owners share none.
+
+        Raises LineRefused beyond MAX_LABELLED lines; `sort` is the column.
+        """
         if label is None:
             return self._new_id(), True
         key = (sort, label, owner)
         is_new = key not in self._ids
         if is_new:
             self._ids[key] = self._new_id()
-        return self._ids[key], is_new
+        number = self._ids[key]
+        self._uses[number] += 1
+        if self._uses[number] > MAX_LABELLED:
+            raise LineRefused(sort, f"{MAX_LABELLED} lines have this label already, and no {sort} has more addresses")
+        return number, is_new
 
 
 def claim_of(line: Line, kind: Kind, named: Named, labels: Labels, alias_of: Callable[[int, str], Identifier]) -> Claim:

@@ -11,6 +11,7 @@ from regiond.domain import errors
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.importing import ImportState
 from regiond.domain.lines import LineFormat
+from regiond.storage.imports import Counts, Job
 from regiond.storage.reservation_filter import ReservationFilter
 from tests.regiond.imports.desk import desk
 from tests.regiond.storage.region import new_id
@@ -192,19 +193,31 @@ async def test_a_file_that_grew_adds_nothing_to_a_device_that_is_there(database:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("column", ["group", "device"])
+async def test_what_is_given_back_together_is_no_more_than_is_reserved_together(database: str, column: str) -> None:
+    async with desk(database) as at:
+        lines = [
+            f"10.1.{n // 200}.{n % 200 + 1},{'' if column == 'group' else f'00163e00{n:04x}'},lb" for n in range(257)
+        ]
+        view = await at.send("\n".join([f"address,mac,{column}", *lines]))
+        assert [(each.line, each.column) for each in view.mistakes] == [(258, column)]
+        assert (await at.send("\n".join([f"address,mac,{column}", *lines[:256]]))).mistakes == ()
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_somebody_else_makes_while_it_is_looked_at_is_not_made_and_not_hung_on(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with desk(database) as at:
-        apply = at.store.apply
+        tell = at.store.tell
 
-        async def late(*args: Any) -> frozenset[int]:
-            await at.region.do(
-                at.region.device(at.subnets[0], Identifier.mac("00:16:3e:00:00:01"), address="192.0.2.7")
-            )
-            return await apply(*args)
+        async def when_all_was_looked_at(job: Job, state: ImportState, counts: Counts) -> None:
+            if state is ImportState.APPLYING and not counts.applied:
+                same = at.region.device(at.subnets[0], Identifier.mac("00:16:3e:00:00:01"), address="192.0.2.7")
+                await at.region.do(same)
+            await tell(job, state, counts)
 
-        monkeypatch.setattr(at.store, "apply", late)
+        monkeypatch.setattr(at.store, "tell", when_all_was_looked_at)
         lines = "address,mac,device\n192.0.2.7,00:16:3e:00:00:01,box\n192.0.2.8,00:16:3e:00:00:02,box\n"
         view = await at.send(lines, apply=True)
         assert (view.state, [each.line for each in view.mistakes]) == (ImportState.REFUSED, [2])
