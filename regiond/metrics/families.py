@@ -1,4 +1,4 @@
-"""Every metric of ours: its name, kind, meaning and labels. README.md has them as a table, which a test compares."""
+"""Every metric of ours: its name, kind, meaning and labels. OPERATING.md has them as a table, which a test compares."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""The file for node_exporter: what is in it, when it is written, and that README.md says the same."""
+"""The file for node_exporter: what is in it, when it is written, and that OPERATING.md says the same."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ from clusterd.standing import Standing
 from tests.clusterd.log_events import logged
 from tests.finished import result_of
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "regiond" / "OPERATING.md"
 ROW = re.compile(r"\| `(hostmap_cluster_\w+)` \| (\w+) \| ([^|]*) \| ([^|]+) \|")
 
 

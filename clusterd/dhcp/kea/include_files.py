@@ -5,7 +5,7 @@ between loads. A configuration that Kea refuses while it loads leaves it answeri
 has not tested, and what it refuses all the same is taken back. The running configuration is never written out
 (`config-write` would replace the includes by what they held).
 
-The operator includes each subnet's file as the value of its reservations; see the README.
+The operator includes each subnet's file as the value of its reservations; see clusterd/dhcp/README.md.
 """
 
 from collections.abc import Callable, Collection, Mapping

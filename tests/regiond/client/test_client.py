@@ -336,10 +336,10 @@ async def test_every_other_certificate_is_not(tmp_path: Path, names: Any, truste
 
 @pytest_twisted.ensureDeferred
 async def test_the_example_of_the_readme_works(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "regiond/http/README.md").read_text(), re.DOTALL)
     assert len(example.strip().splitlines()) <= 15
     scope: dict[str, Any] = {}
-    exec(compile(example, "README.md", "exec"), scope)
+    exec(compile(example, "README.md of the HTTP API", "exec"), scope)
     main: Callable[..., Any] = scope["main"]
     async with serving() as server:
         os.environ["TOKEN"] = "admin"

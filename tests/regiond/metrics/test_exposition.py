@@ -1,4 +1,4 @@
-"""What a scrape is answered by a region on a real database, and that README.md says the same of it."""
+"""What a scrape is answered by a region on a real database, and that OPERATING.md says the same of it."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests.regiond.storage.region import new_id, region_on
 
 reactor: Any = global_reactor
 
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[3] / "regiond" / "OPERATING.md"
 ROW = re.compile(r"\| `(hostmap_(?!cluster_)\w+)` \| (\w+) \| ([^|]*) \| ([^|]+) \|")
 STATS = PoolStats(9, 1, 2, 3, 4, 8, 5, 3, 7)
 COUNTS = ProgressCounts(3, 2, 1, 5, 1, 2, 12.5, 40, 6)

@@ -213,7 +213,7 @@ async def test_a_lease_that_a_killed_predecessor_left_in_the_way_is_ended(
 
 @pytest_twisted.ensureDeferred
 async def test_an_alias_beside_a_primary_on_one_nic_renewals_included(backend: DnsmasqBackend, v4: RawClient4) -> None:
-    """A primary that sends no client-id would be refused its renewal once the alias has a lease: see README."""
+    """A primary that sends no client-id would be refused its renewal once the alias has a lease: see clusterd/dhcp."""
     alias = HostMap(Identifier(IdentifierKind.CLIENT_ID, b"\xff\x00\x01alias"), "192.0.2.52", "bench-1-alias")
     primary_id = b"\x01" + V4.identifier.value
     await backend.apply((), {V4, alias})
