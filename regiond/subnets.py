@@ -23,6 +23,7 @@ from regiond.storage.subnets import SubnetStore
 
 MAX_RELEASE_HOLD_SECONDS: Final = 30 * 86400
 MAX_AVAILABLE: Final = 1000
+_CLAIMANTS: Final[Mapping[str, Sequence[str] | None]] = {"everyone": None, "admins": []}
 
 
 class Subnets:
@@ -53,9 +54,11 @@ class Subnets:
         release_hold_seconds: int | None = None,
         claimable_anyway: bool | None = None,
         probe: bool | None = None,
+        claimants: str | Sequence[str] | None = None,
     ) -> SubnetView:
         """What is None stays. `claimable_anyway`: do not wait for what the clusters report of their DHCP servers.
-        `probe`: claims are probed unless they say otherwise.
+        `probe`: claims are probed unless they say otherwise. `claimants`: `everyone`, `admins`, or the accounts that
+        may claim beside admins.
         """
         _require_admin(context)
         if release_hold_seconds is not None and not 0 <= release_hold_seconds <= MAX_RELEASE_HOLD_SECONDS:
@@ -66,7 +69,9 @@ class Subnets:
             "claimable_anyway": claimable_anyway,
             "probe": probe,
         }
-        given = {name: value for name, value in wanted.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+        if claimants is not None:
+            given["claimants"] = _CLAIMANTS[claimants] if isinstance(claimants, str) else sorted(set(claimants))
         await self._subnets.change(context.change, number, given)
         return await self._inventory.subnet(format_id(Prefix.SUBNET, number))
 

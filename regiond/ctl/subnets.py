@@ -78,15 +78,26 @@ def show(settings: Settings, subnet: str) -> None:
     default=None,
     help="Find out on the wire that nobody uses an address before it is handed out, unless a claim says otherwise.",
 )
+@click.option(
+    "--claimants",
+    metavar="WHO",
+    help="Who may claim addresses: everyone, admins, or beside admins these accounts, e.g. alice,bob.",
+)
 @json_option
 @pass_settings
 def set_subnet(
-    settings: Settings, subnet: str, release_hold: int | None, claimable_anyway: bool | None, probe: bool | None
+    settings: Settings,
+    subnet: str,
+    release_hold: int | None,
+    claimable_anyway: bool | None,
+    probe: bool | None,
+    claimants: str | None,
 ) -> None:
-    """Set how long a subnet's released addresses rest, when they are claimable, and whether they are probed."""
-    body = given(release_hold_seconds=release_hold, claimable_anyway=claimable_anyway, probe=probe)
+    """Set how long a subnet's released addresses rest, when and by whom they are claimable, and whether probed."""
+    who = claimants if claimants in (None, "everyone", "admins") else claimants.split(",")
+    body = given(release_hold_seconds=release_hold, claimable_anyway=claimable_anyway, probe=probe, claimants=who)
     if not body:
-        wanted = "--release-hold, --claimable-anyway or --probe"
+        wanted = "--release-hold, --claimable-anyway, --probe or --claimants"
         raise click.UsageError(f"say what to set: {wanted}", click.get_current_context())
     changed = settings.client.patch(f"/subnets/{segment(subnet)}", body).content
     if settings.as_json:
@@ -103,6 +114,7 @@ def _own(shown: Any) -> list[tuple[str, Any]]:
         ("served by", ", ".join(shown["clusters"])),
         ("generation", shown["generation"]),
         ("release hold", f"{shown['release_hold_seconds']} s"),
+        ("claimants", who if isinstance(who := shown["claimants"], str) else f"admins, {', '.join(who)}"),
         ("probed", "yes" if shown["probe"] else "on request"),
         ("claimable", "yes" if shown["claimable"] else f"not before {', '.join(shown['awaits'])} has reported"),
     ]

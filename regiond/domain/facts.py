@@ -17,7 +17,7 @@ class SubnetFacts:
     given out. `awaits` names the clusters that serve it and have not reported yet what their DHCP servers have of their
     own.
     While `recovering`, nothing is claimed: see `regiond.domain.recovery`. `probes`: claims are probed unless they say
-    otherwise.
+    otherwise. `claimants`: the accounts that may claim beside admins; None: all.
     """
 
     id: int
@@ -31,6 +31,7 @@ class SubnetFacts:
     awaits: tuple[str, ...] = ()
     recovering: bool = False
     probes: bool = False
+    claimants: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

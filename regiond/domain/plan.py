@@ -156,9 +156,14 @@ class _Planner(Editing, Acknowledging):
 
     # ---- claims ----
 
-    def _claimable(self, claim: Claim) -> SubnetFacts:
-        """The claim's subnet, if addresses can be claimed there now."""
+    def _claimable(self, mutation: Mutation, claim: Claim) -> SubnetFacts:
+        """The claim's subnet, if addresses can be claimed there now, and by who claims."""
         subnet = self.subnet(claim.subnet)
+        actor = mutation.actor
+        if subnet.claimants is not None and not actor.is_admin and actor.account not in subnet.claimants:
+            raise errors.NotPermitted(
+                f"{actor.name} is not among the accounts that may claim from {subnet.network.cidr}: ask an admin"
+            )
         if subnet.recovering:
             unheard = [d for d in self.deliveries_of(subnet.id) if d.unheard and d.role in HOLDING_ROLES]
             names = ", ".join(f"{d.cluster_name} ({'' if d.connected else 'not '}connected)" for d in unheard)
@@ -172,7 +177,7 @@ class _Planner(Editing, Acknowledging):
         return subnet
 
     def _claim(self, mutation: Mutation, claim: Claim) -> tuple[bool, Reservation]:
-        subnet = self._claimable(claim)
+        subnet = self._claimable(mutation, claim)
         taken_back: Reservation | None = None
         for identifier in claim.identifiers:
             row = self.maps.get((subnet.id, identifier))
@@ -210,7 +215,7 @@ class _Planner(Editing, Acknowledging):
         return True, reservation
 
     def _claim_several(self, mutation: Mutation, claim: Claim) -> Sequence[Reservation]:
-        subnet = self._claimable(claim)
+        subnet = self._claimable(mutation, claim)
         claimed: list[Reservation] = []
         for number in (claim.reservation, *claim.others):
             address = self._choose(subnet, claim, None)

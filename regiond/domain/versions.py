@@ -5,7 +5,7 @@ itself (a host map's progress, who is connected) is not in it.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,8 +36,10 @@ def of_account(account: int, disabled: bool, most: int | None, most_per_subnet: 
     return _of([account, disabled, most, most_per_subnet])
 
 
-def of_subnet(subnet: int, release_hold_seconds: int, claimable_anyway: bool, probe: bool) -> str:
-    return _of([subnet, release_hold_seconds, claimable_anyway, probe])
+def of_subnet(
+    subnet: int, release_hold_seconds: int, claimable_anyway: bool, probe: bool, claimants: Sequence[str] | None
+) -> str:
+    return _of([subnet, release_hold_seconds, claimable_anyway, probe, None if claimants is None else list(claimants)])
 
 
 def of_vrf(vrf: int, comment: str | None) -> str:

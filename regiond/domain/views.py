@@ -111,7 +111,7 @@ class ClusterView:
 class SubnetView:
     """`awaits` names the serving clusters that have not told yet what their DHCP servers have of their own: until then
     nothing is claimed, unless it is `claimable_anyway`. `cluster_ids` are those of `clusters`. `probe`: claims are
-    probed unless they say otherwise."""
+    probed unless they say otherwise. `claimants` names the accounts that may claim beside admins; None: all."""
 
     id: int
     cidr: str
@@ -125,6 +125,7 @@ class SubnetView:
     awaits: tuple[str, ...] = ()
     cluster_ids: tuple[int, ...] = ()
     probe: bool = False
+    claimants: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

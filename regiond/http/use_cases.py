@@ -201,6 +201,7 @@ class SubnetUseCases(Protocol):
         release_hold_seconds: int | None = None,
         claimable_anyway: bool | None = None,
         probe: bool | None = None,
+        claimants: str | Sequence[str] | None = None,
     ) -> SubnetView: ...
 
     async def list_ranges(self, subnet: str) -> Sequence[AddressRange]: ...

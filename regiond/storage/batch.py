@@ -201,6 +201,7 @@ def read_facts(rows: Sequence[tuple[Any, ...]]) -> Facts:
             awaits=tuple(fact.get("awaits", ())),
             recovering=fact.get("recovering", False),
             probes=fact.get("probes", False),
+            claimants=None if fact.get("claimants") is None else frozenset(fact["claimants"]),
         )
     return facts
 

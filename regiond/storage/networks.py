@@ -16,7 +16,7 @@ from regiond.storage.topology_rows import Reconsidered, reconsider
 
 # Whether something is there or could come back: then a subnet is not removed.
 _IN_USE: Final = """
-SELECT s.cidr::text, s.vrf, s.release_hold_seconds, s.claimable_anyway, s.probe,
+SELECT s.cidr::text, s.vrf, s.release_hold_seconds, s.claimable_anyway, s.probe, claimant_names(s),
        (SELECT count(*) FROM reservation r WHERE r.subnet = s.id),
        ARRAY(SELECT DISTINCT c.name FROM cluster c WHERE
              EXISTS (SELECT FROM cluster_interface i WHERE i.subnet = s.id AND i.cluster = c.id AND i.present)
@@ -74,8 +74,8 @@ class NetworkStore:
             rows = await session.run(_IN_USE, (subnet,))
             if not rows:
                 raise errors.NotFound(f"there is no subnet {format_id(Prefix.SUBNET, subnet)}")
-            cidr, vrf, hold, anyway, probe, reservations, clusters = rows[0]
-            versions.require(change.if_match, versions.of_subnet(subnet, hold, anyway, probe))
+            cidr, vrf, hold, anyway, probe, claimants, reservations, clusters = rows[0]
+            versions.require(change.if_match, versions.of_subnet(subnet, hold, anyway, probe, claimants))
             if reservations or clusters:
                 raise errors.SubnetInUse(_in_use(cidr, reservations, clusters), count=reservations, clusters=clusters)
             await session.run("DELETE FROM cluster_interface WHERE subnet = %s", (subnet,))

@@ -217,7 +217,7 @@ class Reads:
                             WHERE d.subnet = s.id AND d.role = 'serving' AND c.contact = 'awaited' ORDER BY c.name),
                       ARRAY(SELECT c.id FROM delivery d JOIN cluster c ON c.id = d.cluster
                             WHERE d.subnet = s.id AND d.role = 'serving' ORDER BY c.name),
-                      s.probe
+                      s.probe, claimant_names(s)
                FROM subnet s JOIN vrf v ON v.id = s.vrf WHERE %s::bigint IS NULL OR s.id = %s
                ORDER BY v.name, s.cidr""",
             (only, only),
@@ -225,9 +225,10 @@ class Reads:
         )
         return [
             SubnetView(
-                *(id_, cidr, vrf, generation, hold, tuple(clusters), 0, 0, anyway, tuple(awaits), tuple(ids), probe)
+                *(id_, cidr, vrf, generation, hold, tuple(clusters), 0, 0, anyway, tuple(awaits), tuple(ids), probe),
+                None if claimants is None else tuple(claimants),
             )
-            for id_, cidr, vrf, generation, hold, clusters, anyway, awaits, ids, probe in rows
+            for id_, cidr, vrf, generation, hold, clusters, anyway, awaits, ids, probe, claimants in rows
         ]
 
     async def subnet_counts(self, only: int | None = None) -> Mapping[int, tuple[int, int]]:

@@ -1,8 +1,8 @@
 """What can be asked and set of one subnet: how full it is, what is free, how long its addresses rest."""
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from clusterd.protocol.addresses import address_to_int
 from regiond.domain import errors, versions
@@ -32,6 +32,9 @@ SELECT s.cidr::text,
        (SELECT coalesce(sum(span_size(f.low, f.high)), 0) FROM free_range f WHERE f.subnet = s.id)
 FROM subnet s WHERE s.id = %s
 """
+
+
+_CHANGEABLE: Final = ("release_hold_seconds", "claimable_anyway", "probe", "claimants")
 
 
 class SubnetStore:
@@ -85,28 +88,35 @@ class SubnetStore:
         return found
 
     async def change(self, change: Change, subnet: int, wanted: Mapping[str, Any]) -> None:
-        """Set some of `release_hold_seconds`, `claimable_anyway` and `probe`, together.
+        """Set some of `release_hold_seconds`, `claimable_anyway`, `probe` and `claimants`, together.
 
         The former is how long an address rests after its removal was confirmed, also for those that are resting now;
         the second, whether addresses are claimed before every serving cluster has told what its DHCP server has of
-        its own; the last, whether addresses are probed unless a claim says otherwise. Raises StaleVersion.
+        its own; the third, whether addresses are probed unless a claim says otherwise; the last names the accounts that
+        may claim beside admins, None for all. Raises StaleVersion, and NotFound for an account that is not there.
         """
 
         async def update(session: Session) -> None:
             await lock_subnet(session, subnet)
             rows = await session.run(
-                "SELECT release_hold_seconds, claimable_anyway, probe FROM subnet WHERE id = %s", (subnet,)
+                "SELECT release_hold_seconds, claimable_anyway, probe, claimant_names(s) FROM subnet s WHERE id = %s",
+                (subnet,),
             )
             if not rows:
                 raise _gone(subnet)
             versions.require(change.if_match, versions.of_subnet(subnet, *rows[0]))
-            before = dict(zip(("release_hold_seconds", "claimable_anyway", "probe"), rows[0], strict=True))
+            before = dict(zip(_CHANGEABLE, rows[0], strict=True))
             new = {name: value for name, value in wanted.items() if before[name] != value}
             if not new:
                 return
+            after = before | new
             await session.run(
-                "UPDATE subnet SET release_hold_seconds = %s, claimable_anyway = %s, probe = %s WHERE id = %s",
-                (*(before | new).values(), subnet),
+                """UPDATE subnet SET release_hold_seconds = %s, claimable_anyway = %s, probe = %s, claimants = %s
+                   WHERE id = %s""",
+                (
+                    *(after["release_hold_seconds"], after["claimable_anyway"], after["probe"]),
+                    *(await _accounts(session, after["claimants"]), subnet),
+                ),
             )
             if (seconds := new.get("release_hold_seconds")) is not None:
                 await session.run(
@@ -118,6 +128,17 @@ class SubnetStore:
             await write_audit(session, change, "subnet.change", format_id(Prefix.SUBNET, subnet), former, new)
 
         await self._pool.transaction(update, retry=True)
+
+
+async def _accounts(session: Session, names: Sequence[str] | None) -> list[int] | None:
+    if names is None:
+        return None
+    rows = await session.run("SELECT name, id FROM account WHERE name = ANY(%s)", (list(names),))
+    known: dict[str, int] = dict(rows)
+    for name in names:
+        if name not in known:
+            raise errors.NotFound(f"there is no account {name}")
+    return [known[name] for name in names]
 
 
 def _gone(subnet: int) -> errors.NotFound:

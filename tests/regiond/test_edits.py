@@ -435,7 +435,9 @@ async def test_subnets_ranges_accounts_and_tokens_have_versions(database: str) -
         account_tag = versions.of_account(
             alice.account, view.disabled, view.max_reservations, view.max_reservations_per_subnet
         )
-        hold_tag = versions.of_subnet(subnet.id, subnet.release_hold_seconds, subnet.claimable_anyway, subnet.probe)
+        hold_tag = versions.of_subnet(
+            subnet.id, subnet.release_hold_seconds, subnet.claimable_anyway, subnet.probe, subnet.claimants
+        )
         await subnets.change_subnet(editor.when(hold_tag), id_, release_hold_seconds=1)
         await subnets.remove_range(editor.when(versions.of_range(made)), id_, range_id)
         await accounts.change_account(editor.when(account_tag), "alice", changes={"disabled": True})

@@ -1,18 +1,19 @@
 """What is sent about subnets and their ranges."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from regiond.domain.ranges import RangeKind
 from regiond.http.bodies.base import Body, Change, Query
-from regiond.http.fields import Address, Flag, Limit, Text, Whole
+from regiond.http.fields import AccountName, Address, Flag, Limit, Text, Whole
 
 MAX_RELEASE_HOLD_SECONDS = 30 * 86400
 
-
 DEFAULT_AVAILABLE = 10
+
+Accounts = Annotated[list[AccountName], Field(min_length=1, max_length=1000)]
 
 
 class SubnetChange(Change):
@@ -21,13 +22,20 @@ class SubnetChange(Change):
     `claimable_anyway`: claim addresses although a cluster has not told yet what its DHCP server has of its own.
 
     `probe`: find out that nobody uses an address before it is handed out, unless a claim says otherwise.
+
+    `claimants`: who may claim addresses: everyone, admins only, or admins and the named accounts.
     """
 
-    examples: ClassVar[Mapping[str, Any]] = {"ten minutes": {"release_hold_seconds": 600}, "probing": {"probe": True}}
+    examples: ClassVar[Mapping[str, Any]] = {
+        "ten minutes": {"release_hold_seconds": 600},
+        "probing": {"probe": True},
+        "not for everyone": {"claimants": ["alice", "load-balancers"]},
+    }
 
     release_hold_seconds: Annotated[int, Field(ge=0, le=MAX_RELEASE_HOLD_SECONDS), Whole] | None = None
     claimable_anyway: bool | None = None
     probe: bool | None = None
+    claimants: Literal["everyone", "admins"] | Accounts | None = None
 
 
 class NewRange(Body):

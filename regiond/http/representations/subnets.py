@@ -1,5 +1,7 @@
 """Subnets, their ranges and their numbers as people and programs see them."""
 
+from typing import Literal
+
 from regiond.domain import versions
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.ranges import AddressRange
@@ -21,9 +23,18 @@ def subnet(view: SubnetView) -> shapes.Subnet:
         "claimable": view.claimable_anyway or not view.awaits,
         "claimable_anyway": view.claimable_anyway,
         "probe": view.probe,
+        "claimants": _claimants(view.claimants),
         "awaits": list(view.awaits),
-        "etag": versions.of_subnet(view.id, view.release_hold_seconds, view.claimable_anyway, view.probe),
+        "etag": versions.of_subnet(
+            view.id, view.release_hold_seconds, view.claimable_anyway, view.probe, view.claimants
+        ),
     }
+
+
+def _claimants(names: tuple[str, ...] | None) -> Literal["everyone", "admins"] | list[str]:
+    if names is None:
+        return "everyone"
+    return list(names) or "admins"
 
 
 def utilisation(view: Utilisation) -> shapes.Utilisation:

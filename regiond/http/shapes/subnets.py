@@ -20,6 +20,9 @@ class Subnet(Shape):
     claimable: bool
     claimable_anyway: bool
     probe: Annotated[bool, Field(description="addresses are probed unless a claim says otherwise")]
+    claimants: Annotated[
+        Literal["everyone", "admins"] | list[str], Field(description="who may claim: beside admins the named accounts")
+    ]
     awaits: list[str]
     etag: Etag
 

@@ -95,7 +95,7 @@ BEGIN
     SELECT 'subnet', jsonb_build_object(
             'id', s.id, 'cidr', s.cidr, 'vrf', v.name, 'generation', s.generation, 'digest', s.digest,
             'hold', s.release_hold_seconds,
-            'recovering', s.recovering_since IS NOT NULL, 'probes', s.probe,
+            'recovering', s.recovering_since IS NOT NULL, 'probes', s.probe, 'claimants', to_jsonb(s.claimants),
             'was_served', EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id),
             'awaits', CASE WHEN s.claimable_anyway THEN '{}'::text[] ELSE ARRAY(
                 SELECT c.name FROM delivery d JOIN cluster c ON c.id = d.cluster

@@ -79,7 +79,8 @@ async def test_subnets() -> None:
         ]
         shown = (await run("subnets", "show", "192.0.2.0/24", env=env)).stdout.splitlines()
         assert [line.split("  ")[0] for line in shown] == [
-            *("id", "network", "vrf", "served by", "generation", "release hold", "probed", "claimable", "not serving"),
+            *("id", "network", "vrf", "served by", "generation", "release hold", "claimants", "probed", "claimable"),
+            "not serving",
             *("usable", "reserved", "releasing", "in ranges", "infrastructure", "static entries", "in use", "free"),
             *("dynamic range", "lowest free"),
         ]
@@ -97,6 +98,11 @@ async def test_subnets() -> None:
         for option, said in (("--claimable-anyway", True), ("--claimable-when-reported", False)):
             await run("subnets", "set", "192.0.2.0/24", option, env=env)
             assert server.region.subnets.calls[-1][1]["claimable_anyway"] is said
+        for text, who in (("everyone", "everyone"), ("admins", "admins"), ("alice,bob", ["alice", "bob"])):
+            await run("subnets", "set", "192.0.2.0/24", "--claimants", text, env=env)
+            assert server.region.subnets.calls[-1][1]["claimants"] == who
+        server.region.inventory.answers["subnet"] = replace(SUBNET_VIEW, claimants=("alice", "bob"))
+        assert "claimants       admins, alice, bob" in (await run("subnets", "show", "sn-0000000005", env=env)).stdout
 
 
 @pytest_twisted.ensureDeferred
