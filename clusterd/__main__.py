@@ -5,7 +5,7 @@ import sys
 if __name__ == "__main__":
     command, arguments = sys.argv[1:2], sys.argv[2:]
     if command == ["join"]:
-        from clusterd import join
+        from clusterd.region_link import join
 
         join.main(arguments)
     elif command == ["dhcp-config"]:

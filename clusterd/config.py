@@ -14,7 +14,7 @@ hosts_directory = "/var/lib/hostmap/cluster/dhcp-hosts.new"   # where dnsmasq le
 pid_file = "/run/dnsmasq/dnsmasq.pid"      # dnsmasq's, to tell it of changes
                                            # or "isc": see clusterd.dhcp.isc.settings
 
-[topology]                                 # and [[relay]]: see clusterd.topology_config
+[topology]                                 # and [[relay]]: see clusterd.topology.settings
 ignore = ["ib*"]                           # NICs not to report, as shell patterns
 watch = ["br-lan"]                         # NICs to report whatever else says otherwise
 
@@ -33,8 +33,8 @@ from clusterd.daemon.endpoints import LinkAddress, LinkAddressSetting, TlsAddres
 from clusterd.dhcp.backends import DhcpSettings
 from clusterd.dhcp.file.settings import FileSettings
 from clusterd.protocol.values import parse_name
-from clusterd.topology import TopologySettings
-from clusterd.topology_config import MAX_RELAYS, RelayTable, TopologyTable, no_two_overlap
+from clusterd.topology.interfaces import TopologySettings
+from clusterd.topology.settings import MAX_RELAYS, RelayTable, TopologyTable, no_two_overlap
 
 DEFAULT_STATE_DIRECTORY = Path("/var/lib/hostmap/cluster")
 MAX_ENDPOINTS = 32

@@ -22,11 +22,11 @@ from clusterd.dhcp.dnsmasq.settings import DnsmasqSettings
 from clusterd.dhcp.fragments import SiteNetwork, dnsmasq_fragment, isc_fragment, kea_fragment
 from clusterd.dhcp.isc.settings import IscSettings
 from clusterd.dhcp.kea.settings import KeaSettings
-from clusterd.join import usual_settings
-from clusterd.netlink import open_netlink, snapshot
 from clusterd.protocol.addresses import canonical_address
 from clusterd.protocol.values import ServerPool, parse_network
-from clusterd.topology import interface_reports
+from clusterd.region_link.join import usual_settings
+from clusterd.topology.interfaces import interface_reports
+from clusterd.topology.netlink import open_netlink, snapshot
 
 ANSWER_SECONDS: Final = 30.0
 MAX_ANSWER_BYTES: Final = 16 << 20

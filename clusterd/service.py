@@ -14,27 +14,27 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from clusterd.accepted_host_maps import AcceptedHostMaps
-from clusterd.certificate_renewal import CertificateRenewal
 from clusterd.check import BackendCheck
 from clusterd.config import LOCAL_REGION, ClusterSettings
-from clusterd.contact_reporter import ContactReporter
-from clusterd.convergence import Convergence
+from clusterd.convergence.convergence import Convergence
 from clusterd.daemon.daemon_options import DaemonOptions
 from clusterd.daemon.endpoints import LinkAddress, TlsAddress, UnixAddress, parse_link_address
 from clusterd.daemon.pauses import avoid_long_collections
 from clusterd.dhcp.backends import make_backend, make_reader
 from clusterd.dhcp.host_system import run_in_threads_of
-from clusterd.host_map_schema import StoreFailed, StoreUnusable
-from clusterd.host_map_store import HostMapStore
-from clusterd.identity import EnrolledEndpoint, IdentityFile, IdentityUnusable
-from clusterd.lease_answers import LeaseAnswers
+from clusterd.host_maps.accepted import AcceptedHostMaps
+from clusterd.host_maps.schema import StoreFailed, StoreUnusable
+from clusterd.host_maps.store import HostMapStore
+from clusterd.host_maps.store_thread import StoreThread
 from clusterd.metrics_file import MetricsFile
-from clusterd.netlink import Monitor
 from clusterd.probing.prober import make_prober
-from clusterd.region_connection import Introduction, Region, RegionConnection
-from clusterd.store_thread import StoreThread
-from clusterd.topology_reporter import Interfaces, TopologyReporter, look_in_thread
+from clusterd.region_link.certificate_renewal import CertificateRenewal
+from clusterd.region_link.connection import Introduction, Region, RegionConnection
+from clusterd.region_link.contact_reporter import ContactReporter
+from clusterd.region_link.identity import EnrolledEndpoint, IdentityFile, IdentityUnusable
+from clusterd.region_link.lease_answers import LeaseAnswers
+from clusterd.topology.netlink import Monitor
+from clusterd.topology.reporter import Interfaces, TopologyReporter, look_in_thread
 
 
 class Options(DaemonOptions):

@@ -10,25 +10,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from clusterd.daemon.stalls import StallWatch
-from regiond.accounts import Accounts, random_id
-from regiond.addresses_in_use import AddressesInUse
-from regiond.adoption import Adoptions
-from regiond.audit_trail import AuditTrail
-from regiond.batches import Batches
 from regiond.catalogue import Catalogue
-from regiond.claims import Claims
 from regiond.cluster_rpc.connections import Connections
 from regiond.cluster_rpc.identify import identify_by_certificate, identify_plain
 from regiond.cluster_rpc.links import ClusterLinkFactory
 from regiond.cluster_rpc.listeners import Listeners
-from regiond.edits import Edits
-from regiond.enrolment import Enrolment, Eviction, RegionCertificates
 from regiond.enrolment_door import EnrolmentDoor
-from regiond.events import Events
-from regiond.exports import Exports
-from regiond.filters import ReservationFilters
-from regiond.first_contact import FirstContacts
-from regiond.health import Health
 from regiond.hearing import Hearing
 from regiond.host_map_dispatch.arrivals import ClusterArrivals
 from regiond.host_map_dispatch.dispatch import HostMapDispatch
@@ -38,15 +25,9 @@ from regiond.http.rate import RateLimit
 from regiond.http.use_cases import UseCases
 from regiond.imports.requests import Imports
 from regiond.imports.worker import ImportWorker
-from regiond.inventory import Inventory
-from regiond.leases import Leases
 from regiond.metrics.exposition import Exposition, Sources
 from regiond.metrics.measurements import Measurements
-from regiond.pairs import Pairs
-from regiond.probed_claims import ProbedClaims
-from regiond.probes import Probes
 from regiond.progress import Progress
-from regiond.recovery import Recoveries
 from regiond.storage.accounts import AccountStore
 from regiond.storage.addresses_in_use import InUseStore
 from regiond.storage.audit import AuditReads
@@ -74,10 +55,29 @@ from regiond.storage.topology import ClusterStore
 from regiond.storage.topology_history import TopologyHistory
 from regiond.storage.vrfs import VrfStore
 from regiond.storage.writer import Writer
-from regiond.subnets import Subnets
 from regiond.sweeps import Sweeps
-from regiond.topologies import Topologies
-from regiond.vrfs import Vrfs
+from regiond.use_cases.accounts import Accounts, random_id
+from regiond.use_cases.addresses_in_use import AddressesInUse
+from regiond.use_cases.adoption import Adoptions
+from regiond.use_cases.audit_trail import AuditTrail
+from regiond.use_cases.batches import Batches
+from regiond.use_cases.claims import Claims
+from regiond.use_cases.edits import Edits
+from regiond.use_cases.enrolment import Enrolment, Eviction, RegionCertificates
+from regiond.use_cases.events import Events
+from regiond.use_cases.exports import Exports
+from regiond.use_cases.filters import ReservationFilters
+from regiond.use_cases.first_contact import FirstContacts
+from regiond.use_cases.health import Health
+from regiond.use_cases.inventory import Inventory
+from regiond.use_cases.leases import Leases
+from regiond.use_cases.pairs import Pairs
+from regiond.use_cases.probed_claims import ProbedClaims
+from regiond.use_cases.probes import Probes
+from regiond.use_cases.recovery import Recoveries
+from regiond.use_cases.subnets import Subnets
+from regiond.use_cases.topologies import Topologies
+from regiond.use_cases.vrfs import Vrfs
 from regiond.witness import Witness, WitnessFile
 
 

@@ -15,10 +15,8 @@ from clusterd.daemon.daemon_options import DaemonOptions
 from clusterd.daemon.descriptors import use_all_descriptors
 from clusterd.daemon.exit_codes import fail_at_exit
 from clusterd.daemon.pauses import avoid_long_collections
-from regiond.accounts import random_id
 from regiond.config import RegionSettings
 from regiond.doors import Doors
-from regiond.enrolment import RegionCertificates
 from regiond.http.rate import RateLimit
 from regiond.postgres.embedded import EmbeddedPostgres
 from regiond.postgres.errors import PostgresUnavailable
@@ -30,6 +28,8 @@ from regiond.storage.pool import ConnectionLost, Pool
 from regiond.storage.primary import NewestPrimary
 from regiond.storage.reads import Reads
 from regiond.storage.schema import migrate
+from regiond.use_cases.accounts import random_id
+from regiond.use_cases.enrolment import RegionCertificates
 
 WRITER_CONNECTIONS = 2
 WRITER_DEADLINE_SECONDS = 10.0

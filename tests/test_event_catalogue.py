@@ -47,7 +47,7 @@ def calls_with_events() -> Iterator[tuple[str, ast.Call, ast.expr]]:
 
 def host_map_kinds() -> set[str]:
     """The keys of the table of messages in convergence_log.py."""
-    for node in tree("clusterd/convergence_log.py").body:
+    for node in tree("clusterd/convergence/log.py").body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_FORMATS":
             return set(ast.literal_eval(node.value))
     raise AssertionError("no _FORMATS")
@@ -74,7 +74,7 @@ def names_of(path: str, expression: ast.expr) -> set[str]:
     if isinstance(expression, ast.Constant):
         return {str(expression.value)}
     match path, ast.unparse(expression):
-        case "clusterd/convergence_log.py", "f'host-map.{line.kind}'":
+        case "clusterd/convergence/log.py", "f'host-map.{line.kind}'":
             return {f"host-map.{kind}" for kind in host_map_kinds()}
         case "regiond/storage/topology_log.py", "f'interface.{change.happened}'":
             return {f"interface.{change}" for change in interface_changes()}

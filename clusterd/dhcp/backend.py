@@ -50,7 +50,7 @@ class NoLeases(BackendError):
 class Backend(Protocol):
     """One DHCP server. Every method is idempotent and raises BackendError and nothing else when it fails.
 
-    One driver (`clusterd.convergence`) calls these, never two at a time except `check`:
+    One driver (`clusterd.convergence.convergence`) calls these, never two at a time except `check`:
 
     * at start, after any error and every few minutes: `read`, and from the difference `apply`, or `replace` where it
       is large, then `verify` of what it touched and `release`, also of nothing;

@@ -15,9 +15,9 @@ from typing import Any, Final
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 
-from clusterd.netlink import GETNEIGH, OpenSocket, dump, open_netlink, parse_neighbours
 from clusterd.probing.wire import Wire
 from clusterd.protocol.values import format_mac
+from clusterd.topology.netlink import GETNEIGH, OpenSocket, dump, open_netlink, parse_neighbours
 
 OpenDatagramSocket = Callable[[socket.AddressFamily], socket.socket]
 

@@ -45,7 +45,7 @@ class NewDevice:
 
 
 class Probing(StrEnum):
-    """Whether a claim's addresses are probed before they are handed out: see regiond/probed_claims.py."""
+    """Whether a claim's addresses are probed before they are handed out: see regiond/use_cases/probed_claims.py."""
 
     NO = "no"
     DEFAULT = "default"  # as its subnet says

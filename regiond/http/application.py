@@ -29,8 +29,8 @@ from regiond.http.routes import ROUTES
 from regiond.http.routing import Access, Answer, Call, Found, Raw, Route, Router, Streamed
 from regiond.http.use_cases import UseCases
 from regiond.metrics.measurements import Measurements
-from regiond.requests import Caller, RequestContext
 from regiond.storage.errors import DatabaseUnavailable
+from regiond.use_cases.requests import Caller, RequestContext
 
 MAX_BODY_BYTES: Final = 1_000_000
 MAX_LOGGED_PATH: Final = 200

@@ -2,14 +2,14 @@
 
 from datetime import datetime, timedelta
 
-from regiond.batches import Member
 from regiond.http.bodies import batch as bodies
 from regiond.http.bodies.base import Waiting
 from regiond.http.representations import batch as show
 from regiond.http.routing import BASE, Access, Answer, Call, Route
 from regiond.http.shapes import batch as shapes
 from regiond.http.use_cases import UseCases
-from regiond.steps import (
+from regiond.use_cases.batches import Member
+from regiond.use_cases.steps import (
     DeviceClaim,
     DeviceRelease,
     NodeAddressClaim,

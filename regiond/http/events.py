@@ -3,14 +3,14 @@
 from collections.abc import AsyncGenerator
 
 from regiond.domain.events import EventKind
-from regiond.events import Told
 from regiond.http.bodies.events import Following
 from regiond.http.problems import invalid
 from regiond.http.representations import events as show
 from regiond.http.routing import BASE, SELECTING, Access, Answer, Call, Route, Streamed
 from regiond.http.shapes.events import EVENTS
 from regiond.http.use_cases import UseCases
-from regiond.requests import Caller
+from regiond.use_cases.events import Told
+from regiond.use_cases.requests import Caller
 
 MEDIA_TYPE = "text/event-stream"
 

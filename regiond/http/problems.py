@@ -14,8 +14,8 @@ from regiond.domain.reservations import Reservation
 from regiond.http.representations.leases import foreign_lease
 from regiond.http.representations.reservations import holder
 from regiond.http.representations.subnets import address_range
-from regiond.requests import Caller
 from regiond.storage.errors import DatabaseUnavailable
+from regiond.use_cases.requests import Caller
 
 MEDIA_TYPE: Final = "application/problem+json"
 

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote_to_bytes, urlencode
 from regiond.domain.ids import Prefix
 from regiond.http.bodies.base import Body, NoQuery, Page, Query
 from regiond.http.use_cases import UseCases
-from regiond.requests import Caller, RequestContext
+from regiond.use_cases.requests import Caller, RequestContext
 
 BASE = "/api/v1"
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from regiond.batches import Member, MemberResult
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
 from regiond.domain.addresses_in_use import MarkedAddress
 from regiond.domain.events import EventKind
@@ -32,9 +31,10 @@ from regiond.domain.views import (
     Utilisation,
 )
 from regiond.domain.vrfs import VrfView
-from regiond.events import Told
-from regiond.requests import Caller, RequestContext
-from regiond.topologies import Topology
+from regiond.use_cases.batches import Member, MemberResult
+from regiond.use_cases.events import Told
+from regiond.use_cases.requests import Caller, RequestContext
+from regiond.use_cases.topologies import Topology
 
 
 class ClaimUseCases(Protocol):

@@ -5,16 +5,16 @@ from typing import Any, Final
 
 from twisted.internet.task import deferLater
 
-from regiond import inputs
 from regiond.domain import errors
 from regiond.domain.ids import Prefix
 from regiond.domain.importing import (
     ImportView,
 )
 from regiond.domain.lines import LineFormat
-from regiond.requests import RequestContext
-from regiond.steps import only_own
 from regiond.storage.imports import ImportStore
+from regiond.use_cases import inputs
+from regiond.use_cases.requests import RequestContext
+from regiond.use_cases.steps import only_own
 
 DEFAULT_WAIT_SECONDS: Final = 2.0
 POLL_SECONDS: Final = 0.1

@@ -28,8 +28,8 @@ from regiond.domain.plan import plan
 from regiond.domain.quotas import Quotas
 from regiond.domain.reservations import Kind, Status
 from regiond.imports.names import Names
-from regiond.steps import alias_identifier
 from regiond.storage.imports import Counts, ImportStore, Job, LinesRefused
+from regiond.use_cases.steps import alias_identifier
 
 STEP: Final = 128  # lines: reading and planning more would stall the reactor for over 20 ms
 TURN_SECONDS: Final = 0.01

@@ -21,7 +21,7 @@ MAY_HAVE: Final = """(EXISTS (SELECT FROM delivery d WHERE d.cluster = c.id AND 
 LOCAL_ACCOUNT: Final = "local"
 MAX_POSSIBLY_RELEASED: Final = 10_000
 
-# An account's first use may be a recovery: it is the one of the region's own socket (see `regiond/accounts.py`).
+# An account's first use may be a recovery: it is the one of the region's own socket (see use_cases/accounts.py).
 _OWNER: Final = "INSERT INTO account (id, name, role) VALUES (%s, %s, 'admin') ON CONFLICT (name) DO NOTHING"
 
 # Host maps of clusters that the region has not, or has otherwise; the newest state's first, one address together.

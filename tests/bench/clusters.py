@@ -25,8 +25,8 @@ from twisted.python.failure import Failure
 from clusterd.config import ClusterSettings
 from clusterd.daemon.json_logs import JsonLogObserver
 from clusterd.daemon.pauses import avoid_long_collections
-from clusterd.identity import IdentityFile, new_key, with_certificate
 from clusterd.protocol.values import InterfaceReport
+from clusterd.region_link.identity import IdentityFile, new_key, with_certificate
 from clusterd.service import ClusterDaemon
 from regiond.certificates import load_authority, to_pem
 from regiond.domain.ids import Prefix, format_id

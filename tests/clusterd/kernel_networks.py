@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clusterd.netlink import GETADDR, GETLINK, GETROUTE, dump, open_netlink
+from clusterd.topology.netlink import GETADDR, GETLINK, GETROUTE, dump, open_netlink
 from tests.lab.namespaces import in_namespace
 
 DUMPS = Path(__file__).parent / "netlink_dumps"

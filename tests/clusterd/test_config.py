@@ -13,7 +13,7 @@ from clusterd.dhcp.dnsmasq.settings import DnsmasqSettings
 from clusterd.dhcp.file.backend import FileBackend
 from clusterd.dhcp.file.settings import FileSettings
 from clusterd.dhcp.isc.settings import IscSettings
-from clusterd.topology import Relay
+from clusterd.topology.interfaces import Relay
 
 
 def test_an_empty_file_is_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,9 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
-from clusterd.acceptance import Announced, Origin
+from clusterd.convergence.acceptance import Announced, Origin
 from clusterd.daemon.endpoints import UnixAddress
-from clusterd.host_map_store import HostMapStore
+from clusterd.host_maps.store import HostMapStore
 from clusterd.protocol.digest import digest_of
 from clusterd.protocol.errors import NotStored
 from clusterd.protocol.values import HostMap, Identifier

@@ -13,10 +13,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from clusterd.netlink import Monitor, snapshot
 from clusterd.protocol.values import InterfaceReport, NicKind
-from clusterd.topology import TopologySettings, interface_reports
-from clusterd.topology_reporter import TopologyReporter, look_in_thread
+from clusterd.topology.interfaces import TopologySettings, interface_reports
+from clusterd.topology.netlink import Monitor, snapshot
+from clusterd.topology.reporter import TopologyReporter, look_in_thread
 from tests.clusterd.kernel_networks import RECORDED_HOST, ip, namespace, netlink_in, refusal
 from tests.lab.namespaces import obstacle
 from tests.requirements import need

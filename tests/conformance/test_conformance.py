@@ -17,10 +17,10 @@ import pytest_twisted
 from twisted.internet import reactor as global_reactor
 from twisted.internet.threads import deferToThread
 
-from regiond.accounts import Accounts
 from regiond.domain.accounts import Role
-from regiond.requests import Caller, RequestContext
 from regiond.storage.accounts import AccountStore
+from regiond.use_cases.accounts import Accounts
+from regiond.use_cases.requests import Caller, RequestContext
 from tests.regiond.storage.region import region_on
 
 reactor: Any = global_reactor

@@ -14,10 +14,10 @@ from twisted.logger import globalLogBeginner
 from clusterd.config import ClusterSettings
 from clusterd.daemon.config_file import load
 from clusterd.daemon.json_logs import json_observer
-from clusterd.netlink import InterfaceAddress, KernelFacts, Link
 from clusterd.service import ClusterDaemon
-from clusterd.topology import TopologySettings, interface_reports
-from clusterd.topology_reporter import Interfaces
+from clusterd.topology.interfaces import TopologySettings, interface_reports
+from clusterd.topology.netlink import InterfaceAddress, KernelFacts, Link
+from clusterd.topology.reporter import Interfaces
 from tests.lab.namespaces import DEFAULT_WIRES
 
 

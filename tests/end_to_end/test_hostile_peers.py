@@ -3,7 +3,7 @@
 An honest cluster is served meanwhile.
 
 What each kind of wrong certificate is told is `tests/clusterd/daemon/test_mutual_tls.py`, replayed tokens and signing
-requests are `tests/regiond/test_enrolment.py`, and boxes in great numbers `tests/fuzz`.
+requests are `tests/regiond/use_cases/test_enrolment.py`, and boxes in great numbers `tests/fuzz`.
 """
 
 import socket
@@ -21,7 +21,7 @@ import pytest
 from OpenSSL import SSL
 
 from clusterd.daemon.mutual_tls import Credentials, enrolling_context
-from clusterd.identity import IdentityFile
+from clusterd.region_link.identity import IdentityFile
 from regiond.certificates import Authority, load_authority
 from tests import certificates
 from tests.clusterd.daemon.test_mutual_tls import own_context

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from twisted.internet.defer import Deferred
 
 from clusterd.protocol.values import AddressInUse
-from regiond.probes import CannotProbe, Probed
+from regiond.use_cases.probes import CannotProbe, Probed
 
 
 class FakeProbes:

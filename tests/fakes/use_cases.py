@@ -11,12 +11,6 @@ from typing import Any, cast
 
 from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import Identifier, ServerEntry, ServerPool
-from regiond.accounts import Accounts
-from regiond.addresses_in_use import AddressesInUse
-from regiond.adoption import Adoptions
-from regiond.audit_trail import AuditTrail
-from regiond.batches import Batches, Member, MemberResult
-from regiond.claims import Claims
 from regiond.domain.accounts import AccountView, NewToken, Role, TokenView
 from regiond.domain.addresses_in_use import MarkedAddress
 from regiond.domain.events import Event, EventId, EventKind
@@ -52,10 +46,6 @@ from regiond.domain.views import (
     Utilisation,
 )
 from regiond.domain.vrfs import VrfView
-from regiond.edits import Edits
-from regiond.enrolment import Enrolment
-from regiond.events import Events, Told
-from regiond.exports import Exports
 from regiond.http.use_cases import (
     AccountUseCases,
     AdoptionUseCases,
@@ -79,15 +69,25 @@ from regiond.http.use_cases import (
     VrfUseCases,
 )
 from regiond.imports.requests import Imports
-from regiond.inventory import Inventory
-from regiond.leases import Leases
 from regiond.metrics.exposition import Exposition
-from regiond.pairs import Pairs
-from regiond.recovery import Recoveries
-from regiond.requests import Caller
-from regiond.subnets import Subnets
-from regiond.topologies import Topologies, Topology
-from regiond.vrfs import Vrfs
+from regiond.use_cases.accounts import Accounts
+from regiond.use_cases.addresses_in_use import AddressesInUse
+from regiond.use_cases.adoption import Adoptions
+from regiond.use_cases.audit_trail import AuditTrail
+from regiond.use_cases.batches import Batches, Member, MemberResult
+from regiond.use_cases.claims import Claims
+from regiond.use_cases.edits import Edits
+from regiond.use_cases.enrolment import Enrolment
+from regiond.use_cases.events import Events, Told
+from regiond.use_cases.exports import Exports
+from regiond.use_cases.inventory import Inventory
+from regiond.use_cases.leases import Leases
+from regiond.use_cases.pairs import Pairs
+from regiond.use_cases.recovery import Recoveries
+from regiond.use_cases.requests import Caller
+from regiond.use_cases.subnets import Subnets
+from regiond.use_cases.topologies import Topologies, Topology
+from regiond.use_cases.vrfs import Vrfs
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123000, UTC)
 ADMIN = Caller(1, "root", is_admin=True, read_only=False)

@@ -12,19 +12,19 @@ from twisted.logger import LogEvent
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
-from clusterd.acceptance import Origin
-from clusterd.accepted_host_maps import AcceptedHostMaps
-from clusterd.convergence import Convergence
+from clusterd.convergence.acceptance import Origin
+from clusterd.convergence.convergence import Convergence
 from clusterd.dhcp.host_system import run_at_once
-from clusterd.host_map_schema import MIGRATIONS, STAGING
-from clusterd.host_map_states import HostMapState
-from clusterd.host_map_store import HostMapStore
-from clusterd.lease_answers import LeaseAnswers
+from clusterd.host_maps.accepted import AcceptedHostMaps
+from clusterd.host_maps.schema import MIGRATIONS, STAGING
+from clusterd.host_maps.states import HostMapState
+from clusterd.host_maps.store import HostMapStore
 from clusterd.protocol import commands
 from clusterd.protocol.connection import Link
 from clusterd.protocol.digest import digest_of
 from clusterd.protocol.values import HostMap, Identifier
-from clusterd.region_responders import RegionResponders
+from clusterd.region_link.lease_answers import LeaseAnswers
+from clusterd.region_link.responders import RegionResponders
 from tests.clusterd.log_events import logged
 from tests.fakes.backend import FakeBackend
 from tests.fakes.cluster import FakeCluster

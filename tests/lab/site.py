@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clusterd.acceptance import Origin
-from clusterd.accepted_host_maps import AcceptedHostMaps
-from clusterd.convergence import Convergence
+from clusterd.convergence.acceptance import Origin
+from clusterd.convergence.convergence import Convergence
 from clusterd.dhcp.backend import Backend
-from clusterd.host_map_states import HostMapState
-from clusterd.host_map_store import HostMapStore
+from clusterd.host_maps.accepted import AcceptedHostMaps
+from clusterd.host_maps.states import HostMapState
+from clusterd.host_maps.store import HostMapStore
+from clusterd.host_maps.store_thread import StoreThread
 from clusterd.protocol.digest import digest_of
 from clusterd.protocol.values import HostMap, Identifier
-from clusterd.store_thread import StoreThread
 from tests.waiting import until
 
 _ORIGIN = Origin("region-1", "rack-7", "history-1")

@@ -9,22 +9,21 @@ from typing import Any
 from twisted.internet import reactor as global_reactor
 from twisted.internet.endpoints import UNIXClientEndpoint, UNIXServerEndpoint
 
-from clusterd.accepted_host_maps import AcceptedHostMaps
-from clusterd.convergence import Convergence
+from clusterd.convergence.convergence import Convergence
 from clusterd.dhcp.first_contact import ServerPicture
-from clusterd.host_map_store import HostMapStore
-from clusterd.lease_answers import LeaseAnswers
+from clusterd.host_maps.accepted import AcceptedHostMaps
+from clusterd.host_maps.store import HostMapStore
+from clusterd.host_maps.store_thread import StoreThread
 from clusterd.protocol.values import InterfaceReport
-from clusterd.region_connection import Introduction, RegionConnection
-from clusterd.region_connection import Region as Place
-from clusterd.store_thread import StoreThread
+from clusterd.region_link.connection import Introduction, RegionConnection
+from clusterd.region_link.connection import Region as Place
+from clusterd.region_link.lease_answers import LeaseAnswers
 from regiond.cluster_rpc.connections import Connections
 from regiond.cluster_rpc.identify import identify_plain
 from regiond.cluster_rpc.links import ClusterLinkFactory
 from regiond.cluster_rpc.listeners import Listeners
 from regiond.domain.mutations import Outcome
 from regiond.domain.reservations import MapState, overall_state
-from regiond.first_contact import FirstContacts
 from regiond.hearing import Hearing
 from regiond.host_map_dispatch.arrivals import ClusterArrivals
 from regiond.host_map_dispatch.dispatch import HostMapDispatch
@@ -35,6 +34,7 @@ from regiond.storage.first_contact import FirstContactStore
 from regiond.storage.recovery import RecoveryStore
 from regiond.storage.topology import ClusterStore
 from regiond.storage.writer import Writer
+from regiond.use_cases.first_contact import FirstContacts
 from tests.fakes.backend import FakeBackend
 from tests.fakes.prober import FakeProber
 from tests.regiond.storage.region import Region, first_address, new_id, region_on

@@ -5,19 +5,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from regiond.accounts import Accounts
-from regiond.audit_trail import AuditTrail
 from regiond.catalogue import Catalogue
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.views import CheckReport
-from regiond.inventory import Inventory
-from regiond.requests import Caller, RequestContext
 from regiond.storage.accounts import AccountStore
 from regiond.storage.audit import AuditReads
 from regiond.storage.check import SubnetChecks
 from regiond.storage.ranges import RangeStore
 from regiond.storage.subnets import SubnetStore
-from regiond.subnets import Subnets
+from regiond.use_cases.accounts import Accounts
+from regiond.use_cases.audit_trail import AuditTrail
+from regiond.use_cases.inventory import Inventory
+from regiond.use_cases.requests import Caller, RequestContext
+from regiond.use_cases.subnets import Subnets
 from tests.regiond.storage.region import Region, new_id, region_on
 
 NOBODY = Caller(1, "alice", is_admin=False, read_only=False)

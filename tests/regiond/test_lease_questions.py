@@ -18,9 +18,9 @@ from regiond.domain.leases import FoundLease
 from regiond.domain.mutations import Claim
 from regiond.domain.reservations import Kind
 from regiond.domain.views import ReservationView, SubnetView
-from regiond.leases import ASK_SECONDS, LIST_SECONDS, Leases
-from regiond.requests import Caller, RequestContext
 from regiond.storage.reservation_filter import ReservationFilter
+from regiond.use_cases.leases import ASK_SECONDS, LIST_SECONDS, Leases
+from regiond.use_cases.requests import Caller, RequestContext
 from tests.clusterd.links import Outcome, Wire, linked
 
 WANTED = Claim(1, Kind.USER, 5, 1, "root", address="10.0.0.7")

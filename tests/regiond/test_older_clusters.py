@@ -19,7 +19,7 @@ from regiond.storage.changes import Change
 from tests.clusterd.log_events import logged
 from tests.fakes.older import OlderCluster
 from tests.regiond.office import Office, office
-from tests.regiond.test_recovery import NET, copied, is_over, mac
+from tests.regiond.use_cases.test_recovery import NET, copied, is_over, mac
 from tests.waiting import until
 
 reactor: Any = global_reactor

@@ -10,19 +10,19 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, DeferredList
 
 from regiond.catalogue import Catalogue
-from regiond.claims import Claims
 from regiond.domain import errors
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.reservations import Status
 from regiond.domain.views import DeviceView, NodeView, ReservationView
-from regiond.probed_claims import ProbedClaims
 from regiond.progress import Progress
-from regiond.requests import Caller, RequestContext
 from regiond.storage.addresses_in_use import InUseStore
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.nodes import NodeStore
 from regiond.storage.reads import Reads
 from regiond.storage.reservation_filter import ReservationFilter
+from regiond.use_cases.claims import Claims
+from regiond.use_cases.probed_claims import ProbedClaims
+from regiond.use_cases.requests import Caller, RequestContext
 from tests.fakes.leases import FakeLeases
 from tests.fakes.probes import FakeProbes
 from tests.regiond.storage.region import Region, new_id, region_on

@@ -11,12 +11,12 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from clusterd.accepted_host_maps import AcceptedHostMaps
-from clusterd.convergence import Convergence
-from clusterd.lease_answers import LeaseAnswers
+from clusterd.convergence.convergence import Convergence
+from clusterd.host_maps.accepted import AcceptedHostMaps
 from clusterd.protocol.values import Identifier, InterfaceReport
-from clusterd.region_connection import Introduction, Region, RegionConnection
-from clusterd.topology_reporter import TopologyReporter
+from clusterd.region_link.connection import Introduction, Region, RegionConnection
+from clusterd.region_link.lease_answers import LeaseAnswers
+from clusterd.topology.reporter import TopologyReporter
 from tests.fakes.prober import FakeProber
 from tests.simulation.dhcp_server import DhcpServer, SimulatedBackend
 from tests.simulation.disk import Disk, Killed

@@ -3,9 +3,9 @@
 import sqlite3
 from typing import Any
 
-from clusterd.acceptance import SubnetRecord
-from clusterd.host_map_schema import MIGRATIONS, STAGING
-from clusterd.host_map_store import HostMapStore
+from clusterd.convergence.acceptance import SubnetRecord
+from clusterd.host_maps.schema import MIGRATIONS, STAGING
+from clusterd.host_maps.store import HostMapStore
 from clusterd.protocol.values import HostMap
 
 

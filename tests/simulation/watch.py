@@ -16,7 +16,7 @@ had accepted and its server had not done yet. Who serves such an address until t
 
 from dataclasses import dataclass
 
-from clusterd.acceptance import SubnetRecord
+from clusterd.convergence.acceptance import SubnetRecord
 from clusterd.protocol.digest import digest_of
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
 from regiond.domain.ids import Prefix, format_id, parse_id

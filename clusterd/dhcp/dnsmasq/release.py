@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from clusterd.dhcp.backend import BackendError
 from clusterd.dhcp.dnsmasq.leases import Lease, Leases, parse_leases
 from clusterd.dhcp.host_system import FileVersion, RunInThread
-from clusterd.netlink import KernelFacts, MalformedNetlink, snapshot
+from clusterd.topology.netlink import KernelFacts, MalformedNetlink, snapshot
 
 _SERVER_PORT_4, _SERVER_PORT_6 = 67, 547
 _ALL_SERVERS = "ff02::1:2"  # RFC 8415, 7.1

@@ -5,11 +5,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from regiond.batches import MAX_MEMBERS
 from regiond.http.bodies.base import Body
 from regiond.http.bodies.devices import NewDevice
 from regiond.http.bodies.nodes import NewNodeAddress
 from regiond.http.bodies.reservations import NewReservation
+from regiond.use_cases.batches import MAX_MEMBERS
 
 MAX_ID_LENGTH = 64
 

@@ -1,10 +1,10 @@
 """What became of a batch, as people and programs see it."""
 
-from regiond.batches import MemberResult
 from regiond.domain.ids import Prefix
 from regiond.http.representations.reservations import reservation
 from regiond.http.representations.values import optional_id
 from regiond.http.shapes import batch as shapes
+from regiond.use_cases.batches import MemberResult
 
 
 def member_result(operation: shapes.Operation, result: MemberResult) -> shapes.MemberResult:

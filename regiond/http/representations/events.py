@@ -6,11 +6,11 @@ from pydantic_core import to_json
 
 from regiond.domain.events import Event, EventKind
 from regiond.domain.ids import Prefix, format_id
-from regiond.events import Told
 from regiond.http.representations.values import moment, optional_id
 from regiond.http.shapes import events as shapes
 from regiond.http.shapes.values import SubnetName
-from regiond.requests import Caller
+from regiond.use_cases.events import Told
+from regiond.use_cases.requests import Caller
 
 RETRY_MILLISECONDS: Final = 2000
 

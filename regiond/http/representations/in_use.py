@@ -4,7 +4,7 @@ from regiond.domain.addresses_in_use import MarkedAddress
 from regiond.domain.ids import Prefix, format_id
 from regiond.http.representations.values import moment
 from regiond.http.shapes import in_use as shapes
-from regiond.requests import Caller
+from regiond.use_cases.requests import Caller
 
 
 def address_in_use(mark: MarkedAddress, caller: Caller) -> shapes.AddressInUse:

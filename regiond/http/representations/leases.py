@@ -7,7 +7,7 @@ from regiond.domain.ids import Prefix, format_id
 from regiond.domain.leases import FoundLease, LeaseListing, LeaseSource, LeaseView
 from regiond.http.representations.values import moment, optional_id
 from regiond.http.shapes import leases as shapes
-from regiond.requests import Caller
+from regiond.use_cases.requests import Caller
 
 
 def listing(page: LeaseListing) -> shapes.Leases:

@@ -6,7 +6,7 @@ from regiond.domain.ids import Prefix, format_id
 from regiond.domain.views import ClusterSubnetView, ClusterView, InterfaceView
 from regiond.http.representations.values import moment, optional_id
 from regiond.http.shapes import networks as shapes
-from regiond.requests import Caller
+from regiond.use_cases.requests import Caller
 
 
 def cluster(view: ClusterView) -> shapes.Cluster:

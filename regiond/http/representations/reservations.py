@@ -8,7 +8,7 @@ from regiond.domain.reservations import ClusterProgress, Reservation, overall_st
 from regiond.domain.views import ReservationView
 from regiond.http.representations.values import moment, optional_id, word
 from regiond.http.shapes import reservations as shapes
-from regiond.requests import Caller
+from regiond.use_cases.requests import Caller
 
 
 def reservation(view: ReservationView) -> shapes.Reservation:

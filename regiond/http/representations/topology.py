@@ -8,8 +8,8 @@ from regiond.domain.topology_changes import RecordedChange
 from regiond.http.representations.networks import interface
 from regiond.http.representations.values import moment
 from regiond.http.shapes import topology as shapes
-from regiond.requests import Caller
-from regiond.topologies import Topology
+from regiond.use_cases.requests import Caller
+from regiond.use_cases.topologies import Topology
 
 
 def topology(found: Topology, caller: Caller) -> shapes.Topology:

@@ -1,4 +1,4 @@
--- What happened, for those who follow it (regiond/events.py). Triggers write it in the transaction of the change itself,
+-- What happened, for those who follow it (regiond/use_cases/events.py). Triggers write it in the transaction of the change itself,
 -- so that no way of changing something can forget to.
 -- works for regionds that know 0002
 

@@ -12,11 +12,11 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall
 
-from clusterd.netlink import open_netlink
 from clusterd.probing.by_neighbour_table import NeighbourTableProbe, open_datagram_socket
 from clusterd.probing.by_packets import PacketProbe
 from clusterd.probing.packet_sockets import open_packet_socket
 from clusterd.probing.wire import Wire
+from clusterd.topology.netlink import open_netlink
 from tests.lab import namespaces
 from tests.lab.namespaces import Network, in_namespace, run_tool
 from tests.requirements import need

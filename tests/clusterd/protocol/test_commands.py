@@ -49,7 +49,7 @@ from clusterd.protocol.values import (
     ServerPool,
     format_mac,
 )
-from clusterd.region_responders import RegionResponders
+from clusterd.region_link.responders import RegionResponders
 from regiond.cluster_rpc.reports import ClusterResponders
 from tests.clusterd import strategies as values
 

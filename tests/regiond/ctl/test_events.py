@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from regiond.client.event_stream import EventStream, ServerEvent
 from regiond.domain import errors
 from regiond.domain.events import EventId
-from regiond.events import Told
+from regiond.use_cases.events import Told
 from tests.fakes.use_cases import EVENT
 from tests.regiond.ctl.test_regionctl import check_one_line, over_tcp, run
 from tests.regiond.http.serving import Server, serving

@@ -17,7 +17,6 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 
-from regiond.accounts import Accounts
 from regiond.client.answers import Unreachable, parse_url
 from regiond.config import RegionSettings
 from regiond.ctl.client import DEFAULT_SOCKET, Client, Target
@@ -26,6 +25,7 @@ from regiond.domain import errors
 from regiond.domain.errors import Candidate
 from regiond.storage.accounts import AccountStore
 from regiond.storage.pool import Pool
+from regiond.use_cases.accounts import Accounts
 from tests.fakes.use_cases import CLUSTER_VIEW, RELEASING_VIEW, RESERVATION, RESERVATION_VIEW
 from tests.regiond.http.serving import Server, serving
 

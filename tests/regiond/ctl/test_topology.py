@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest_twisted
 
-from regiond.topologies import Topology
+from regiond.use_cases.topologies import Topology
 from tests.fakes.use_cases import CLUSTER_VIEW, INTERFACE_VIEW
 from tests.regiond.ctl.test_regionctl import check_one_line, over_tcp, run
 from tests.regiond.http.serving import serving

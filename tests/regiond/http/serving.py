@@ -13,13 +13,13 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from regiond.accounts import Accounts
 from regiond.config import MAX_CONNECTIONS
 from regiond.http.application import Application
 from regiond.http.rate import RateLimit
 from regiond.http.routes import ROUTES
 from regiond.http.routing import Route
 from regiond.http.site import ApiSite
+from regiond.use_cases.accounts import Accounts
 from tests.fakes.use_cases import NOW, FakeRegion
 from tests.regiond.http import promises
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from regiond.batches import MAX_MEMBERS, MemberResult
 from regiond.domain import errors
-from regiond.steps import (
+from regiond.use_cases.batches import MAX_MEMBERS, MemberResult
+from regiond.use_cases.steps import (
     DeviceClaim,
     DeviceRelease,
     NodeAddressClaim,

@@ -12,8 +12,8 @@ import pytest_twisted
 from regiond.domain import errors
 from regiond.domain.events import ChangedMap, Event, EventId, EventKind
 from regiond.domain.ids import Prefix, format_id
-from regiond.events import Told
 from regiond.http.shapes.events import EVENTS
+from regiond.use_cases.events import Told
 from tests.fakes.use_cases import ALICE, EVENT, NOW
 from tests.regiond.http.promises import described
 from tests.regiond.http.serving import Server, serving

@@ -13,13 +13,11 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
 
-from regiond.accounts import Accounts
 from regiond.domain.accounts import Role
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.importing import ImportState
 from regiond.domain.lines import LineFormat
 from regiond.domain.mutations import Actor
-from regiond.edits import Edits
 from regiond.http.application import Application, Incoming
 from regiond.http.routes import ROUTES
 from regiond.http.use_cases import UseCases
@@ -28,6 +26,8 @@ from regiond.progress import Progress
 from regiond.storage.accounts import AccountStore
 from regiond.storage.changes import Change
 from regiond.storage.imports import Counts, ImportStore
+from regiond.use_cases.accounts import Accounts
+from regiond.use_cases.edits import Edits
 from tests.fakes.use_cases import FakeRegion
 from tests.regiond.http import promises
 from tests.regiond.storage.region import new_id

@@ -10,13 +10,13 @@ from twisted.internet import reactor as global_reactor
 from regiond.catalogue import Catalogue
 from regiond.domain.importing import ImportView
 from regiond.domain.lines import LineFormat
-from regiond.exports import Exports
-from regiond.filters import ReservationFilters
 from regiond.imports.requests import Imports
 from regiond.imports.worker import ImportWorker
-from regiond.requests import Caller, RequestContext
 from regiond.storage.exports import ExportReads
 from regiond.storage.imports import ImportStore
+from regiond.use_cases.exports import Exports
+from regiond.use_cases.filters import ReservationFilters
+from regiond.use_cases.requests import Caller, RequestContext
 from tests.regiond.storage.region import Region, new_id, region_on
 
 reactor: Any = global_reactor

@@ -1,0 +1,1 @@
+"""From accepted host maps to a DHCP server that has them."""

@@ -1,0 +1,1 @@
+"""The accepted host maps on disk: DHCP outlives the region."""

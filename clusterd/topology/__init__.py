@@ -1,0 +1,1 @@
+"""The interfaces of this host: what the kernel shows, and what the region is told."""

@@ -1,0 +1,1 @@
+"""What the region can be asked for: each use case is the story of one request, in order."""
