@@ -1,5 +1,6 @@
 """Fixtures for every test: see `tests.database`."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.database import (
@@ -32,3 +33,8 @@ settings.register_profile(
     derandomize=DECIDES,
 )
 settings.load_profile("hostmap")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests come first: on several cores nobody waits for one that began last."""
+    items.sort(key=lambda item: "test_every_test_with_a_real_server" not in item.name)

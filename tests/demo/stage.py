@@ -242,12 +242,17 @@ class Stage:
         raise DemoFailed("no site can be made here")
 
     def wait_for_interfaces(self, api: Api, region: Region, site: Site, count: int) -> list[dict[str, Any]]:
-        """Wait until the region has heard of as many cluster interfaces; they, in order. Raises DemoFailed."""
+        """Wait until the region has the cluster's interfaces, and addresses can be claimed there; they, in order.
+
+        Raises DemoFailed.
+        """
         found: list[dict[str, Any]] = []
 
         def reported() -> bool:
             found[:] = api.get("/cluster-interfaces")
-            return len([one for one in found if one["present"] and one["cluster"]["name"] == CLUSTER]) >= count
+            here = [one for one in found if one["present"] and one["cluster"]["name"] == CLUSTER]
+            # The interfaces come first; what the DHCP server has of its own is told a moment later.
+            return len(here) >= count and all(subnet["claimable"] for subnet in api.get("/subnets"))
 
         def alive() -> None:
             region.daemon.must_live()

@@ -37,6 +37,7 @@ def region(network: Network, session_state_directory: Path) -> Iterator[Region]:
     try:
         running.up()
         cluster.up()
+        cluster.wait_for("contact.reported")  # before, nothing can be claimed there
         eventually(lambda: len(running.api.get("cluster-interfaces")) == 3, "the topology at the region")
         yield running
     finally:

@@ -143,6 +143,7 @@ def test_the_way_of_an_address_through_both_daemons(
         stack.callback(cluster.stop)
         cluster.up()
         api = region.api
+        cluster.wait_for("contact.reported")  # before, nothing can be claimed there
         eventually(lambda: len(api.get("cluster-interfaces")) == 3, "the topology at the region")
         before = servers.identity(4)
         claimed = api.post("devices?wait=10", {"macs": [CLIENT_MAC], "interface": v4})["reservations"][0]
