@@ -49,7 +49,7 @@ def _followed(
     stream = EventStream(after or "")
     pause, connected = 0.0, False
     while True:
-        time.sleep(pause)
+        time.sleep(pause)  # no program to hold up: the rest between two connections, so that a region is not stormed
         since = [("after", stream.last_id)] if stream.last_id else []
         stream = EventStream(stream.last_id)
         try:
