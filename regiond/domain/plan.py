@@ -10,7 +10,7 @@ A released address is free only when every holder has confirmed that its host ma
 and the release hold has passed: a server that forgot an address does not stop the client from using it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -21,8 +21,9 @@ from clusterd.protocol.values import Identifier, IdentifierKind
 from regiond.domain import errors
 from regiond.domain.acknowledging import Acknowledging
 from regiond.domain.changes import Plan
+from regiond.domain.choosing import Choosing, was_probed
 from regiond.domain.editing import Editing
-from regiond.domain.facts import Answered, Facts, MapFacts, Obstacle, SubnetFacts
+from regiond.domain.facts import Answered, Facts, MapFacts, SubnetFacts
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.leases import leased_to_another, told_of
 from regiond.domain.mutations import (
@@ -39,7 +40,6 @@ from regiond.domain.mutations import (
     Mutation,
     NewDevice,
     Outcome,
-    Probing,
     Reclaim,
     Release,
     Require,
@@ -47,8 +47,6 @@ from regiond.domain.mutations import (
 )
 from regiond.domain.overlay import HOLDING_ROLES, summary
 from regiond.domain.reservations import Kind, Reservation, Status
-
-MAX_CANDIDATES = 256  # for probing, at a time
 
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
@@ -62,7 +60,7 @@ def plan(facts: Facts, mutations: Sequence[Mutation]) -> Plan:
     return Plan(outcomes, changes, frozenset(subnet for subnet, _, _ in changes.subnets))
 
 
-class _Planner(Editing, Acknowledging):
+class _Planner(Editing, Acknowledging, Choosing):
     """The decisions, member by member, each on what the ones before it left."""
 
     # ---- one member, all or nothing ----
@@ -192,7 +190,7 @@ class _Planner(Editing, Acknowledging):
                 )
             if holder is not None and self._may_take_back(claim, holder, row):
                 taken_back = holder
-        address = self._choose(subnet, claim, taken_back)
+        address = self.choose(subnet, claim, taken_back)
         if claim.leases and not claim.over_leases:
             raise leased_to_another(claim.leases)
         generation = subnet.generation + 1 if claim.identifiers else None
@@ -218,7 +216,7 @@ class _Planner(Editing, Acknowledging):
         subnet = self._claimable(mutation, claim)
         claimed: list[Reservation] = []
         for number in (claim.reservation, *claim.others):
-            address = self._choose(subnet, claim, None)
+            address = self.choose(subnet, claim, None)
             reservation = self._reservation(subnet, claim, number, address, None)
             self.put(self.reservations, (subnet.id, address), reservation)
             self.count(reservation, 1)
@@ -228,63 +226,6 @@ class _Planner(Editing, Acknowledging):
         object_id = format_id(Prefix.GROUP, claim.group or claim.reservation)
         self.audit(mutation, "reservation.claim", object_id, None, after)
         return claimed
-
-    def _choose(self, subnet: SubnetFacts, claim: Claim, taken_back: Reservation | None) -> int:
-        if subnet.awaits:
-            raise errors.SubnetNotReady(
-                f"what the DHCP server of {', '.join(subnet.awaits)} has on {subnet.network.cidr} is not known yet: "
-                f"try again in a moment; what is missing is told by regionctl clusters dhcp-server {subnet.awaits[0]}"
-            )
-        space = self.spaces[subnet.id]
-        if claim.address is None:
-            if taken_back is not None:
-                return address_to_int(taken_back.address)[1]
-            if _is_to_be_probed(subnet, claim):
-                return self._choose_vetted(subnet, claim)
-            while (lowest := space.lowest()) is not None:
-                self.take(subnet.id, lowest)
-                # A free range that overlaps a reservation is a stale index: skip what is taken.
-                if self.reservation_at(subnet, lowest) is None:
-                    return lowest
-            raise errors.SubnetExhausted(f"no claimable address is left in {subnet.network.cidr}")
-        address = self._check_requested(subnet, claim.address, taken_back, claim)
-        if taken_back is None and _is_to_be_probed(subnet, claim) and claim.address not in claim.vetted:
-            raise errors.Unvetted([claim.address])
-        if address in space:
-            self.take(subnet.id, address)
-        return address
-
-    def _choose_vetted(self, subnet: SubnetFacts, claim: Claim) -> int:
-        """The first probed address that is still free. Raises Unvetted with what could be probed, SubnetExhausted."""
-        space = self.spaces[subnet.id]
-        for text in claim.vetted:
-            address = address_to_int(text)[1]
-            if address in space:
-                self.take(subnet.id, address)
-                if self.reservation_at(subnet, address) is None:
-                    return address
-        free = [address for address in space.first(MAX_CANDIDATES) if self.reservation_at(subnet, address) is None]
-        if not free:
-            raise errors.SubnetExhausted(f"no claimable address is left in {subnet.network.cidr}")
-        raise errors.Unvetted([subnet.network.text(address) for address in free])
-
-    def _check_requested(self, subnet: SubnetFacts, text: str, taken_back: Reservation | None, claim: Claim) -> int:
-        network = subnet.network
-        family, address = address_to_int(text)
-        if family != network.family or address not in network:
-            raise errors.AddressOutsideSubnet(f"{text} is not in {network.cidr}")
-        if not network.is_usable(address):
-            raise errors.AddressNotUsable(f"{text} is the network, broadcast or router anycast address")
-        holder = self.reservation_at(subnet, address)
-        if holder is not None and (taken_back is None or holder.id != taken_back.id):
-            raise errors.AddressTaken(f"{text} is taken", holder=holder)
-        obstacle = self.facts.obstacles.get((subnet.id, address))
-        adopted = claim.adopts and obstacle is not None and obstacle.kind == "static-entry"
-        in_use = obstacle is not None and obstacle.kind == "in-use"
-        own = in_use and (claim.over_leases or (obstacle is not None and obstacle.mac in claim.macs))
-        if obstacle is not None and holder is None and not adopted and not own:
-            raise _obstacle_error(text, obstacle, network.text)
-        return address
 
     def _reservation(
         self, subnet: SubnetFacts, claim: Claim, number: int, address: int, generation: int | None
@@ -313,7 +254,7 @@ class _Planner(Editing, Acknowledging):
             created=self.facts.now,
             expires_at=claim.expires_at,
             map_generation=generation,
-            probed=_was_probed(subnet, claim, address),
+            probed=was_probed(subnet, claim, address),
         )
 
     def _is_that_very(self, claim: Claim, subnet: SubnetFacts, holder: Reservation) -> bool:
@@ -426,33 +367,3 @@ def _is_due(resting: Reservation, facts: Facts) -> bool:
         and resting.free_at is not None
         and resting.free_at <= facts.now
     )
-
-
-def _is_to_be_probed(subnet: SubnetFacts, claim: Claim) -> bool:
-    """Whoever takes an address by force takes it from whom it is."""
-    wanted = claim.probing is Probing.YES or (claim.probing is Probing.DEFAULT and subnet.probes)
-    return wanted and not claim.over_leases
-
-
-def _was_probed(subnet: SubnetFacts, claim: Claim, address: int) -> bool | None:
-    """None where nobody wanted it. What a client takes back was its own, and is not probed."""
-    wanted = _is_to_be_probed(subnet, claim) or claim.probing is Probing.IMPOSSIBLE
-    return subnet.network.text(address) in claim.vetted if wanted else None
-
-
-def _obstacle_error(text: str, obstacle: Obstacle, show: Callable[[int], str]) -> errors.DomainError:
-    if obstacle.kind in ("gateway", "controller"):
-        owner = "the gateway" if obstacle.kind == "gateway" else "a cluster controller"
-        return errors.AddressOfInfrastructure(f"{text} is the address of {owner}")
-    if obstacle.kind == "static-entry":
-        return errors.AddressOfStaticEntry(
-            f"{text} is a static entry of the DHCP server of {obstacle.cluster}, which is not ours: an admin can adopt "
-            f"it (regionctl adopt {obstacle.cluster})"
-        )
-    if obstacle.kind == "in-use":
-        return errors.AddressInUse(
-            f"cluster {obstacle.cluster} saw somebody use {text}: regionctl in-use list tells who and since when; when "
-            "it is not so any more an admin can clear it (regionctl in-use clear)"
-        )
-    error = errors.AddressInDynamicRange if obstacle.kind == "dynamic" else errors.AddressInReservedRange
-    return error(f"{text} lies in the {obstacle.kind} range {show(obstacle.low)} to {show(obstacle.high)}")

@@ -23,9 +23,7 @@ from regiond.storage.batch import read_reservation
 from regiond.storage.changes import LONG_DEADLINE_SECONDS, rebuild_free_ranges
 from regiond.storage.connection import Row
 from regiond.storage.pool import Pool, Session
-
-# As in storage/topology.py: what a cluster speaks for does not change while its report is taken in.
-_TOPOLOGY_LOCK: Final = "SELECT pg_advisory_xact_lock(2, 0)"
+from regiond.storage.topology import TOPOLOGY_LOCK
 
 _POOLS: Final = """
 SELECT p.id, host(p.low), host(p.high), p.source, s.cidr::text,
@@ -92,7 +90,7 @@ class FirstContactStore:
         """
 
         async def apply(session: Session) -> tuple[Difference, list[int]] | None:
-            await session.run(_TOPOLOGY_LOCK)
+            await session.run(TOPOLOGY_LOCK)
             rows = await session.run("SELECT epoch FROM cluster WHERE id = %s", (cluster,))
             if epoch is not None and rows and epoch < rows[0][0]:
                 return None

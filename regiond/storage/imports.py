@@ -15,7 +15,8 @@ from regiond.domain.line_files import Mistake
 from regiond.domain.lines import LineFormat
 from regiond.domain.mutations import Actor, Mutation, Outcome
 from regiond.domain.plan import plan
-from regiond.storage.batch import changes_document, facts_request, read_facts, subnets_of
+from regiond.storage.batch import facts_request, read_facts, subnets_of
+from regiond.storage.batch_changes import changes_document
 from regiond.storage.changes import Change, once, write_audit
 from regiond.storage.pool import Pool, Session
 

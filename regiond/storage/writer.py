@@ -34,13 +34,12 @@ from regiond.domain.mutations import Mutation, Outcome
 from regiond.domain.plan import plan
 from regiond.metrics.measurements import Measurements
 from regiond.storage.batch import (
-    changes_document,
-    edits_document,
     facts_request,
     owner_facts_request,
     read_facts,
     subnets_of,
 )
+from regiond.storage.batch_changes import changes_document, edits_document
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.nodes import name_taken
 from regiond.storage.pool import SETTLE, Pool, Session

@@ -13,7 +13,7 @@ from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
 from regiond.domain.ids import NewId, Prefix, parse_id
 from regiond.domain.networks import network
 from regiond.domain.recovery import Candidate, FindingKind, Occupant, Settlement, settle
-from regiond.storage.batch import to_signed
+from regiond.storage.batch_changes import to_signed
 from regiond.storage.recovery import LOST_BEATS, LOST_EPOCHS, Evidence
 from regiond.storage.settling import LOCAL_ACCOUNT, Settled, reservation_row
 from tests.fakes.tables import NO_VALUES, Row, Tables

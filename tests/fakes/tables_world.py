@@ -7,7 +7,8 @@ from typing import Any
 from regiond.domain.errors import DomainError
 from regiond.domain.mutations import Mutation, Outcome
 from regiond.domain.plan import plan
-from regiond.storage.batch import changes_document, facts_request, read_facts
+from regiond.storage.batch import facts_request, read_facts
+from regiond.storage.batch_changes import changes_document
 from tests.fakes.tables import Tables
 from tests.regiond.domain.stories import Rows, Story
 

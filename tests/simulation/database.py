@@ -17,7 +17,8 @@ from regiond.domain.ids import NewId
 from regiond.domain.mutations import Mutation, Outcome
 from regiond.domain.plan import plan
 from regiond.domain.topology import TopologyPlan
-from regiond.storage.batch import changes_document, facts_request, read_facts
+from regiond.storage.batch import facts_request, read_facts
+from regiond.storage.batch_changes import changes_document
 from regiond.storage.deliveries import DeliveryState, Difference, Transfer
 from regiond.storage.errors import DatabaseUnavailable
 from tests.fakes import topology

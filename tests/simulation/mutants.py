@@ -187,7 +187,7 @@ MUTANTS = (
     ),
     Mutant(
         "removed host maps are in a difference",
-        "regiond/storage/batch.py",
+        "regiond/storage/batch_changes.py",
         '"removed": row.removed,',
         '"removed": False,',
     ),

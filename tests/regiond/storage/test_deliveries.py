@@ -13,7 +13,8 @@ from clusterd.protocol.arguments import HOST_MAPS, Packed
 from clusterd.protocol.digest import digest_of
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
 from regiond.domain.mutations import Acknowledge
-from regiond.storage.batch import from_signed, to_signed
+from regiond.storage.batch import from_signed
+from regiond.storage.batch_changes import to_signed
 from regiond.storage.deliveries import DeliveryReads, DeliveryState
 from regiond.storage.pool import Pool
 from tests.clusterd.strategies import v4_maps, v6_maps

@@ -14,7 +14,8 @@ from twisted.internet import reactor as global_reactor
 from clusterd.protocol.values import Identifier, RejectedMap
 from regiond.domain.mutations import Acknowledge, Idempotency, Mutation, Outcome, Reclaim, Release, Step
 from regiond.domain.plan import plan
-from regiond.storage.batch import changes_document, facts_request, read_facts, subnets_of
+from regiond.storage.batch import facts_request, read_facts, subnets_of
+from regiond.storage.batch_changes import changes_document
 from regiond.storage.pool import Pool, Session
 from tests.regiond.storage.crowd import crowd
 from tests.regiond.storage.region import Region, region_on
