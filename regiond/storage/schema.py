@@ -12,7 +12,8 @@ made. A migration says in a line of its own which migration a regiond has to kno
 
 Such a migration only adds: tables, columns with a default, fields in the JSON that functions answer (readers pass over
 fields that they do not know), never a new meaning under an old name. What an older regiond still uses goes away one
-release later, by a migration without such a line: that one works only for regionds that bring it.
+release later, by a migration without such a line: that one works only for regionds that bring it. What each release
+works with is recorded in `tests/upgrades`.
 """
 
 import hashlib

@@ -1,9 +1,7 @@
 """The stories of the planner on a real PostgreSQL: the same outcomes and the same rows as on the tables in memory."""
 
-from contextlib import closing
 from typing import Any
 
-import psycopg2
 import pytest
 import pytest_twisted
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +15,7 @@ from tests.regiond.domain.player import Player
 from tests.regiond.domain.stories import Story, stories
 from tests.regiond.storage.postgres_world import PostgresWorld
 from tests.regiond.storage.region import region_on
+from tests.upgrades.later_schema import migrate_further
 
 reactor: Any = global_reactor
 
@@ -38,16 +37,7 @@ async def test_so_it_does_on_the_schema_of_a_newer_regiond(newer_database: str, 
 
 @pytest.fixture
 def newer_database(database: str) -> str:
-    """What a later migration may do to a schema that is in use: see Note [Rolling upgrade] in `storage/schema.py`."""
-    with closing(psycopg2.connect(database)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'migration'")
-        for (table,) in cursor.fetchall():
-            cursor.execute(f'ALTER TABLE "{table}" ADD COLUMN later jsonb NOT NULL DEFAULT \'{{"n": 1}}\'')
-        cursor.execute("CREATE TABLE later_thing (device bigint REFERENCES device ON DELETE CASCADE)")
-        cursor.execute(
-            "INSERT INTO migration (number, name, sha256, works_for) "
-            "SELECT max(number) + 1, 'later', repeat('0', 64), max(number) FROM migration"
-        )
+    migrate_further(database)
     return database
 
 
