@@ -63,10 +63,13 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class NewEnrolment:
-    """A token with which a cluster of this name can enrol once. `text` is shown this once."""
+    """A token with which a cluster of this name can enrol once.
+
+    `text` is the whole token and shown once; None when it was made by an earlier request.
+    """
 
     name: str
-    text: str = field(repr=False)
+    text: str | None = field(repr=False)
     expires_at: datetime
 
 
@@ -79,11 +82,13 @@ class EnrolmentOffer:
     fingerprint: str
 
     @property
-    def command(self) -> str:
-        """To be run on the cluster controller, in any shell.
+    def command(self) -> str | None:
+        """To be run on the cluster controller, in any shell; None without the token.
 
         `echo` is a part of the shell: the token is no argument of any process, where other users could see it.
         """
+        if self.enrolment.text is None:
+            return None
         return f"echo {self.enrolment.text} | python3 -m clusterd join {self.address} {self.fingerprint}"
 
 

@@ -26,7 +26,7 @@ from regiond.http.reading import (
     understand_query,
 )
 from regiond.http.routes import ROUTES
-from regiond.http.routing import Access, Answer, Call, Found, Raw, Route, Router, Streamed
+from regiond.http.routing import Access, Answer, Call, Found, Raw, Route, Router, Streamed, Uploaded
 from regiond.http.use_cases import UseCases
 from regiond.metrics.measurements import Measurements
 from regiond.storage.errors import DatabaseUnavailable
@@ -156,7 +156,7 @@ class Application:
             raise Problem("not-permitted", "force needs an account with the role admin")
         _check_after(route, query)
         body = _body(route, incoming)
-        context = self._context(exchange, query)
+        context = self._context(exchange, query, body)
         call: Call[Any, Any] = Call(context, found.parameters, query, pairs, body, self._now(), route, incoming.headers)
         return await route.handler(self._use_cases, call)
 
@@ -184,13 +184,17 @@ class Application:
             retry = ("Retry-After", str(ceil(seconds)))
             raise Problem("too-many-requests", f"this token may go on in {seconds:.2f} s", [retry])
 
-    def _context(self, exchange: _Exchange, query: Query) -> RequestContext:
+    def _context(self, exchange: _Exchange, query: Query, body: Any) -> RequestContext:
         incoming = exchange.incoming
         key = read_idempotency_key(incoming.headers.get("idempotency-key"))
         fingerprint = ""
         if key is not None:
-            told = b"\0".join([incoming.method.encode(), exchange.path.encode(), incoming.body])
-            fingerprint = sha256(told).hexdigest()
+            told = [incoming.method.encode(), exchange.path.encode(), incoming.body]
+            if intent := query.intent:
+                told.append(intent.encode())
+            if isinstance(body, Uploaded):
+                told.append(body.media_type.encode())
+            fingerprint = sha256(b"\0".join(told)).hexdigest()
         if_match = read_if_match(incoming.headers.get("if-match"))
         wait = query.wait if isinstance(query, Waiting) else None
         probe = query.probe if isinstance(query, Claiming) else None

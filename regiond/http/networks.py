@@ -21,6 +21,9 @@ async def read_cluster(use: UseCases, call: Call[None, NoQuery]) -> Answer:
 
 
 async def offer_enrolment(use: UseCases, call: Call[NewEnrolmentBody, NoQuery]) -> Answer:
+    """It takes the place of the one that the name may have. The only answer with the token itself; the one to a
+    repeated key has null in its place, and is 404 when the token was used, withdrawn or replaced meanwhile.
+    """
     offer = await use.enrolment.offer(call.context, call.path["cluster"], seconds=call.body.expires_in)
     return created(show.enrolment(offer), None)
 

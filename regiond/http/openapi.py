@@ -29,8 +29,9 @@ Addresses for machines on several sites: claims, host maps, releases.
   `Authorization: Bearer hm_…`, except on the region's own UNIX socket, whose owner is the admin `local`.
 * Errors are `application/problem+json` (RFC 9457); `type` is stable, and the members after `request_id` are for
   programs.
-* `Idempotency-Key` on POST, PATCH and DELETE: the same key and request get the first answer for 24 hours; the same key
-  with another request gets 422.
+* `Idempotency-Key` on POST, PATCH and DELETE: the same key and request get the first answer for 24 hours, and nothing
+  is done again; the same key with another request gets 422. A request is its method, path, query (but for `wait`) and
+  body. A token that was made is shown once: in a repeated answer it is null.
 * `ETag` and `If-Match`: a change or deletion of anything but the version that was read is refused with 412.
 * Lists are cut into pages of `limit`; `Link: <…>; rel="next"` leads to the next one. The values of a
   repeated filter are alternatives.

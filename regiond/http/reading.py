@@ -193,10 +193,13 @@ def _place_in(body: Any, entry: Mapping[str, Any]) -> str:
     place: list[int | str] = []
     at = body
     for part in entry["loc"]:
-        if isinstance(at, dict) and part not in at and not (part == entry["loc"][-1] and entry["type"] == "missing"):
+        if isinstance(at, dict) and (part in at or (part == entry["loc"][-1] and entry["type"] == "missing")):
+            at = at.get(part)
+        elif isinstance(at, list) and isinstance(part, int):
+            at = at[part]
+        else:
             continue  # the name of the alternative that it was read as
         place.append(part)
-        at = at.get(part) if isinstance(at, dict) else at[part] if isinstance(at, list) else None
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1")[:100] for part in place)
 
 

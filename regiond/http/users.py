@@ -45,7 +45,10 @@ async def change_user(use: UseCases, call: Call[AccountChange, NoQuery]) -> Answ
 
 
 async def create_token(use: UseCases, call: Call[NewTokenBody, NoQuery]) -> Answer:
-    """The only answer that has the token itself; the one to a repeated key has null in its place."""
+    """The only answer that has the token itself; the one to a repeated key has null in its place, since only its hash
+    is kept, and is 404 when the token was revoked meanwhile. Whoever lost the answer revokes it (`Location`) and makes
+    another, with another key.
+    """
     body = call.body
     made = await use.accounts.create_token(
         call.context,

@@ -39,9 +39,7 @@ class Imports:
             raise errors.InvalidRequest("", f"line {line} is not UTF-8: save the file as CSV UTF-8") from error
         if "\0" in text:
             raise errors.InvalidRequest("", f"line {text.count(chr(10), 0, text.index(chr(0))) + 1} has a NUL in it")
-        number = await self._store.create(
-            context.change_as(f"{form} {dry_run} {sorted(ignored)}"), form, text, dry_run=dry_run, ignored=ignored
-        )
+        number = await self._store.create(context.change, form, text, dry_run=dry_run, ignored=ignored)
         self._wake()
         seconds = DEFAULT_WAIT_SECONDS if context.wait_seconds is None else context.wait_seconds
         end = self._clock.seconds() + seconds

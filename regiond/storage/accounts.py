@@ -130,7 +130,7 @@ class AccountStore:
         """
         wanted = {column: changes[column] for column in _CHANGEABLE if column in changes}
 
-        async def update(session: Session) -> None:
+        async def update(session: Session) -> int:
             rows = await session.run(
                 """SELECT disabled, max_reservations, max_reservations_per_subnet FROM account WHERE id = %s
                    FOR NO KEY UPDATE""",
@@ -141,7 +141,7 @@ class AccountStore:
                 versions.require(change.if_match, versions.of_account(account, *rows[0]))
             new = {column: value for column, value in wanted.items() if rows and before[column] != value}
             if not new:
-                return
+                return account
             await session.run(
                 """UPDATE account SET disabled = %s, max_reservations = %s, max_reservations_per_subnet = %s
                    WHERE id = %s""",
@@ -154,8 +154,9 @@ class AccountStore:
             if new:
                 former = {column: before[column] for column in new}
                 await write_audit(session, change, "account.limit", object_id, former, new)
+            return account
 
-        await self._pool.transaction(update, retry=True)
+        await once(self._pool, change, update, sets=True)
         return await self.account(account)
 
     async def create_token(

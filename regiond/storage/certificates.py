@@ -65,10 +65,14 @@ class CertificateStore:
 
     async def create_enrolment(
         self, change: Change, name: str, number: int, secret: StoredSecret, seconds: int
-    ) -> datetime:
-        """A token in place of the one that the name may have; when it expires, by the database's clock."""
+    ) -> tuple[int, datetime]:
+        """A token in place of the one that the name may have: its id, and when it expires, by the database's clock.
 
-        async def put(session: Session) -> datetime:
+        A repeated idempotency key gives the token first made, whose id is another one. Raises NotFound when that one
+        was used, withdrawn or replaced since.
+        """
+
+        async def put(session: Session) -> int:
             rows = await session.run(
                 """INSERT INTO enrolment (name, id, salt, hash, expires_at)
                    VALUES (%s, %s, %s, %s, now() + make_interval(secs => %s))
@@ -82,9 +86,14 @@ class CertificateStore:
             await write_audit(
                 session, change, "cluster.enrolment-create", format_id(Prefix.ENROLMENT, number), None, after
             )
-            return expires_at
+            return number
 
-        return await self._pool.transaction(put, retry=True)
+        found = "SELECT id, expires_at FROM enrolment WHERE id = %s"
+        made = await once(self._pool, change, put, found, (number,))
+        rows = await self._pool.query(found, (made,), retry=True)
+        if not rows:
+            raise errors.NotFound("the enrolment token that this request made was used, withdrawn or replaced since")
+        return made, rows[0][1]
 
     async def withdraw_enrolment(self, change: Change, name: str) -> None:
         """Raises NotFound where there is no token for the name."""
@@ -168,10 +177,15 @@ class CertificateStore:
 
     # ---- the end ----
 
-    async def revoke(self, change: Change, cluster: int, name: str) -> Sequence[str]:
-        """Let the cluster in no more, by whatever it has; the serials that were good until now. Raises StaleVersion."""
+    async def revoke(self, change: Change, cluster: int, name: str) -> Sequence[str] | None:
+        """Let the cluster in no more, by whatever it has; the serials that were good until now.
 
-        async def run(session: Session) -> list[str]:
+        None when a repeated idempotency key finds that done. Raises StaleVersion.
+        """
+        serials: list[str] | None = None
+
+        async def run(session: Session) -> int:
+            nonlocal serials
             rows = await session.run(
                 "SELECT v.name FROM cluster c JOIN vrf v ON v.id = c.vrf WHERE c.id = %s FOR UPDATE OF c", (cluster,)
             )
@@ -181,9 +195,10 @@ class CertificateStore:
             serials = await _revoke_certificates(session, cluster)
             object_id = format_id(Prefix.CLUSTER, cluster)
             await write_audit(session, change, "cluster.revoke", object_id, {"certificates": serials}, None)
-            return serials
+            return cluster
 
-        return await self._pool.transaction(run, retry=True)
+        await once(self._pool, change, run, sets=True)
+        return serials
 
     async def revoked_among(self, serials: Sequence[str]) -> set[str]:
         """Those that are not good any more, by revocation or age."""

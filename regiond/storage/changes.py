@@ -1,7 +1,8 @@
-"""Changes that do not go through the writer: accounts, tokens, nodes, ranges. Once each, and audited.
+"""Changes that do not go through the writer: accounts, tokens, nodes, ranges, clusters. Once each, and audited.
 
 A change is safe to repeat after a lost answer: it is recognised by the id that its caller made, or by its idempotency
-key. What is stored under the key is only the id of what was made.
+key. What is stored under the key is only the id of what was made or changed: a repeated request does nothing, and shows
+how that is now.
 """
 
 import json
@@ -36,11 +37,13 @@ async def once(
     *,
     subnet: int | None = None,
     deadline: float | None = None,
+    sets: bool = False,
 ) -> int:
     """Do the work in a transaction, unless it was done before: under the same key, or by us (`made_before` finds it).
 
-    With `subnet` all of it happens under that subnet's lock, which is taken first, as the writer does. Returns the id
-    of what was made, then or now. Raises IdempotencyKeyReused.
+    With `subnet` all of it happens under that subnet's lock, which is taken first, as the writer does. `sets`: the work
+    sets values, so that doing it twice is doing it once. Returns the id of what was made or set, then or now. Raises
+    IdempotencyKeyReused.
     """
     key = change.idempotency
 
@@ -68,8 +71,10 @@ async def once(
             )
         return made
 
-    # without a key a repeated DELETE would find nothing, and say so of its own success
-    return await pool.transaction(run, retry=made_before is not None or key is not None, deadline=deadline)
+    # Without a key a repeated DELETE would find nothing, and say so of its own success; and what is set only in a
+    # version that was read is in another one afterwards.
+    repeatable = made_before is not None or key is not None or (sets and change.if_match is None)
+    return await pool.transaction(run, retry=repeatable, deadline=deadline)
 
 
 async def was_done(pool: Pool, change: Change) -> bool:
@@ -86,6 +91,42 @@ async def was_done(pool: Pool, change: Change) -> bool:
         raise _reused()
     await pool.execute(SETTLE, retry=True)
     return True
+
+
+async def answered(pool: Pool, change: Change) -> str | None:
+    """What `keep_answer` kept for a request with this key; None when it was not carried out to its end, or has no key.
+
+    For what is no single transaction, and is done again until it was done to its end. Raises IdempotencyKeyReused.
+    """
+    key = change.idempotency
+    if key is None:
+        return None
+
+    async def run(session: Session) -> str | None:
+        await session.run(
+            """INSERT INTO idempotency (account, key, fingerprint, answer) VALUES (%s, %s, %s, '')
+               ON CONFLICT (account, key) DO NOTHING""",
+            (key.account, key.key, key.fingerprint),
+        )
+        [(fingerprint, answer)] = await session.run(
+            "SELECT fingerprint, answer FROM idempotency WHERE account = %s AND key = %s", (key.account, key.key)
+        )
+        if fingerprint != key.fingerprint:
+            raise _reused()
+        await session.run(SETTLE)
+        return answer or None
+
+    return await pool.transaction(run, retry=True)
+
+
+async def keep_answer(pool: Pool, change: Change, answer: str) -> None:
+    """The answer to whoever repeats the request under its key; the first one that is kept stays."""
+    if (key := change.idempotency) is not None:
+        await pool.execute(
+            "UPDATE idempotency SET answer = %s WHERE account = %s AND key = %s AND answer = ''",
+            (answer, key.account, key.key),
+            retry=True,
+        )
 
 
 def _reused() -> errors.IdempotencyKeyReused:

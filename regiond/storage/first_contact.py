@@ -20,7 +20,7 @@ from regiond.domain.first_contact import (
 from regiond.domain.ids import NewId, Prefix, format_id
 from regiond.domain.networks import Network, network
 from regiond.storage.batch import read_reservation
-from regiond.storage.changes import LONG_DEADLINE_SECONDS, rebuild_free_ranges
+from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, answered, keep_answer, rebuild_free_ranges
 from regiond.storage.connection import Row
 from regiond.storage.pool import Pool, Session
 from regiond.storage.topology import TOPOLOGY_LOCK
@@ -65,6 +65,14 @@ class FirstContactStore:
     def __init__(self, pool: Pool, new_id: NewId) -> None:
         self._pool = pool
         self._new_id = new_id
+
+    async def answered(self, change: Change) -> str | None:
+        """As `changes.answered`."""
+        return await answered(self._pool, change)
+
+    async def keep_answer(self, change: Change, answer: str) -> None:
+        """As `changes.keep_answer`."""
+        await keep_answer(self._pool, change, answer)
 
     async def expect(self, cluster: int, reports: bool, epoch: int | None = None) -> None:
         """The cluster registered, and says whether it will report. What it reported before stays until then.

@@ -10,7 +10,7 @@ from typing import Final
 from regiond.domain import errors
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.pairs import ClusterOnSubnet
-from regiond.storage.changes import Change, lock_subnet, write_audit
+from regiond.storage.changes import Change, lock_subnet, once, write_audit
 from regiond.storage.pool import Pool, Session
 from regiond.storage.reads import CONNECTED
 from regiond.storage.topology import TOPOLOGY_LOCK
@@ -47,10 +47,14 @@ class PairStore:
         Raises NotOnSubnet when none of its NICs is on the subnet, or when it is revoked.
         """
 
-        async def run(session: Session) -> bool:
+        changed = False
+
+        async def run(session: Session) -> int:
+            nonlocal changed
             found = await _look(session, subnet, cluster)
             if found.role == "serving":
-                return False
+                return cluster
+            changed = True
             if not found.nics:
                 raise errors.NotOnSubnet(f"no NIC of cluster {found.name} is on this subnet now")
             if found.revoked:
@@ -62,9 +66,10 @@ class PairStore:
             )
             await _set_interfaces(session, subnet, cluster, "serving")
             await _audit(session, change, "subnet.confirm-pair", subnet, found.name)
-            return True
+            return cluster
 
-        return await self._pool.transaction(run, retry=True)
+        await once(self._pool, change, run, sets=True)
+        return changed
 
     async def end(self, change: Change, subnet: int, cluster: int) -> bool:
         """The cluster does not serve the subnet any more; False if it did not.
@@ -72,12 +77,16 @@ class PairStore:
         Raises LastServing when no other cluster serves it, NotOnSubnet when this one never did.
         """
 
-        async def run(session: Session) -> bool:
+        changed = False
+
+        async def run(session: Session) -> int:
+            nonlocal changed
             found = await _look(session, subnet, cluster)
             if found.role is None:
                 raise errors.NotOnSubnet(f"cluster {found.name} does not serve this subnet")
             if found.role != "serving":
-                return False
+                return cluster
+            changed = True
             others = await session.run(
                 "SELECT FROM delivery WHERE subnet = %s AND cluster <> %s AND role = 'serving' LIMIT 1",
                 (subnet, cluster),
@@ -93,9 +102,10 @@ class PairStore:
             )
             await _set_interfaces(session, subnet, cluster, "shared-subnet")
             await _audit(session, change, "subnet.unpair", subnet, found.name)
-            return True
+            return cluster
 
-        return await self._pool.transaction(run, retry=True)
+        await once(self._pool, change, run, sets=True)
+        return changed
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from regiond.domain.ids import NewId, Prefix, format_id
 from regiond.domain.networks import Network, network
 from regiond.domain.ranges import AddressRange, RangeKind, RangeValues, check_range, newly_dynamic
 from regiond.storage.batch import read_reservation
-from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, lock_subnet, once, rebuild_free_ranges, write_audit
+from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, once, rebuild_free_ranges, write_audit
 from regiond.storage.connection import Row
 from regiond.storage.pool import Pool, Session
 
@@ -88,8 +88,7 @@ class RangeStore:
     ) -> AddressRange:
         """Make a range what `edit` makes of it. Raises NotFound, RangeReported, and as `add`."""
 
-        async def update(session: Session) -> None:
-            await lock_subnet(session, subnet)
+        async def update(session: Session) -> int:
             rows = await session.run(f"{_RANGE_ID} AND subnet = %s", (range_id, subnet))
             if not rows:
                 raise await _not_ours_to_change(session, subnet, range_id)
@@ -98,7 +97,7 @@ class RangeStore:
             before = held.values
             values = edit(before)
             if values == before:
-                return
+                return range_id
             forced_over = await _check(session, subnet, range_id, before, values, force)
             await session.run(
                 "UPDATE address_range SET kind = %s, low = %s, high = %s, comment = %s WHERE id = %s",
@@ -108,8 +107,9 @@ class RangeStore:
                 await rebuild_free_ranges(session, subnet, before.low, before.high)
                 await rebuild_free_ranges(session, subnet, values.low, values.high)
             await _audit(session, change, "range.change", subnet, range_id, before, values, forced_over)
+            return range_id
 
-        await self._pool.transaction(update, retry=True, deadline=LONG_DEADLINE_SECONDS)
+        await once(self._pool, change, update, subnet=subnet, deadline=LONG_DEADLINE_SECONDS, sets=True)
         return await self.range(subnet, range_id)
 
     async def remove(self, change: Change, subnet: int, range_id: int) -> None:

@@ -14,7 +14,7 @@ from regiond.domain.recovery import (
     RecoveringSubnet,
     RecoveryView,
 )
-from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, lock_subnet, write_audit
+from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, lock_subnet, once, was_done, write_audit
 from regiond.storage.pool import Pool, Session
 from regiond.storage.settling import MAY_HAVE, Settled, settle_subnet
 
@@ -77,11 +77,16 @@ class RecoveryStore:
         one from now on.
         """
 
-        async def work(session: Session) -> str | None:
+        begun: str | None = None
+
+        async def work(session: Session) -> int:
+            nonlocal begun
             rows = await session.run("SELECT history::text, recovering_since IS NOT NULL FROM region FOR UPDATE")
             history, recovering = rows[0]
+            if begun == history:
+                return 0  # it is ours, whose commit was not answered
             if (recovering and not anew) or of_history not in (None, history):
-                return None
+                raise errors.AlreadyRecovering("a recovery goes on already")
             await session.run("INSERT INTO former_history (history, reason) VALUES (%s, %s)", (history, reason))
             fresh = await session.run(
                 """UPDATE region SET history = gen_random_uuid(), recovering_since = now(), recovery_reason = %s
@@ -105,14 +110,22 @@ class RecoveryStore:
             )
             after = {"history": fresh[0][0], "reason": reason}
             await write_audit(session, change, "recovery.begin", "region", {"history": history}, after)
-            return str(fresh[0][0])
+            begun = str(fresh[0][0])
+            return 0
 
-        return await self._pool.transaction(work, retry=True, deadline=LONG_DEADLINE_SECONDS)
+        try:
+            await once(self._pool, change, work, deadline=LONG_DEADLINE_SECONDS, sets=True)
+        except errors.AlreadyRecovering:
+            return None
+        return begun
 
     async def end_waiting(self, change: Change, *, force: bool) -> tuple[str, ...]:
         """Settle without the clusters that were not heard; their names. Raises NotRecovering, NotAllHeard."""
 
-        async def work(session: Session) -> tuple[str, ...]:
+        names: tuple[str, ...] = ()
+
+        async def work(session: Session) -> int:
+            nonlocal names
             rows = await session.run("SELECT recovering_since IS NOT NULL FROM region FOR UPDATE")
             if not rows[0][0]:
                 raise errors.NotRecovering("no recovery goes on")
@@ -132,9 +145,14 @@ class RecoveryStore:
                 )
             await session.run("UPDATE cluster SET unheard = false WHERE unheard")
             await write_audit(session, change, "recovery.end", "region", {"not_heard": list(names)}, None)
-            return names
+            return 0
 
-        return await self._pool.transaction(work, retry=True)
+        await once(self._pool, change, work, sets=True)
+        return names
+
+    async def was_done(self, change: Change) -> bool:
+        """As `changes.was_done`."""
+        return await was_done(self._pool, change)
 
     async def finish(self) -> str | None:
         """The history that goes on when every subnet is settled; None when there is nothing to finish."""

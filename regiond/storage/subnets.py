@@ -9,7 +9,7 @@ from regiond.domain import errors, versions
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.networks import network
 from regiond.domain.views import Utilisation
-from regiond.storage.changes import Change, lock_subnet, write_audit
+from regiond.storage.changes import Change, once, write_audit
 from regiond.storage.pool import Pool, Session
 
 # One statement, so one snapshot: the numbers belong together.
@@ -96,8 +96,7 @@ class SubnetStore:
         may claim beside admins, None for all. Raises StaleVersion, and NotFound for an account that is not there.
         """
 
-        async def update(session: Session) -> None:
-            await lock_subnet(session, subnet)
+        async def update(session: Session) -> int:
             rows = await session.run(
                 "SELECT release_hold_seconds, claimable_anyway, probe, claimant_names(s) FROM subnet s WHERE id = %s",
                 (subnet,),
@@ -108,7 +107,7 @@ class SubnetStore:
             before = dict(zip(_CHANGEABLE, rows[0], strict=True))
             new = {name: value for name, value in wanted.items() if before[name] != value}
             if not new:
-                return
+                return subnet
             after = before | new
             await session.run(
                 """UPDATE subnet SET release_hold_seconds = %s, claimable_anyway = %s, probe = %s, claimants = %s
@@ -126,8 +125,9 @@ class SubnetStore:
                 )
             former = {name: before[name] for name in new}
             await write_audit(session, change, "subnet.change", format_id(Prefix.SUBNET, subnet), former, new)
+            return subnet
 
-        await self._pool.transaction(update, retry=True)
+        await once(self._pool, change, update, subnet=subnet, sets=True)
 
 
 async def _accounts(session: Session, names: Sequence[str] | None) -> list[int] | None:

@@ -69,18 +69,19 @@ class VrfStore:
     async def change(self, change: Change, vrf: int, comment: str | None) -> None:
         """Set the comment. Raises StaleVersion."""
 
-        async def update(session: Session) -> None:
+        async def update(session: Session) -> int:
             rows = await session.run("SELECT name, comment FROM vrf WHERE id = %s FOR UPDATE", (vrf,))
             if not rows:
                 raise _gone(vrf)
             versions.require(change.if_match, versions.of_vrf(vrf, rows[0][1]))
             if rows[0][1] == comment:
-                return
+                return vrf
             await session.run("UPDATE vrf SET comment = %s WHERE id = %s", (comment, vrf))
             before, after = {"comment": rows[0][1]}, {"comment": comment}
             await write_audit(session, change, "vrf.change", format_id(Prefix.VRF, vrf), before, after)
+            return vrf
 
-        await self._pool.transaction(update, retry=True)
+        await once(self._pool, change, update, sets=True)
 
     async def remove(self, change: Change, vrf: int) -> None:
         """Raises VrfInUse while subnets are in it or clusters have it as their own, StaleVersion."""
@@ -121,7 +122,10 @@ class VrfStore:
         SubnetsLeftBehind, unless forced, where it would stop serving another one; StaleVersion.
         """
 
-        async def update(session: Session) -> Reconsidered:
+        reconsidered = Reconsidered()
+
+        async def update(session: Session) -> int:
+            nonlocal reconsidered
             await session.run(TOPOLOGY_LOCK)
             rows = await session.run(
                 """SELECT c.vrf, v.name FROM cluster c JOIN vrf v ON v.id = c.vrf
@@ -135,7 +139,7 @@ class VrfStore:
             if not names:
                 raise _gone(vrf)
             if rows[0][0] == vrf:
-                return Reconsidered()
+                return cluster
             await session.run("UPDATE cluster SET vrf = %s WHERE id = %s", (vrf, cluster))
             reconsidered = await reconsider(session, self._new_id, [cluster])
             left = await _served_elsewhere(session, cluster)
@@ -147,9 +151,9 @@ class VrfStore:
                 )
             before, after = {"vrf": rows[0][1]}, {"vrf": names[0][0]}
             await write_audit(session, change, "cluster.change", format_id(Prefix.CLUSTER, cluster), before, after)
-            return reconsidered
+            return cluster
 
-        reconsidered = await self._pool.transaction(update, retry=True, deadline=LONG_DEADLINE_SECONDS)
+        await once(self._pool, change, update, deadline=LONG_DEADLINE_SECONDS, sets=True)
         tell_all(reconsidered)
         return reconsidered
 

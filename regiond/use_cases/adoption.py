@@ -7,6 +7,7 @@ the server's own configuration stays: whoever wrote it deletes it, and from then
 from collections.abc import Sequence
 from typing import Final
 
+from pydantic import TypeAdapter
 from twisted.internet.defer import Deferred, gatherResults
 
 from regiond.domain import errors
@@ -22,6 +23,8 @@ from regiond.use_cases.inventory import Inventory
 from regiond.use_cases.requests import RequestContext
 
 MAX_ENTRIES: Final = 500
+
+_RESULTS: Final = TypeAdapter(list[AdoptionResult])
 
 
 class Adoptions:
@@ -61,6 +64,15 @@ class Adoptions:
         An entry that was adopted before is done: calling this again changes nothing.
         """
         _require_admin(context)
+        if (first := await self._store.answered(context.change)) is not None:
+            return _RESULTS.validate_json(first)
+        results = await self._adopt_all(context, cluster, entries, owner)
+        await self._store.keep_answer(context.change, _RESULTS.dump_json(results).decode())
+        return results
+
+    async def _adopt_all(
+        self, context: RequestContext, cluster: str, entries: Sequence[str], owner: str | None
+    ) -> list[AdoptionResult]:
         if not 1 <= len(entries) <= MAX_ENTRIES:
             raise errors.InvalidRequest("/entries", f"1 to {MAX_ENTRIES} ids")
         wanted = [inputs.known_id(Prefix.FOREIGN_ENTRY, entry) for entry in entries]

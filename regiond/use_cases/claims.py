@@ -25,7 +25,7 @@ from regiond.use_cases import inputs
 from regiond.use_cases.conditions import require_admin, required, while_it_changes
 from regiond.use_cases.filters import ReservationFilters
 from regiond.use_cases.probed_claims import ProbedClaims
-from regiond.use_cases.repeats import once
+from regiond.use_cases.repeats import first_answer, once
 from regiond.use_cases.requests import RequestContext
 from regiond.use_cases.steps import (
     DeviceClaim,
@@ -93,18 +93,16 @@ class Claims:
 
         `force` takes an address that is leased to another client.
         """
-        claim = await self.steps.claim_device(
-            context, DeviceClaim(interface, macs, duid, address, hostname, owner, comment)
-        )
-        outcome = await self._claim(context, claim, force)
-        (reservation,) = outcome.reservations
+        asked = DeviceClaim(interface, macs, duid, address, hostname, owner, comment)
+        outcome = await self._claim(context, lambda: self.steps.claim_device(context, asked), force)
+        (held,) = outcome.reservations
         (view,) = await self._views(context, outcome)
-        assert reservation.device is not None
+        assert held.device is not None
         if not outcome.created or outcome.replayed:
-            found = await self._reads.devices([reservation.device])
+            found = await self._reads.devices([held.device])
             if found:
                 return found[0], outcome.created
-        made = DeviceView(reservation.device, claim.hostname, claim.owner_name, comment, reservation.created, (view,))
+        made = DeviceView(held.device, held.hostname, held.owner_name, held.comment, held.created, (view,))
         return made, outcome.created
 
     async def list_devices(
@@ -192,8 +190,7 @@ class Claims:
     ) -> tuple[ReservationView, bool]:
         """An address and a host map for another MAC address of a node, or for an alias of one of its NICs."""
         asked = NodeAddressClaim(node_id, interface, mac, alias, client_id, duid, address, hostname)
-        claim = await self.steps.claim_node_address(context, asked)
-        outcome = await self._claim(context, claim, force)
+        outcome = await self._claim(context, lambda: self.steps.claim_node_address(context, asked), force)
         return (await self._views(context, outcome))[0], outcome.created
 
     async def list_node_addresses(self, context: RequestContext, node_id: str) -> Sequence[ReservationView]:
@@ -231,8 +228,7 @@ class Claims:
     ) -> tuple[Sequence[ReservationView], bool]:
         """Addresses that the region never hands out again until they are released: no host map."""
         asked = UserClaim(interface, address, mac, count, hostname, purpose, comment, user, expires_at)
-        claim = await self.steps.claim_for_user(context, asked)
-        outcome = await self._claim(context, claim, force)
+        outcome = await self._claim(context, lambda: self.steps.claim_for_user(context, asked), force)
         return await self._views(context, outcome), outcome.created
 
     async def list_reservations(
@@ -283,13 +279,21 @@ class Claims:
 
     # ---- steps of the stories ----
 
-    async def _claim(self, context: RequestContext, claim: Claim, force: bool) -> Outcome:
+    async def _claim(self, context: RequestContext, understand: Callable[[], Awaitable[Claim]], force: bool) -> Outcome:
         """Submit a claim; see Note [Leases and claims] in regiond/use_cases/leases.py."""
         if force:
             require_admin(context)
+        try:
+            claim = await understand()
+        except errors.DomainError:
+            # what it names may be gone since it was carried out, or not be unambiguous any more
+            if (first := await first_answer(self._reads, context.idempotency)) is not None:
+                return first
+            raise
         (claim,) = await self.leases.look([claim], over=force)
         outcome = await self._probed.submit(context, claim)
-        if force and claim.leases:
+        # Whoever has a lease on it when the request is repeated may have it by right: the address is another's by then.
+        if force and claim.leases and not outcome.replayed:
             await self.leases.end(claim.leases, context.request_id)
         return outcome
 

@@ -9,6 +9,7 @@ the bell was not heard.
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -168,8 +169,10 @@ class Enrolment:
     # ---- an admin's ----
 
     async def offer(self, context: RequestContext, name: str, *, seconds: int | None) -> EnrolmentOffer:
-        """A token for a cluster of this name (or, for a known one, id). Raises NotPermitted, NotFound,
-        InvalidRequest and NoClusterListener.
+        """A token for a cluster of this name (or, for a known one, id).
+
+        The secret is in the answer and nowhere else: the answer to a repeated idempotency key is without it. Raises
+        NotPermitted, NotFound, InvalidRequest and NoClusterListener.
         """
         _need_admin(context)
         if self.address is None:
@@ -183,13 +186,15 @@ class Enrolment:
             make_secret(self._random_bytes(SECRET_BYTES)),
             self._random_bytes(SALT_BYTES),
         )
-        expires_at = await self._store.create_enrolment(
+        made, expires_at = await self._store.create_enrolment(
             context.change,
             name,
             number,
             StoredSecret(salt, hash_of(salt, secret)),
             seconds or DEFAULT_ENROLMENT_SECONDS,
         )
+        if made != number:
+            return self._offered(NewEnrolment(name, None, expires_at), self.address)
         self._log.info(
             "{actor} lets cluster {cluster} enrol until {expires_at}",
             event="enrolment.offered",
@@ -199,8 +204,10 @@ class Enrolment:
             request_id=context.request_id,
         )
         await self._announce()
-        offered = NewEnrolment(name, format_enrolment_token(number, secret), expires_at)
-        return EnrolmentOffer(offered, self.address, self.certificates.authority.fingerprint)
+        return self._offered(NewEnrolment(name, format_enrolment_token(number, secret), expires_at), self.address)
+
+    def _offered(self, made: NewEnrolment, address: str) -> EnrolmentOffer:
+        return EnrolmentOffer(made, address, self.certificates.authority.fingerprint)
 
     async def withdraw(self, context: RequestContext, name: str) -> None:
         """Make the name's token worthless. Raises NotPermitted and NotFound."""
@@ -213,7 +220,7 @@ class Enrolment:
         """Refuse the cluster from now on. Raises NotPermitted and NotFound."""
         _need_admin(context)
         view = await self._clusters.cluster(cluster)
-        await self._revoke(context, view)
+        await self._revoke(context, context.change, view)
         return await self._clusters.cluster(format_id(Prefix.CLUSTER, view.id))
 
     async def forget(self, context: RequestContext, cluster: str, *, dhcp_is_off: bool) -> None:
@@ -224,6 +231,8 @@ class Enrolment:
         which is the first that happens.
         """
         _need_admin(context)
+        if await self._topology.was_done(context.change):
+            return  # and nothing is revoked under a key that stands for another request
         view = await still_there(
             lambda: self._clusters.cluster(cluster), lambda: self._topology.was_done(context.change)
         )
@@ -237,7 +246,8 @@ class Enrolment:
                 "when its DHCP server is off for good, say so with dhcp_is_off (regionctl: --dhcp-is-off)",
                 subnets=cidrs,
             )
-        await self._revoke(context, view)
+        # the key stands for all of it: it is used up by what happens last
+        await self._revoke(context, replace(context.change, idempotency=None), view)
         steps: list[Step] = [Forgotten(view.id, subnet) for subnet, _ in held]
         if steps:
             await self._topology.drain(view.id)
@@ -254,8 +264,10 @@ class Enrolment:
             request_id=context.request_id,
         )
 
-    async def _revoke(self, context: RequestContext, view: ClusterView) -> None:
-        serials = await self._store.revoke(context.change, view.id, view.name)
+    async def _revoke(self, context: RequestContext, change: Change, view: ClusterView) -> None:
+        serials = await self._store.revoke(change, view.id, view.name)
+        if serials is None:
+            return
         self._log.warn(
             "cluster {cluster} was revoked by {actor}",
             event="cluster.revoked",

@@ -17,6 +17,8 @@ class RecoveryStore(Protocol):
 
     async def end_waiting(self, change: Change, *, force: bool) -> tuple[str, ...]: ...
 
+    async def was_done(self, change: Change) -> bool: ...
+
     async def view(self) -> RecoveryView: ...
 
 
@@ -43,6 +45,8 @@ class Recoveries:
     async def begin(self, context: RequestContext, *, reason: str) -> RecoveryView:
         """Hear every cluster before anything is claimed again. Raises AlreadyRecovering."""
         _require_admin(context)
+        if await self._store.was_done(context.change):
+            return await self._store.view()
         history = await self._store.begin(context.change, reason)
         if history is None:
             raise errors.AlreadyRecovering("a recovery goes on already: regionctl recover shows how far it is")
@@ -60,6 +64,8 @@ class Recoveries:
     async def end(self, context: RequestContext, *, force: bool) -> RecoveryView:
         """Wait for no more clusters; what the heard ones have counts. Raises NotRecovering, NotAllHeard."""
         _require_admin(context)
+        if await self._store.was_done(context.change):
+            return await self._store.view()
         names = await self._store.end_waiting(context.change, force=force)
         self._log.warn(
             "{actor} ends the recovery without hearing {clusters}",

@@ -16,17 +16,18 @@ async def once(reads: Reads, key: Idempotency | None, act: Callable[[], Awaitabl
     When something that it names is gone the key is looked up again: another regiond may have carried out the same
     request in between.
     """
-    if (first := await _first_answer(reads, key)) is not None:
+    if (first := await first_answer(reads, key)) is not None:
         return first
     try:
         return await act()
     except (errors.NotFound, errors.BatchRefused):
-        if (first := await _first_answer(reads, key)) is not None:
+        if (first := await first_answer(reads, key)) is not None:
             return first
         raise
 
 
-async def _first_answer(reads: Reads, key: Idempotency | None) -> Outcome | None:
+async def first_answer(reads: Reads, key: Idempotency | None) -> Outcome | None:
+    """What a request with this key did before, if anything. Raises IdempotencyKeyReused if it was another one."""
     return None if key is None else await reads.answer(key)
 
 

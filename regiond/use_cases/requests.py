@@ -1,6 +1,6 @@
 """Who asks, and what every request carries besides its own words."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from regiond.domain.mutations import Actor, Idempotency
 from regiond.storage.changes import Change
@@ -22,9 +22,9 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """`fingerprint` stands for method, path and body; `wait_seconds` is how long the answer may wait for *applied*.
+    """`fingerprint` stands for method, path, query and body; `wait_seconds` is how long the answer may wait.
 
-    None waits the default: 2 s for the serving clusters that are connected. `if_match` has the versions
+    None waits the default for *applied*: 2 s for the serving clusters that are connected. `if_match` has the versions
     in which a thing may be changed or deleted, None: in any. `probe`: whether addresses are probed before they are
     handed out, None: as their subnet says.
     """
@@ -47,9 +47,3 @@ class RequestContext:
     def change(self) -> Change:
         """For what does not go through the writer."""
         return Change(self.caller.actor, self.request_id, self.idempotency, self.if_match)
-
-    def change_as(self, what: str) -> Change:
-        """As `change`, for a request that means `what` by more than its method, path and body."""
-        key = self.idempotency
-        told = None if key is None else replace(key, fingerprint=f"{key.fingerprint} {what}")
-        return replace(self.change, idempotency=told)

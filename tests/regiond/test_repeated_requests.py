@@ -258,3 +258,39 @@ async def test_a_group_is_given_back_at_once_and_once(database: str) -> None:
         with pytest.raises(errors.NotFound):
             await here.claims.release_group(here.context(), group)
         assert len(await here.claims.group(here.context(), other)) == 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_claim_is_answered_as_the_first_time_when_what_it_names_is_gone(database: str) -> None:
+    async with requests_on(database) as here:
+        node = await _node(here)
+
+        nothing: dict[str, Any] = dict.fromkeys(("alias", "client_id", "duid", "address", "hostname"))
+
+        async def claimed(key: str) -> int:
+            made, _ = await here.claims.claim_node_address(
+                here.context(key, 0.0),
+                format_id(Prefix.NODE, node.id),
+                interface=NETWORK,
+                mac=MAC,
+                **nothing,
+            )
+            return made.reservation.id
+
+        first = await claimed("k")
+        await here.claims.delete_node(here.context(), format_id(Prefix.NODE, node.id), force=True)
+        assert await claimed("k") == first
+        with pytest.raises(errors.NotFound):
+            await claimed("another")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_device_that_is_gone_is_shown_as_it_was_made(database: str) -> None:
+    async with requests_on(database) as here:
+        first = await here.device("k", 0.0)
+        await here.delete(first, None)
+        again = await here.device("k", 0.0)
+        assert (again.id, again.reservations[0].reservation.address) == (
+            first.id,
+            first.reservations[0].reservation.address,
+        )

@@ -1,5 +1,6 @@
 """What all bodies and queries have in common: what is not named is an error, a PATCH, pages."""
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self, cast
 
@@ -65,9 +66,21 @@ class Change(Body):
 
 
 class Query(BaseModel):
-    """The query of a URL. A field that is a list may be repeated; every other one may not."""
+    """The query of a URL. A field that is a list may be repeated; every other one may not.
+
+    `about_the_answer` are the parameters that change nothing of what is asked for.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    about_the_answer: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def intent(self) -> str:
+        """What is asked for, in one way of all that it can be written in; empty where that is nothing but defaults."""
+        told = self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.about_the_answer))
+        ordered = {name: sorted(value) if isinstance(value, list) else value for name, value in told.items()}
+        return json.dumps(ordered, sort_keys=True) if ordered else ""
 
 
 class NoQuery(Query):
@@ -76,6 +89,8 @@ class NoQuery(Query):
 
 class Waiting(Query):
     """How long the answer may wait until the host map is applied."""
+
+    about_the_answer: ClassVar[frozenset[str]] = frozenset({"wait"})
 
     wait: Wait | None = None
 

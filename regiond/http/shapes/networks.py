@@ -65,11 +65,17 @@ class Enrolment(Shape):
     """How a cluster of this name enrols. The token is shown this once."""
 
     name: str
-    token: str | None
+    token: Annotated[
+        str | None,
+        Field(
+            description="null in the answer to a repeated Idempotency-Key, since only its hash is kept: a request with "
+            "another key makes another in its place"
+        ),
+    ]
     expires_at: Moment
     endpoint: str
     fingerprint: str
-    command: str
+    command: Annotated[str | None, Field(description="to be run on the controller; null where the token is")]
 
 
 class ClusterInterface(Shape):

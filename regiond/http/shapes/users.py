@@ -1,6 +1,8 @@
 """What accounts and tokens look like."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from regiond.http.shapes.values import AccountId, Count, Etag, Moment, Shape, TokenId
 
@@ -32,6 +34,12 @@ class Token(Shape):
 
 
 class NewToken(Token):
-    """The only answer with the token itself; in the one to a repeated key it is null."""
+    """The only answer with the token itself."""
 
-    token: str | None
+    token: Annotated[
+        str | None,
+        Field(
+            description="null in the answer to a repeated Idempotency-Key, since only its hash is kept: revoke the "
+            "token and make another with another key"
+        ),
+    ]

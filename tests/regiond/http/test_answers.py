@@ -224,7 +224,7 @@ async def test_a_secret_is_in_one_answer_only() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_idempotency_key_stands_for_method_path_and_body() -> None:
+async def test_an_idempotency_key_stands_for_method_path_query_and_body() -> None:
     async with serving() as server:
         path = "/api/v1/reservations"
         for target, body, key in (
@@ -241,6 +241,26 @@ async def test_an_idempotency_key_stands_for_method_path_and_body() -> None:
         assert waiting.idempotency == first.idempotency
         assert len({first.fingerprint, other_body.fingerprint, other_path.fingerprint}) == 3
         assert without.idempotency is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_query_that_means_something_else_is_another_request_however_it_is_written() -> None:
+    async with serving() as server:
+        queries = (
+            *("", "?force=false", "?wait=3"),
+            *("?force=true", "?wait=1&force=true", "?force=true&wait=2"),
+            *("?probe=true", "?probe=false", "?force=true&probe=true", "?probe=true&force=true"),
+        )
+        for query in queries:
+            path = f"/api/v1/devices{query}"
+            await server.request("POST", path, {**WHERE, "mac": MAC}, headers={"Idempotency-Key": "k"})
+        told = [call["context"].fingerprint for _, call in server.region.claims.calls]
+        assert [told.index(each) for each in told] == [0, 0, 0, 3, 3, 3, 6, 7, 8, 8]
+        server.region.claims.calls.clear()
+        for query in ("", "?force=true"):
+            await server.request("DELETE", f"/api/v1/devices/dv-000000000a{query}", headers={"Idempotency-Key": "k"})
+        kept, forced = (call["context"].fingerprint for _, call in server.region.claims.calls)
+        assert kept != forced
 
 
 @pytest_twisted.ensureDeferred

@@ -59,6 +59,19 @@ async def test_what_is_no_file(media_type: str, body: bytes, expected: tuple[int
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_same_file_is_another_request_where_something_else_is_to_become_of_it() -> None:
+    async with serving() as server:
+        for query, media_type in (
+            *(("", "text/csv"), ("?dry_run=true", "text/csv; charset=utf-8"), ("?dry_run=false", "text/csv")),
+            *(("?ignore=a&ignore=b", "text/csv"), ("?ignore=b&wait=3&ignore=a", "text/csv"), ("", "application/jsonl")),
+        ):
+            headers = {"Content-Type": media_type, "Idempotency-Key": "k"}
+            await server.request("POST", f"{PATH}{query}", raw=b"{}", headers=headers)
+        told = [call["context"].fingerprint for _, call in server.region.imports.calls]
+        assert [told.index(each) for each in told] == [0, 0, 2, 3, 3, 5]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_file_may_be_larger_than_other_bodies() -> None:
     async with serving() as server:
         large = b"x" * (MAX_BODY_BYTES + 1)

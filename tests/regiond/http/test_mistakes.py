@@ -134,6 +134,25 @@ async def test_every_mistake_in_a_body_is_named(path: str, content: Any, pointer
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize(
+    ("claimants", "pointers"),
+    [
+        ("nobody", ["/claimants"]),
+        (["no name!"], ["/claimants", "/claimants/0"]),
+        ([], ["/claimants"]),
+        ([["alice"]], ["/claimants", "/claimants/0"]),
+        ({"everyone": 1}, ["/claimants"]),
+        (None, [""]),
+    ],
+)
+async def test_a_mistake_in_one_of_several_forms_is_named_by_its_place(claimants: Any, pointers: list[str]) -> None:
+    async with serving() as server:
+        reply = await server.request("PATCH", "/api/v1/subnets/sn-0000000003", {"claimants": claimants})
+        problem = check_problem(reply, 400, "invalid-request")
+        assert sorted({entry["pointer"] for entry in problem["errors"]}) == pointers
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
     ("method", "target", "pointer"),
     [
         ("GET", f"{RESERVATIONS}?colour=red", "?colour"),

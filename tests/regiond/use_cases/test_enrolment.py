@@ -106,8 +106,8 @@ class World:
 
     async def enrol(self, offer: EnrolmentOffer, host: str = "host-a") -> IdentityFile:
         """What the printed command does, as far as a host notices."""
-        self.secrets.append(offer.enrolment.text.split("_", 2)[2])
-        identity = await enrol(reactor, address_of(offer), offer.fingerprint, offer.enrolment.text)
+        self.secrets.append(token_of(offer).split("_", 2)[2])
+        identity = await enrol(reactor, address_of(offer), offer.fingerprint, token_of(offer))
         file = IdentityFile(self.directory / host / "identity" / "identity.json")
         file.save(identity)
         self.secrets.append(json.loads(file.path.read_text())["private_key"].splitlines()[2])
@@ -146,6 +146,11 @@ async def register(link: Link, **claimed: Any) -> dict[str, Any]:
 
 def gives(link: Link) -> Factory:
     return Factory.forProtocol(lambda: link)
+
+
+def token_of(offer: EnrolmentOffer) -> str:
+    assert offer.enrolment.text is not None
+    return offer.enrolment.text
 
 
 def address_of(offer: EnrolmentOffer) -> TlsAddress:
@@ -187,9 +192,7 @@ async def refused(kind: type[Exception], words: str) -> AsyncIterator[None]:
 async def test_a_host_enrols_and_is_the_cluster_of_the_token(world: World) -> None:
     regiond = await world.start()
     offer = await regiond.offer("Rack-7")
-    assert (
-        offer.command == f"echo {offer.enrolment.text} | python3 -m clusterd join {offer.address} {offer.fingerprint}"
-    )
+    assert offer.command == f"echo {token_of(offer)} | python3 -m clusterd join {offer.address} {offer.fingerprint}"
     file = await world.enrol(offer)
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.path.parent.stat().st_mode) == 0o700
@@ -251,7 +254,7 @@ async def test_who_enrols_looks_at_the_fingerprint_before_it_tells_the_token(wor
     regiond = await world.start()
     offer = await regiond.offer()
     async with refused(NotJoined, "another authority"):
-        await enrol(reactor, address_of(offer), f"sha256:{'0' * 64}", offer.enrolment.text)
+        await enrol(reactor, address_of(offer), f"sha256:{'0' * 64}", token_of(offer))
     assert world.events("enrolment.refused") == []
     await world.enrol(offer)
 
@@ -283,7 +286,7 @@ async def test_names_in_a_signing_request_are_not_looked_at(world: World) -> Non
     regiond = await world.start()
     offer = await regiond.offer()
     key, request = request_for_others()
-    answer = await ask_to_enrol(world, offer, offer.enrolment.text, request)
+    answer = await ask_to_enrol(world, offer, token_of(offer), request)
     certificate = x509.load_pem_x509_certificate(answer["certificate"].encode())
     assert name_of(certificate) == PeerName(answer["region"], answer["cluster"])
     assert certificate.subject.rfc4514_string() == "CN=rack-7"
@@ -306,7 +309,7 @@ async def test_signing_requests_that_prove_nothing_are_refused_and_cost_no_token
     )
     for request in ("", "nonsense", tampered, with_rsa, good.replace("REQUEST", "CERTIFICATE")):
         async with refused(errors.EnrolmentRefused, "signing request|P-256"):
-            await ask_to_enrol(world, offer, offer.enrolment.text, request)
+            await ask_to_enrol(world, offer, token_of(offer), request)
     assert len(world.events("enrolment.refused")) == 5
     await world.enrol(offer)
 
@@ -336,7 +339,7 @@ async def test_who_is_refused_too_often_is_not_listened_to(world: World) -> None
         async with refused(errors.EnrolmentRefused, "unknown"):
             await ask_to_enrol(world, offer, "hme_x", signing_request(new_key()))
     with pytest.raises((ConnectError, LinkLost, errors.EnrolmentRefused)):
-        await ask_to_enrol(world, offer, offer.enrolment.text, signing_request(new_key()))
+        await ask_to_enrol(world, offer, token_of(offer), signing_request(new_key()))
     assert await regiond.region.is_enrolling(), "the right token was not used up"
 
 
@@ -590,8 +593,8 @@ def join(world: World, offer: EnrolmentOffer, token: str) -> Any:
 async def test_the_printed_command_makes_the_host_a_cluster(world: World) -> None:
     regiond = await world.start()
     offer = await regiond.offer()
-    assert offer.command.endswith(f" | python3 -m clusterd join {offer.address} {offer.fingerprint}")
-    done = await join(world, offer, offer.enrolment.text)
+    assert (offer.command or "").endswith(f" | python3 -m clusterd join {offer.address} {offer.fingerprint}")
+    done = await join(world, offer, token_of(offer))
     assert done.returncode == 0, done.stderr
     file = IdentityFile(world.directory / "joined" / "identity" / "identity.json")
     assert done.stdout.startswith(f"This host is the cluster rack-7 ({file.load().cluster}) of region ")
@@ -600,10 +603,10 @@ async def test_the_printed_command_makes_the_host_a_cluster(world: World) -> Non
     before = file.path.read_text()
     await regiond.offer("rack-8")
     other = EnrolmentOffer(offer.enrolment, regiond.region.enrolment.address or "", offer.fingerprint)
-    again = await join(world, other, offer.enrolment.text)
+    again = await join(world, other, token_of(offer))
     assert (again.returncode, again.stdout) == (1, "")
     assert again.stderr.strip() == f"the region at {other.address} refuses: the token is unknown, used or expired"
-    assert offer.enrolment.text.split("_", 2)[2] not in again.stderr + done.stdout + done.stderr
+    assert token_of(offer).split("_", 2)[2] not in again.stderr + done.stdout + done.stderr
     assert file.path.read_text() == before
 
 

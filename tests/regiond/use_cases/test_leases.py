@@ -173,6 +173,19 @@ async def test_a_repeated_claim_gets_its_first_answer(database: str, tmp_path: P
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_forced_claim_ends_a_lease_once(database: str, tmp_path: Path) -> None:
+    """Who has a lease when the request is repeated may have it by right: the reservation may be another's by then."""
+    async with world(database, tmp_path) as it:
+        it.backend.leased[WANTED] = FOREIGN
+        made, _ = await it.device(key="k1", force=True)
+        assert it.backend.leased == {}
+        it.backend.leased[WANTED] = FOREIGN
+        again, created = await it.device(key="k1", force=True)
+        assert (again.id, created) == (made.id, True)
+        assert it.backend.leased == {WANTED: FOREIGN}
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_user_reservation_knows_its_own_mac_and_only_an_admin_forces(database: str, tmp_path: Path) -> None:
     async with world(database, tmp_path) as it:
         it.backend.leased[WANTED] = FOREIGN
