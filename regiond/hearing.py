@@ -4,6 +4,7 @@ See Note [Recovery]. Nothing is delivered to a cluster before it was heard, so t
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from twisted.internet.task import deferLater
@@ -43,7 +44,9 @@ class Evidences(Protocol):
 
     async def take(self, evidence: Evidence) -> None: ...
 
-    async def add_maps(self, cluster: int, name: str, host_maps: Sequence[HostMap]) -> None: ...
+    async def add_maps(
+        self, cluster: int, name: str, host_maps: Sequence[HostMap], *, former: bool = False
+    ) -> None: ...
 
     async def complete(self, cluster: int, name: str) -> None: ...
 
@@ -107,14 +110,15 @@ class Hearing:
         something of several when one recovery came soon after another. Raises LinkLost, DatabaseUnavailable.
         """
         for subnet in dict.fromkeys([*subnets, *await self._store.may_have(connection.cluster)]):
-            count = await self._patiently(connection, subnet)
-            if count is not None:
+            taken = await self._patiently(connection, subnet)
+            if taken is not None:
                 self._log.info(
-                    "cluster {cluster} handed up {count} host maps of {subnet}",
+                    "cluster {cluster} handed up {count} host maps of {subnet}, and {former} that it is removing",
                     event="recovery.heard",
                     cluster=connection.name,
                     subnet=subnet_name(subnet),
-                    count=count,
+                    count=taken.count,
+                    former=taken.former,
                 )
         await self._store.heard(connection.cluster)
         await self.settle()
@@ -124,8 +128,7 @@ class Hearing:
 
         Raises what `Link.call` does.
         """
-        count = await self._take(connection, subnet)
-        if count is None:
+        if await self._take(connection, subnet) is None:
             return False
         name = subnet_name(subnet)
         contradicting = await self._store.contradictions(connection.cluster, name)
@@ -154,17 +157,18 @@ class Hearing:
 
     # ---- one subnet of one cluster ----
 
-    async def _patiently(self, connection: Connection, subnet: int) -> int | None:
+    async def _patiently(self, connection: Connection, subnet: int) -> "_Taken | None":
         delay = FIRST_RETRY_SECONDS
         failed = False
         while True:
             try:
                 if failed and not await self._store.waits_for(connection.cluster):
                     return None
-                count = await self._take(connection, subnet, only_of_another=True)
-                if count is not None:
+                taken = await self._take(connection, subnet, only_of_another=True)
+                if taken is not None:
+                    taken.former = await self._take_former(connection, subnet, taken.cidr)
                     await self._store.complete(connection.cluster, subnet_name(subnet))
-                return count
+                return taken
             except (CallTimedOut, amp.RemoteAmpError, errors.ProtocolError, DatabaseUnavailable) as error:
                 self._log.warn(
                     "cluster {cluster} did not hand up what it has of {subnet}, again in {delay} s: {reason}",
@@ -180,8 +184,8 @@ class Hearing:
             if not connection.link.connected_now:
                 raise LinkLost(f"{connection.name} is not connected any more")
 
-    async def _take(self, connection: Connection, subnet: int, *, only_of_another: bool = False) -> int | None:
-        """Take all pages: how many host maps, or None where the cluster has nothing of it (or nothing of another past,
+    async def _take(self, connection: Connection, subnet: int, *, only_of_another: bool = False) -> "_Taken | None":
+        """Take all pages of host maps. None where the cluster has nothing of the subnet (or nothing of another past,
         where only that is wanted).
         """
         name = subnet_name(subnet)
@@ -203,7 +207,41 @@ class Hearing:
                 count += len(host_maps)
                 after = (host_maps[-1].identifier,)
             if not page["more"] or not host_maps:
+                return _Taken(page["cidr"], count)
+
+    async def _take_former(self, connection: Connection, subnet: int, cidr: str) -> int:
+        """Take all pages of those whose removal the cluster had accepted and its DHCP server may not have done."""
+        after: tuple[HostMap, ...] = ()
+        count = 0
+        while True:
+            try:
+                page = await connection.link.call(commands.UploadFormerHostMaps, cidr=cidr, after=after)
+            except errors.UnknownCommand:
+                self._log.warn(
+                    "cluster {cluster} does not say which removals in {cidr} its DHCP server has not done yet: its "
+                    "clusterd is too old for that",
+                    event="recovery.former-unheard",
+                    cluster=connection.name,
+                    subnet=subnet_name(subnet),
+                    cidr=cidr,
+                )
+                return 0
+            host_maps = page["host_maps"]
+            if host_maps:
+                await self._store.add_maps(connection.cluster, subnet_name(subnet), host_maps, former=True)
+                count += len(host_maps)
+                after = (host_maps[-1],)
+            if not page["more"] or not host_maps:
                 return count
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What a cluster handed up of a subnet: its network, and how many host maps, held and former ones."""
+
+    cidr: str
+    count: int
+    former: int = 0
 
 
 def _reason(error: Exception) -> str:

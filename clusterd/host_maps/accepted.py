@@ -10,6 +10,7 @@ from twisted.logger import Logger
 
 from clusterd.convergence.acceptance import Accepted, Announced, Origin, SubnetRecord
 from clusterd.convergence.convergence import Convergence
+from clusterd.convergence.plan import network_of
 from clusterd.dhcp.host_system import RunInThread
 from clusterd.host_maps.schema import StoreFailed
 from clusterd.host_maps.states import Report
@@ -36,7 +37,10 @@ class AcceptedHostMaps:
         self._session: Origin | None = None
 
     async def held(self, cluster: str) -> tuple[Origin | None, tuple[HeldSubnet, ...]]:
-        """The origin and the subnets to register with, for a cluster of this name. Raises NotStored."""
+        """The origin and the subnets to register with, for a cluster of this name. Raises NotStored.
+
+        Those that are being forgotten are among them, with nothing: a region that lost its commits may not know them.
+        """
         stamp = await self._stored(self._store.stamp)
         if stamp is None or stamp.cluster != cluster:
             return None, ()
@@ -44,7 +48,7 @@ class AcceptedHostMaps:
         return stamp, tuple(
             HeldSubnet(record.subnet, record.accepted_generation, record.applied_generation, record.digest)
             for record in records
-            if record.origin == stamp and not record.forgetting
+            if record.origin == stamp
         )
 
     async def connected(self, session: Origin, report: Report) -> None:
@@ -115,12 +119,21 @@ class AcceptedHostMaps:
         """A page of what is accepted of a subnet, and whether there is more; raises what `UploadHostMaps` declares."""
         session = self._session
         record, host_maps = await self._stored(lambda: self._store.page(subnet, after, MAX_PAGE_ROWS + 1))
-        if session is None or record is None or record.forgetting:
+        if session is None or record is None:
             raise UnknownSubnet(f"nothing of {subnet} is held here")
         if (record.origin.region, record.origin.cluster) != (session.region, session.cluster):
             raise UnknownSubnet(f"what is held of {subnet} is not from this region")
         page = next(iter(HOST_MAPS.pages_of(host_maps[:MAX_PAGE_ROWS])))
         return record, page, len(page) < len(host_maps)
+
+    async def upload_former(self, cidr: str, after: HostMap | None) -> tuple[Sequence[HostMap], bool]:
+        """A page of who may still have an address of a network without holding it, and whether there is more; raises
+        what `UploadFormerHostMaps` declares.
+        """
+        network = network_of(_network(cidr))
+        rows = await self._stored(lambda: self._store.former_page(network, after, MAX_PAGE_ROWS + 1))
+        page = next(iter(HOST_MAPS.pages_of(rows[:MAX_PAGE_ROWS])))
+        return page, len(page) < len(rows)
 
     def _note(self, accepted: Accepted, request_ids: Callable[[Identifier], tuple[str, ...]]) -> int:
         self._convergence.note_accepted(accepted, request_ids)

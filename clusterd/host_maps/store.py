@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import islice
 from operator import xor
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from clusterd.convergence.acceptance import (
     is_base,
     record_after,
 )
+from clusterd.convergence.plan import Network, contains
 from clusterd.host_maps.schema import prepare, transaction, translated
 from clusterd.host_maps.tables import Tables
 from clusterd.protocol.digest import digest_of_map
@@ -98,6 +100,12 @@ class HostMapStore:
         """Host maps, without names, that were held once and may have left leases; see Note [Former leases]."""
         with translated():
             return frozenset(self._tables.former_leases())
+
+    def former_page(self, network: Network, after: HostMap | None, limit: int) -> tuple[HostMap, ...]:
+        """The first `limit` of the former leases of a network after that one, in a fixed order."""
+        with translated():
+            rows = self._tables.former_leases(after)
+            return tuple(islice((row for row in rows if contains(network, row.address)), limit))
 
     def accept_delta(
         self, announced: Announced, upserts: Collection[HostMap], removals: Collection[Identifier]

@@ -4,7 +4,8 @@
 A host map that leaves a set may leave a lease in the DHCP server, which has to be ended before the removal counts as
 applied. The server itself does not tell of it: once the host map is gone there, no comparison finds anything missing.
 So who had which address is written down in the transaction that takes the host map out of the set, and struck out when
-the lease has been ended, or when the same host map is held again.
+the lease has been ended, or when the same host map is held again. It is also what a region that lost its commits is
+told of removals that the server has not done.
 """
 
 import sqlite3
@@ -148,9 +149,13 @@ class Tables:
 
     # ---- leases that may be left ----
 
-    def former_leases(self) -> Iterator[HostMap]:
-        """Host maps that were held once, without their names."""
-        rows = self._connection.execute("SELECT kind, identifier, address, NULL FROM former_lease")
+    def former_leases(self, after: HostMap | None = None) -> Iterator[HostMap]:
+        """Host maps that were held once, without their names, in the table's order; only those after that one."""
+        rows = self._connection.execute(
+            "SELECT kind, identifier, address, NULL FROM former_lease WHERE (kind, identifier, address) > (?, ?, ?)"
+            " ORDER BY kind, identifier, address",
+            (-1, b"", "") if after is None else _lease_row(after),
+        )
         return map(_host_map, rows)
 
     def former_leases_of_held(self, key: int) -> list[HostMap]:

@@ -298,6 +298,7 @@ class UploadHostMaps(Command):
 
     Asked when the cluster knows of a past that the region's database does not. `after` is the last identifier of the
     page before, nothing for the first page; `more` is 1 while there are more pages. Nothing changes here by it.
+    A subnet that is being forgotten has none and is at generation 0.
     """
 
     arguments: ClassVar = [
@@ -316,6 +317,23 @@ class UploadHostMaps(Command):
         errors.UnknownSubnet: b"UNKNOWN_SUBNET",
         errors.NotStored: b"NOT_STORED",
     }
+
+
+class UploadFormerHostMaps(Command):
+    """Hand up who had which address of this network by a host map that this cluster accepted the removal of, and that
+    its DHCP server may have still: it has not done the removal, or the lease that is left has not ended. Page by page.
+
+    Asked with `UploadHostMaps`, which says the network: that a removal was accepted is known nowhere else when the
+    region's database lost it. `after` is the last one of the page before, nothing for the first page. They come without
+    names.
+    """
+
+    arguments: ClassVar = [
+        (b"cidr", Text(64)),
+        (b"after", HOST_MAPS),
+    ]
+    response: ClassVar = [(b"host_maps", HOST_MAPS), (b"more", Number(1))]
+    errors: ClassVar[dict[type[Exception], bytes]] = {errors.NotStored: b"NOT_STORED"}
 
 
 class ListLeases(Command):
@@ -379,6 +397,7 @@ ANSWERED_BY_CLUSTERD = (
     CommitTransfer,
     ForgetSubnet,
     UploadHostMaps,
+    UploadFormerHostMaps,
     ProbeAddresses,
     ListLeases,
     EndLease,

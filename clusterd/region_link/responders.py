@@ -121,6 +121,12 @@ class RegionResponders(Responders):
             "more": int(more),
         }
 
+    @commands.UploadFormerHostMaps.responder
+    async def upload_former_host_maps(self, cidr: str, after: Sequence[HostMap]) -> dict[str, Any]:
+        await self._opened()
+        page, more = await self._accepted.upload_former(cidr, after[0] if after else None)
+        return {"host_maps": page, "more": int(more)}
+
     @commands.ListLeases.responder
     async def list_leases(
         self,

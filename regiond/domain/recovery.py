@@ -22,6 +22,9 @@ Settling never forgets an address that anybody serves:
   So a reservation that the region has from before, whose address the cluster has for somebody else, was released and
   its address handed on in the lost past: it is displaced by a `recovered` one.
 * What only a cluster has that is behind another one was removed in the lost past, but may be in use: its address rests.
+  So does that of a host map whose removal a cluster has accepted and its DHCP server may not have done. If the region
+  has a reservation of before there, for somebody else, that was released before this one came: it is displaced, too.
+* What was resting may have been free, taken and released again in the lost past: every holder has to confirm it anew.
 * What the region has and the cluster had no more may have been released in the lost past. Nobody can tell, so it stays.
 
 All but the second are findings, which an admin is shown.
@@ -76,7 +79,7 @@ class Occupant:
     """The reservation that the region has at a candidate's address.
 
     `generation` is that of its host maps, None where it has none. `before_fork`: it was there when the recovery began.
-    `confirmed`: the cluster has one of its host maps at this address, too.
+    `confirmed`: a cluster that knows no less than the candidate's has one of its host maps at this address, too.
     """
 
     reservation: int
@@ -92,7 +95,8 @@ class Candidate:
     """A host map of a cluster that the region has not, or has otherwise.
 
     `accepted` is the generation that the cluster had accepted, `newest` tells whether no cluster's was higher. The
-    `known_…` are the region's row of the same identifier, if there is one (removed: a tombstone).
+    `known_…` are the region's row of the same identifier, if there is one (removed: a tombstone). A `former` one was
+    removed by then, and the cluster's DHCP server may have it still.
     """
 
     cluster: int
@@ -107,6 +111,7 @@ class Candidate:
     known_generation: int | None = None
     known_reservation: int | None = None
     occupant: Occupant | None = None
+    former: bool = False
 
 
 @dataclass(slots=True)
@@ -156,16 +161,31 @@ def settle(candidates: Iterable[Candidate]) -> Settlement:
     placed: set[Identifier] = set()
     for candidate in candidates:
         unseen = candidate.known_generation is None or candidate.known_generation <= candidate.accepted
-        if candidate.newest and unseen and candidate.identifier not in placed:
+        if candidate.newest and not candidate.former and unseen and candidate.identifier not in placed:
             if _keep(made, candidate):
                 placed.add(candidate.identifier)
                 _note_move(made, candidate)
-        elif candidate.address not in made.recovered and candidate.occupant is None:
-            made.recovered[candidate.address] = Recovered(candidate.address, candidate.cluster_name, resting=True)
-            made.findings.append(
-                _finding(FindingKind.RESTING, candidate, None, "was removed meanwhile, and rests before it is free")
-            )
+        elif candidate.address not in made.recovered:
+            _rest(made, candidate)
     return made
+
+
+def _rest(made: Settlement, candidate: Candidate) -> None:
+    """Nobody is to have the address for a while, unless somebody has it who came later."""
+    occupant = candidate.occupant
+    if occupant is not None:
+        if candidate.known_reservation == occupant.reservation and candidate.known_address == candidate.address:
+            return  # its own: it rests, or somebody else of it has the address
+        if occupant.active and (occupant.confirmed or not _gives_way(occupant, candidate)):
+            return
+    made.recovered[candidate.address] = Recovered(
+        candidate.address, candidate.cluster_name, resting=True, displaced=occupant
+    )
+    if occupant is not None and occupant.active:
+        words = f"displaces a {occupant.kind} reservation, which was released in the lost past"
+        made.findings.append(_finding(FindingKind.DISPLACED, candidate, occupant, words))
+    words = "was removed meanwhile, and rests before it is free"
+    made.findings.append(_finding(FindingKind.RESTING, candidate, None, words))
 
 
 def _keep(made: Settlement, candidate: Candidate) -> bool:

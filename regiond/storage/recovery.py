@@ -34,7 +34,7 @@ _CONTRADICTIONS: Final = """
 SELECT count(*) FROM evidence e JOIN evidence_map m ON m.cluster = e.cluster AND m.name = e.name
 JOIN subnet s ON s.id = e.subnet
 LEFT JOIN host_map h ON h.subnet = e.subnet AND h.kind = m.kind AND h.identifier = m.identifier
-WHERE e.cluster = %s AND e.name = %s
+WHERE e.cluster = %s AND e.name = %s AND NOT m.former
   AND (h.subnet IS NULL
        AND e.accepted_generation >= s.horizon
        OR h.generation <= e.accepted_generation AND (h.removed OR h.address <> m.address))
@@ -205,14 +205,14 @@ class RecoveryStore:
 
         await self._pool.transaction(work, retry=True)
 
-    async def add_maps(self, cluster: int, name: str, host_maps: Sequence[HostMap]) -> None:
-        """One page. A page that comes twice counts once."""
+    async def add_maps(self, cluster: int, name: str, host_maps: Sequence[HostMap], *, former: bool = False) -> None:
+        """One page of what the cluster has, or of `former` host maps. A page that comes twice counts once."""
         await self._pool.execute(
-            """INSERT INTO evidence_map (cluster, name, kind, identifier, address, hostname)
-               SELECT %s, %s, unnest(%s::text[]), decode(unnest(%s::text[]), 'hex'), unnest(%s::inet[]),
+            """INSERT INTO evidence_map (cluster, name, former, kind, identifier, address, hostname)
+               SELECT %s, %s, %s, unnest(%s::text[]), decode(unnest(%s::text[]), 'hex'), unnest(%s::inet[]),
                       unnest(%s::text[]) ON CONFLICT DO NOTHING""",
             (
-                *(cluster, name, [m.identifier.kind.value for m in host_maps]),
+                *(cluster, name, former, [m.identifier.kind.value for m in host_maps]),
                 *([m.identifier.value.hex() for m in host_maps], [m.address for m in host_maps]),
                 [m.hostname for m in host_maps],
             ),

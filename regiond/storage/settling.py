@@ -24,16 +24,19 @@ MAX_POSSIBLY_RELEASED: Final = 10_000
 # An account's first use may be a recovery: it is the one of the region's own socket (see use_cases/accounts.py).
 _OWNER: Final = "INSERT INTO account (id, name, role) VALUES (%s, %s, 'admin') ON CONFLICT (name) DO NOTHING"
 
-# Host maps of clusters that the region has not, or has otherwise; the newest state's first, one address together.
+# Host maps of clusters that the region has not, or has otherwise; the newest state's first, one address together; and
+# last the former ones.
 _CANDIDATES: Final = """
 SELECT e.cluster, c.name, m.kind, m.identifier, host(m.address), m.hostname, e.accepted_generation,
        e.accepted_generation = %(newest)s,
        host(h.address), h.removed, h.generation, h.reservation,
        r.id, r.kind, r.status = 'active', r.map_generation, r.created <= coalesce(s.fork_at, '-infinity'),
-       EXISTS (SELECT FROM host_map o JOIN evidence_map q ON q.kind = o.kind AND q.identifier = o.identifier
-               WHERE o.reservation = r.id AND NOT o.removed
-                 AND q.cluster = m.cluster AND q.name = m.name AND q.address = m.address),
-       m.name
+       EXISTS (SELECT FROM host_map o
+               JOIN evidence f ON f.subnet = s.id AND f.complete AND f.accepted_generation >= e.accepted_generation
+               JOIN evidence_map q ON q.cluster = f.cluster AND q.name = f.name AND NOT q.former
+                AND q.kind = o.kind AND q.identifier = o.identifier
+               WHERE o.reservation = r.id AND NOT o.removed AND q.address = m.address),
+       m.name, m.former
 FROM evidence e JOIN cluster c ON c.id = e.cluster JOIN subnet s ON s.id = e.subnet
 JOIN evidence_map m ON m.cluster = e.cluster AND m.name = e.name
 LEFT JOIN host_map h ON h.subnet = s.id AND h.kind = m.kind AND h.identifier = m.identifier
@@ -41,14 +44,15 @@ LEFT JOIN reservation r ON r.subnet = s.id AND r.address = m.address
 WHERE e.subnet = %(subnet)s AND e.complete AND NOT e.settled AND NOT m.examined
   AND (h.subnet IS NULL OR h.removed OR h.address <> m.address)
   AND m.address BETWEEN s.first_usable AND s.last_usable
-ORDER BY e.accepted_generation = %(newest)s DESC, e.accepted_generation DESC, e.cluster, m.address, m.kind, m.identifier
+ORDER BY m.former, e.accepted_generation DESC, e.cluster, m.address, m.kind, m.identifier
 LIMIT %(limit)s
 """
 
 _EXAMINED: Final = """
 UPDATE evidence_map m SET examined = true
-FROM jsonb_to_recordset(%s) AS q(cluster bigint, name text, kind text, identifier text)
+FROM jsonb_to_recordset(%s) AS q(cluster bigint, name text, kind text, identifier text, former boolean, address inet)
 WHERE m.cluster = q.cluster AND m.name = q.name AND m.kind = q.kind AND m.identifier = decode(q.identifier, 'hex')
+  AND m.former = q.former AND m.address = q.address
 """
 
 # What gives way: its host maps are removed, and a user's reservation does not count any more.
@@ -84,6 +88,19 @@ UPDATE reservation r SET macs = r.macs || q.mac FROM jsonb_to_recordset(%(rows)s
 WHERE r.subnet = %(subnet)s AND r.id = q.reservation AND q.mac IS NOT NULL AND NOT q.mac = ANY(r.macs)
 """
 
+# In the lost past they may have been free, taken and released once more: every holder has to confirm anew.
+_REST_ANEW: Final = """
+UPDATE reservation SET release_generation = %(generation)s, confirmed_at = NULL, free_at = NULL
+WHERE subnet = %(subnet)s AND status = 'releasing'
+"""
+
+# Where nobody is a holder nobody will confirm.
+_CONFIRM_UNHELD: Final = """
+UPDATE reservation r SET confirmed_at = now(), free_at = now() + make_interval(secs => s.release_hold_seconds)
+FROM subnet s WHERE s.id = %(subnet)s AND r.subnet = s.id AND r.status = 'releasing' AND r.confirmed_at IS NULL
+  AND NOT EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id AND d.role IN ('serving', 'draining'))
+"""
+
 # Those whose last host map went elsewhere rest: a client may still use the address.
 _BEREFT: Final = """
 UPDATE reservation r SET status = 'releasing', release_generation = %(generation)s, confirmed_at = NULL, free_at = NULL
@@ -102,7 +119,8 @@ WHERE r.subnet = %(subnet)s AND r.status = 'active' AND r.map_generation <= %(ne
   AND NOT EXISTS (
       SELECT FROM host_map h JOIN evidence_map m ON m.kind = h.kind AND m.identifier = h.identifier
       JOIN evidence e ON e.cluster = m.cluster AND e.name = m.name
-      WHERE h.reservation = r.id AND NOT h.removed AND e.subnet = r.subnet AND e.accepted_generation = %(newest)s)
+      WHERE h.reservation = r.id AND NOT h.removed AND e.subnet = r.subnet AND e.accepted_generation = %(newest)s
+        AND NOT m.former)
 ORDER BY r.address LIMIT %(limit)s RETURNING 1)
 SELECT count(*) FROM told
 """
@@ -153,6 +171,9 @@ async def settle_subnet(session: Session, subnet: int, new_id: NewId) -> Settled
     if (recovering and waits) or (not recovering and seen is None):
         return None
     settled = Settled(subnet, cidr, max(generation, seen or 0) + 1 if recovering else generation + 1)
+    shared = {"subnet": subnet, "generation": settled.generation}
+    if recovering:
+        await session.run(_REST_ANEW, shared)
     if newest is not None:
         # Of what comes late, only what is newer than all that was taken into account is the newest.
         leading = newest if known_evidence is None or newest > known_evidence else None
@@ -169,7 +190,9 @@ async def settle_subnet(session: Session, subnet: int, new_id: NewId) -> Settled
                 },
             )
             settled.add(FindingKind.POSSIBLY_RELEASED.value, int(told[0][0]))
-    if not recovering and not settled.counts:
+    if recovering:
+        await session.run(_CONFIRM_UNHELD, shared)
+    elif not settled.counts:
         settled.generation = generation
     await session.run(
         """UPDATE subnet SET generation = %s, digest = host_map_digest(id), recovering_since = NULL,
@@ -190,9 +213,13 @@ async def _settle_chunks(session: Session, settled: Settled, newest: int | None,
         )
         if not rows:
             return
-        decided = settle(_candidate(row) for row in rows)
+        candidates = [_candidate(row) for row in rows]
+        decided = settle(candidates)
         await _write(session, settled, decided, owner, new_id)
-        examined = [{"cluster": r[0], "name": r[18], "kind": r[2], "identifier": bytes(r[3]).hex()} for r in rows]
+        examined = [
+            {"cluster": r[0], "name": r[18], "former": r[19], **_map_row(one.identifier, one.address, None, 0)}
+            for r, one in zip(rows, candidates, strict=True)
+        ]
         await session.run(_EXAMINED, (json.dumps(examined),))
 
 
@@ -213,6 +240,7 @@ def _candidate(row: Row) -> Candidate:
         known_generation=known_generation,
         known_reservation=known_reservation,
         occupant=occupant,
+        former=row[19],
     )
 
 

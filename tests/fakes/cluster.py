@@ -165,6 +165,11 @@ class FakeCluster(Responders):
             "more": int(len(rest) > MAX_PAGE_ROWS),
         }
 
+    @commands.UploadFormerHostMaps.responder
+    async def upload_former_host_maps(self, cidr: str, after: Sequence[HostMap]) -> dict[str, Any]:
+        await self._seen("UploadFormerHostMaps", cidr, {"after": after})
+        return {"host_maps": [], "more": 0}
+
     @commands.ForgetSubnet.responder
     async def forget_subnet(self, history: str, subnet: str, cidr: str | None = None) -> dict[str, Any]:
         await self._seen("ForgetSubnet", subnet, {"cidr": cidr})

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from clusterd.protocol.addresses import address_to_int
@@ -83,13 +83,18 @@ class RecoveryTables:
             "complete": False,
             "settled": False,
             "maps": {},
+            "former": {},
         }
 
-    def add_maps(self, cluster: int, name: str, host_maps: Sequence[HostMap]) -> None:
-        rows = self.tables.evidence[cluster, name]["maps"]
+    def add_maps(self, cluster: int, name: str, host_maps: Sequence[HostMap], *, former: bool = False) -> None:
+        row = self.tables.evidence[cluster, name]
         for host_map in host_maps:
             key = (host_map.identifier.kind.value, host_map.identifier.value.hex())
-            rows.setdefault(key, {"address": host_map.address, "hostname": host_map.hostname, "examined": False})
+            one = {"address": host_map.address, "hostname": host_map.hostname, "examined": False}
+            if former:
+                row["former"].setdefault((*key, host_map.address), one)
+            else:
+                row["maps"].setdefault(key, one)
 
     def complete(self, cluster: int, name: str) -> None:
         row = self.tables.evidence[cluster, name]
@@ -157,6 +162,12 @@ class RecoveryTables:
         newest = max((row["accepted"] for row in evidence), default=None)
         generation = max(known["generation"], seen) + 1 if recovering else known["generation"] + 1
         settled = Settled(subnet, known["cidr"], generation)
+        releasing = [
+            row for (of, _), row in tables.reservations.items() if of == subnet and row["status"] == "releasing"
+        ]
+        if recovering:
+            for row in releasing:
+                row.update(release_generation=generation, confirmed_at=None, free_at=None)
         if newest is not None:
             before = known["evidence_generation"]
             leading = newest if before is None or newest > before else None
@@ -164,7 +175,9 @@ class RecoveryTables:
             if leading is not None and recovering:
                 self._doubt(settled, evidence, leading)
             known["evidence_generation"] = newest if before is None else max(newest, before)
-        if not recovering and not settled.counts:
+        if recovering:
+            self._confirm_unheld(subnet)
+        elif not settled.counts:
             settled.generation = known["generation"]
         held = [row for row in tables.maps.values() if row["subnet"] == subnet and not row["removed"]]
         digest = digest_of(HostMap(_identifier(row), row["address"], row["hostname"]) for row in held)
@@ -173,6 +186,16 @@ class RecoveryTables:
             row["settled"] = True
         tables.rebuild_free_ranges(subnet)
         return settled
+
+    def _confirm_unheld(self, subnet: int) -> None:
+        """Where nobody is a holder nobody will confirm."""
+        tables = self.tables
+        if any(of == subnet and row["role"] in HOLDING for (of, _), row in tables.deliveries.items()):
+            return
+        free_at = tables.now + timedelta(seconds=tables.subnets[subnet]["hold"])
+        for (of, _), row in tables.reservations.items():
+            if of == subnet and row["status"] == "releasing" and row["confirmed_at"] is None:
+                row.update(confirmed_at=tables.now.isoformat(), free_at=free_at.isoformat())
 
     def _waits(self, subnet: int) -> bool:
         return bool(self._may_have(subnet) & self.tables.unheard)
@@ -199,7 +222,9 @@ class RecoveryTables:
         tables = self.tables
         net = network(tables.subnets[subnet]["cidr"])
         for row in evidence:
-            for (kind, value), one in row["maps"].items():
+            held = [(*key, False, one) for key, one in row["maps"].items()]
+            gone = [(kind, value, True, one) for (kind, value, _), one in row["former"].items()]
+            for kind, value, former, one in [*held, *gone]:
                 known = tables.maps.get((subnet, kind, value))
                 differs = known is None or known["removed"] or known["address"] != one["address"]
                 if not differs or one["examined"]:
@@ -219,10 +244,11 @@ class RecoveryTables:
                     known_removed=known is not None and known["removed"],
                     known_generation=None if known is None else known["generation"],
                     known_reservation=None if known is None else known["reservation"],
-                    occupant=self._occupant(subnet, row, one["address"]),
+                    occupant=self._occupant(subnet, row["accepted"], one["address"]),
+                    former=former,
                 )
 
-    def _occupant(self, subnet: int, evidence: Row, address: str) -> Occupant | None:
+    def _occupant(self, subnet: int, accepted: int, address: str) -> Occupant | None:
         held = self.tables.reservations.get((subnet, address_to_int(address)[1]))
         if held is None:
             return None
@@ -233,6 +259,8 @@ class RecoveryTables:
             and not row["removed"]
             and evidence["maps"].get((row["kind"], row["identifier"]), {}).get("address") == address
             for row in self.tables.maps.values()
+            for evidence in self.tables.evidence.values()
+            if evidence["subnet"] == subnet and evidence["complete"] and evidence["accepted"] >= accepted
         )
         active = held["status"] == "active"
         return Occupant(held["id"], held["kind"], active, held["map_generation"], before, confirmed)
@@ -330,7 +358,7 @@ class RecoveryTables:
 
 def _order(candidate: Candidate) -> tuple[Any, ...]:
     return (
-        not candidate.newest,
+        candidate.former,
         -candidate.accepted,
         candidate.cluster,
         address_to_int(candidate.address),

@@ -17,7 +17,8 @@ from clusterd.protocol.values import HostMap, InterfaceReport
 from regiond.domain import errors
 from regiond.storage.changes import Change
 from tests.clusterd.log_events import logged
-from tests.fakes.older import OlderCluster
+from tests.fakes.cluster import FakeCluster
+from tests.fakes.older import LessOldCluster, OlderCluster
 from tests.regiond.office import Office, office
 from tests.regiond.use_cases.test_recovery import NET, copied, is_over, mac
 from tests.waiting import until
@@ -26,7 +27,7 @@ reactor: Any = global_reactor
 
 
 @asynccontextmanager
-async def linked(at: Office, cluster: OlderCluster) -> AsyncIterator[None]:
+async def linked(at: Office, cluster: FakeCluster) -> AsyncIterator[None]:
     """The cluster connected and registered, and gone for the region at the end."""
     cluster.link = Link(reactor, cluster)
     await UNIXClientEndpoint(reactor, str(at.socket)).connect(Factory.forProtocol(lambda: cluster.link))
@@ -38,17 +39,17 @@ async def linked(at: Office, cluster: OlderCluster) -> AsyncIterator[None]:
         await cluster.link.lost
 
 
-async def report(cluster: OlderCluster) -> None:
+async def report(cluster: FakeCluster) -> None:
     assert cluster.link is not None
     interfaces = (InterfaceReport("eth0", NET, ("192.0.2.1",)),)
     await cluster.link.call(commands.ReportTopology, sequence=1, page=0, pages=1, interfaces=interfaces)
 
 
-def maps_of(cluster: OlderCluster) -> set[HostMap]:
+def maps_of(cluster: FakeCluster) -> set[HostMap]:
     return {host_map for stored in cluster.subnets.values() for host_map in stored.host_maps.values()}
 
 
-async def is_delivered(at: Office, cluster: OlderCluster, *numbers: int) -> bool:
+async def is_delivered(at: Office, cluster: FakeCluster, *numbers: int) -> bool:
     await at.sweep()
     return {host_map.identifier for host_map in maps_of(cluster)} == {mac(number) for number in numbers}
 
@@ -123,4 +124,26 @@ async def test_a_recovery_waits_for_it_until_an_admin_ends_it_and_then_it_is_ser
                 cluster.subnets.clear()  # as clusterd does: another history counts as nothing
                 await at.region.do(at.region.device(subnet, mac(2)))
                 await until(lambda: is_delivered(at, cluster, 1, 2))
+        assert logged_failures == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_does_not_know_what_it_is_removing_is_heard_without_that(
+    postgres: Any, database: str, tmp_path: Any, logged_failures: list[LogEvent]
+) -> None:
+    cluster = LessOldCluster("rack-7")
+    async with office(database, tmp_path) as at, linked(at, cluster):
+        await report(cluster)
+        subnet = await at.subnet(NET)
+        await at.region.do(at.region.device(subnet, mac(1)))
+        await until(lambda: is_delivered(at, cluster, 1))
+        (stored,) = cluster.subnets.values()
+        stored.cidr = NET
+    async with copied(postgres, database) as backup, office(backup, tmp_path) as at:
+        assert await at.recoveries.begin(Change(at.region.actor, "test-request"), "a backup was restored") is not None
+        with logged() as events:
+            async with linked(at, cluster):
+                await until(lambda: is_over(at))
+        told = [event for event in events if event.get("event") == "recovery.former-unheard"]
+        assert [(event["cluster"], event["cidr"]) for event in told] == [("rack-7", NET)]
         assert logged_failures == []

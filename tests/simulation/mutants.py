@@ -224,8 +224,26 @@ MUTANTS = (
     Mutant(
         "what the newest state of a cluster says is reserved again",
         "regiond/domain/recovery.py",
-        "if candidate.newest and unseen and candidate.identifier not in placed:",
+        "if candidate.newest and not candidate.former and unseen and candidate.identifier not in placed:",
         "if False:",
+    ),
+    Mutant(
+        "what is accepted as removed and not done is handed up",
+        "regiond/hearing.py",
+        "taken.former = await self._take_former(connection, subnet, taken.cidr)",
+        "pass",
+    ),
+    Mutant(
+        "a subnet that is being forgotten is handed up, too",
+        "clusterd/host_maps/accepted.py",
+        "if session is None or record is None:",
+        "if session is None or record is None or record.forgetting:",
+    ),
+    Mutant(
+        "who is being removed displaces whom the backup knows there",
+        "regiond/domain/recovery.py",
+        "        if occupant.active and (occupant.confirmed or not _gives_way(occupant, candidate)):\n",
+        "        if occupant.active:\n",
     ),
     Mutant(
         "who has an address of the lost past displaces whom the backup knows there",

@@ -47,8 +47,8 @@ class SimulatedRecovery:
     async def take(self, evidence: Evidence) -> None:
         await self._done(lambda: self._rows.take(evidence))
 
-    async def add_maps(self, cluster: int, name: str, host_maps: Sequence[HostMap]) -> None:
-        await self._done(lambda: self._rows.add_maps(cluster, name, host_maps))
+    async def add_maps(self, cluster: int, name: str, host_maps: Sequence[HostMap], *, former: bool = False) -> None:
+        await self._done(lambda: self._rows.add_maps(cluster, name, host_maps, former=former))
 
     async def complete(self, cluster: int, name: str) -> None:
         await self._done(lambda: self._rows.complete(cluster, name))

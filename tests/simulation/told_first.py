@@ -87,6 +87,24 @@ TOLD_FIRST = {
         "hold 0; pair 0; claim 0 1 0; calm 0; save-region; pass 3 100 0; claim 0 2 0; calm 0; stall-network 0 1;"
         "restore-region; pass 3 100 0; calm 0; stall-network 0 0; run 13 7; database 0; pass 5 100 0; database 1"
     ),
+    "an address whose removal is accepted and not done is not free after a restore": (
+        "hold 0; pair 0; save-region; pass 3 100 0; claim 0 1 1; pass 3 100 0; calm 0; slow-server 0 1; release 0 0;"
+        "calm 0; restore-region; pass 20 100 0; claim 0 2 1; calm 0; slow-server 0 0; calm 0"
+    ),
+    "an address of a subnet that is being forgotten is not free after a restore": (
+        "hold 0; pair 0; save-region; pass 3 100 0; claim 0 1 1; pass 3 100 0; calm 0; slow-server 0 1; unserve 0 0;"
+        "pass 3 100 0; calm 0; restore-region; pass 20 100 0; claim 0 2 1; calm 0; slow-server 0 0; calm 0"
+    ),
+    "whom the backup knows at an address that was handed on and is being removed is displaced": (
+        "hold 0; pair 0; claim 0 1 1; calm 0; pass 2 100 0; save-region; pass 3 100 0; release 0 0; pass 3 100 0;"
+        "calm 0; claim 0 2 1; pass 3 100 0; calm 0; slow-server 0 1; release 0 0; calm 0; restore-region;"
+        "pass 20 100 0; calm 0; slow-server 0 0; calm 0"
+    ),
+    "what rested when the backup was made and was taken back and released since rests anew": (
+        "hold 30; pair 0; claim 0 1 1; calm 0; release 0 0; calm 0; pass 2 100 0; save-region; pass 3 100 0;"
+        "claim 0 1 1; pass 3 100 0; calm 0; slow-server 0 1; release 0 0; calm 0; restore-region; pass 45 100 0;"
+        "calm 0; slow-server 0 0; calm 0"
+    ),
     "a backup of the middle of a recovery is noticed, too": (
         "hold 0; pair 0; claim 0 0 0; save-region; pass 3 100 0; confirm-pair; pass 3 100 0; restore-region;"
         "restart-cluster 0; pass 3 100 0; save-region; pass 3 100 0; claim 0 0 0; pass 3 100 0; restore-region;"

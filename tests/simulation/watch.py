@@ -9,9 +9,8 @@ is on the disk never is. Nothing else is.
 # Note [Other pasts]
 A database that was restored knows nothing of what happened since the backup. What is desired is remembered here by
 history, the lost ones too. Until the region recovers, nothing can be claimed; from the moment in which a subnet is
-settled everything holds again that held before: what is served is somebody's, and what was acknowledged and is on the
-disk of some cluster that did not lose it is reserved as it was. One thing has no second copy: a removal that a cluster
-had accepted and its server had not done yet. Who serves such an address until then is excused.
+settled everything holds again that held before: what is served is somebody's, or rests, and what was acknowledged and
+is on the disk of some cluster that did not lose it is reserved as it was.
 """
 
 from dataclasses import dataclass
@@ -61,9 +60,6 @@ class Watch:
         self._lost: dict[str, set[HostMap]] = {cluster.name: set() for cluster in world.clusters}
         # With an old disk: the history and what was applied by subnet. See Note [Taint].
         self._old: dict[str, dict[int, tuple[str, int]]] = {cluster.name: {} for cluster in world.clusters}
-        self._leaving: dict[str, set[HostMap]] = {
-            cluster.name: set() for cluster in world.clusters
-        }  # see [Other pasts]
         self._to_recover: dict[Place, frozenset[str]] = {}  # the region's record of it was lost: identifiers
         self.forced: set[Place] = set()
         self.claimed: dict[int, Place] = {}  # acknowledged and not given back: reservation → where
@@ -206,9 +202,6 @@ class Watch:
         maps, here = cluster.server.maps, cluster.name
         self._tainted[here] &= maps
         self._lost[here] -= maps
-        self._leaving[here] &= maps
-        if self._goes_back or self._world.tables.recovering:
-            self._leaving[here] |= maps.difference(*(m for r, m in cluster.disk.contents() if not r.forgetting))
         if self._old[here]:
             self._end_excuses(cluster)
         by_subnet: dict[int, set[HostMap]] = {}
@@ -220,8 +213,7 @@ class Watch:
                 by_subnet.setdefault(subnet, set()).add(host_map)
                 place = (subnet, number_of(host_map.address))
                 self._last_served[here, place] = self._world.seconds
-                if host_map not in self._leaving[here]:
-                    self._must_be_held(cluster, host_map, place)
+                self._must_be_held(cluster, host_map, place)
         for subnet in self._world.tables.subnets:
             if subnet not in self._old[here]:
                 self._look_at_served(cluster, subnet, by_subnet.get(subnet, set()))

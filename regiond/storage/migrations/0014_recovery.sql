@@ -54,6 +54,7 @@ CREATE TABLE evidence (
 );
 CREATE INDEX evidence_subnet ON evidence (subnet);
 
+-- `former`: the cluster has accepted its removal, which its DHCP server may not have done.
 CREATE TABLE evidence_map (
     cluster bigint NOT NULL,
     name text NOT NULL,
@@ -61,8 +62,9 @@ CREATE TABLE evidence_map (
     identifier bytea NOT NULL,
     address inet NOT NULL,
     hostname text,
+    former boolean NOT NULL DEFAULT false,
     examined boolean NOT NULL DEFAULT false,
-    PRIMARY KEY (cluster, name, kind, identifier),
+    PRIMARY KEY (cluster, name, kind, identifier, former, address),
     FOREIGN KEY (cluster, name) REFERENCES evidence ON DELETE CASCADE
 );
 

@@ -488,9 +488,68 @@ def test_nothing_is_handed_up_of_a_subnet_that_is_not_held(cluster: Cluster) -> 
     assert isinstance(outcome.error, UnknownSubnet)
 
 
-def _announced(wanted: Sequence[HostMap]) -> Announced:
+def _former(cluster: Cluster, cidr: str) -> list[list[HostMap]]:
+    pages: list[list[HostMap]] = []
+    more = 1
+    while more:
+        after = tuple(pages[-1][-1:]) if pages else ()
+        answer = cluster.ask(cluster.region.call(commands.UploadFormerHostMaps, cidr=cidr, after=after))
+        pages.append(list(answer["host_maps"]))
+        more = answer["more"]
+    return pages
+
+
+@pytest.mark.parametrize(("count", "pages"), [(0, [0]), (500, [500]), (501, [500, 1])])
+def test_what_was_removed_and_may_be_served_is_handed_up_in_pages(
+    cluster: Cluster, count: int, pages: list[int]
+) -> None:
+    """The DHCP server has done nothing of it: the convergence was never told."""
+    cluster.start()
+    gone = [HostMap(host_map(n).identifier, f"10.0.{n >> 8}.{n & 255}", "bmc") for n in range(1, count + 1)]
+    moved = HostMap(host_map(2000).identifier, "10.1.0.1")
+    held = [HostMap(moved.identifier, "10.1.0.2")]
+    cluster.store.accept_delta(_announced([*gone, moved]), [*gone, moved], ())
+    cluster.store.accept_delta(_announced(held, 1), held, [one.identifier for one in gone])
+    handed_up = _former(cluster, "10.0.0.0/16")
+    assert [len(page) for page in handed_up] == pages
+    wanted = sorted((HostMap(one.identifier, one.address) for one in gone), key=lambda m: m.identifier)
+    assert [one for page in handed_up for one in page] == wanted
+    assert _former(cluster, "10.1.0.0/16") == [[moved]]
+    assert _former(cluster, "192.168.0.0/16") == [[]]
+
+
+def test_the_former_addresses_of_one_identifier_are_all_handed_up(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.start()
+    monkeypatch.setattr("clusterd.host_maps.accepted.MAX_PAGE_ROWS", 1)
+    places = [HostMap(host_map(1).identifier, f"10.0.0.{n}") for n in range(1, 4)]
+    for generation, place in enumerate(places):
+        cluster.store.accept_delta(_announced([place], generation), [place], ())
+    assert _former(cluster, "10.0.0.0/8") == [[places[0]], [places[1]]]
+
+
+def test_a_subnet_that_is_being_forgotten_is_told_of_and_its_former_host_maps_are_handed_up(cluster: Cluster) -> None:
+    wanted = [HostMap(host_map(1).identifier, "10.0.0.1")]
+    cluster.store.accept_delta(_announced(wanted), wanted, ())
+    cluster.store.forget("subnet-1")
+    cluster.backend.refuse_all("not now")
+    cluster.start()
+    assert cluster.region.registrations[-1].held == (HeldSubnet("subnet-1", 0, 0, 0),)
+    answer = cluster.ask(cluster.region.call(commands.UploadHostMaps, subnet="subnet-1", after=()))
+    assert (answer["cidr"], answer["accepted_generation"], answer["host_maps"]) == ("10.0.0.0/8", 0, ())
+    assert _former(cluster, "10.0.0.0/8") == [wanted]
+
+
+def test_what_is_no_network_is_refused(cluster: Cluster) -> None:
+    cluster.start()
+    with pytest.raises(RemoteAmpError, match="not a network"):
+        cluster.ask(cluster.region.call(commands.UploadFormerHostMaps, cidr="here", after=()))
+
+
+def _announced(wanted: Sequence[HostMap], since: int = 0) -> Announced:
     origin = Origin("region-1", "rack-7", "history-1")
-    return Announced(origin, "subnet-1", "10.0.0.0/8", 0, 1, digest_of(wanted))
+    return Announced(origin, "subnet-1", "10.0.0.0/8", since, since + 1, digest_of(wanted))
 
 
 def test_the_region_asks_who_uses_addresses(cluster: Cluster) -> None:

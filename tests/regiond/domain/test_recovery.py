@@ -45,19 +45,23 @@ class State:
         return {who: at for who, (at, _) in self.rows.items() if at is not None}
 
 
-def candidates(region: State, clusters: list[State]) -> list[Candidate]:
-    """As `storage.settling` reads them: what a cluster has and the region has not, or has otherwise."""
+def candidates(region: State, clusters: list[State], removing: list[set[Step]]) -> list[Candidate]:
+    """As `storage.settling` reads them: what a cluster has, or is `removing`, that the region has not, or otherwise."""
     highest = max(cluster.generation for cluster in clusters)
     made = []
-    for number, cluster in sorted(enumerate(clusters), key=lambda each: (-each[1].generation, each[0])):
-        for who, address in sorted(cluster.maps.items(), key=lambda each: (each[1], each[0])):
+    ordered = sorted(enumerate(clusters), key=lambda each: (-each[1].generation, each[0]))
+    held = [(number, cluster, False, set(cluster.maps.items())) for number, cluster in ordered]
+    for number, cluster, former, pairs in [*held, *((n, c, True, removing[n]) for n, c in ordered)]:
+        for who, address in sorted(pairs, key=lambda each: (each[1], each[0])):
             known = region.rows.get(who)
             if known is not None and known[0] == address:
                 continue
             holder = region.holder(address)
             occupant = None
             if holder is not None:
-                confirmed = cluster.maps.get(holder) == address
+                confirmed = any(
+                    other.maps.get(holder) == address for other in clusters if other.generation >= cluster.generation
+                )
                 occupant = Occupant(100 + address, "device", True, region.rows[holder][1], True, confirmed)
             made.append(
                 Candidate(
@@ -73,6 +77,7 @@ def candidates(region: State, clusters: list[State]) -> list[Candidate]:
                     None if known is None else known[1],
                     None if known is None or known[0] is None else 100 + known[0],
                     occupant,
+                    former,
                 )
             )
     return made
@@ -86,12 +91,17 @@ def test_what_is_served_is_held_by_one_whatever_was_lost(
     backup = State().after(before)
     newest = backup.after(lost)
     region = backup.after(since)  # what the restored region did before anybody noticed
-    settled = settle(candidates(region, [newest, State().after(before[:old])]))
+    behind = State().after(before[:old])
+    states = [backup.after(lost[:count]) for count in range(len(lost) + 1)]
+    removing = {pair for state in states for pair in state.maps.items()} - set(newest.maps.items())
+    settled = settle(candidates(region, [newest, behind], [removing, set()]))
 
     holders = {f"192.0.2.{at}": {identifier(who)} for who, at in region.maps.items()}
     for address, made in settled.recovered.items():
         assert (made.displaced is not None) == (address in holders), "an address that is taken is taken from somebody"
-        assert not (made.resting and address in holders)
+        if made.displaced is not None and made.resting:
+            gone = made.displaced.generation
+            assert gone is not None and gone <= newest.generation and not made.displaced.confirmed
         assert made.resting == (not made.maps)
     moved = {one for made in settled.recovered.values() for one in made.maps} | {
         one.identifier for one in settled.joined
@@ -112,3 +122,12 @@ def test_what_is_served_is_held_by_one_whatever_was_lost(
         changed_since = region.rows.get(who, (None, 0))[1] > newest.generation
         assert identifier(who) in holders.get(address, set()) or address in told or changed_since
         assert address in holders, "it is not free"
+    for who, number in removing:
+        address = f"192.0.2.{number}"
+        known = region.holder(number)
+        changed_since = known is not None and region.rows[known][1] > newest.generation
+        own = known == who
+        assert address in holders, "an address that is being removed is not free"
+        later = newest.holder(number)
+        handed_on = later is not None and identifier(later) in holders[address]
+        assert not holders[address] or own or changed_since or handed_on

@@ -71,13 +71,17 @@ class Begins:
 
 @dataclass(frozen=True)
 class HandsUp:
-    """A cluster hands up what it has at a generation: addresses by MAC. `known` says the subnet by its id."""
+    """A cluster hands up what it has at a generation, addresses by MAC, and what was removed by then and may be served.
+
+    `known` says the subnet by its id.
+    """
 
     cluster: int
     generation: int
     maps: tuple[tuple[int, int], ...]
     known: bool
     whole: bool
+    former: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ _words = st.one_of(
         st.lists(st.tuples(_mac, _address | st.just(0)), max_size=5, unique_by=lambda row: row[0]).map(tuple),
         st.booleans(),
         st.sampled_from([True, True, False]),
+        st.lists(st.tuples(_mac, _address), max_size=3).map(tuple),
     ),
     st.builds(Heard, _cluster),
     st.builds(Settles, st.booleans()),
@@ -139,6 +144,22 @@ BEHIND: list[Word] = [
 ]
 
 
+BEING_REMOVED: list[Word] = [
+    *(Claims((1,), 2), Claims((2,), 3), Claims((3,), 4), Claims((), 6)),
+    Releases(2),
+    Begins(in_vain=False),
+    HandsUp(0, 9, ((2, 3),), known=True, whole=True, former=((4, 2), (4, 7), (4, 3), (3, 4), (5, 5), (5, 6))),
+    *(Heard(0), Heard(1), Settles(waits=True)),
+    Has(0, "serving"),
+    *(Has(1, "serving"), Claims((5,), 5)),
+]
+
+NOBODYS: list[Word] = [
+    *(Has(0, "former"), Has(1, "former"), Claims((1,), 2), Releases(0)),
+    *(Begins(in_vain=False), Heard(0), Heard(1), Settles(waits=True)),
+]
+
+
 # ---- what it is played on ----
 
 
@@ -163,7 +184,9 @@ class World(Protocol):
 
     async def begin(self, in_vain: bool, anew: bool) -> bool: ...
 
-    async def hand_up(self, evidence: Evidence, rows: Sequence[HostMap], whole: bool) -> int: ...
+    async def hand_up(
+        self, evidence: Evidence, rows: Sequence[HostMap], whole: bool, former: Sequence[HostMap]
+    ) -> int: ...
 
     async def may_have(self, cluster: int) -> list[int]: ...
 
@@ -202,11 +225,13 @@ class InMemory:
     async def begin(self, in_vain: bool, anew: bool) -> bool:
         return self.recovery.begin("a reason", ANOTHER_HISTORY if in_vain else None, anew=anew) is not None
 
-    async def hand_up(self, evidence: Evidence, rows: Sequence[HostMap], whole: bool) -> int:
+    async def hand_up(self, evidence: Evidence, rows: Sequence[HostMap], whole: bool, former: Sequence[HostMap]) -> int:
         key = (evidence.cluster, evidence.name)
         self.recovery.take(evidence)
         self.recovery.add_maps(*key, rows)
         self.recovery.add_maps(*key, rows[:1])
+        self.recovery.add_maps(*key, former, former=True)
+        self.recovery.add_maps(*key, former[:1], former=True)
         contradicting = self.recovery.contradictions(*key)
         if whole:
             self.recovery.hearing(evidence.cluster, evidence.history)
@@ -297,11 +322,13 @@ class OnPostgres:
         change, of_history = Change(ACTOR, "test-request"), ANOTHER_HISTORY if in_vain else None
         return await self.store.begin(change, "a reason", of_history, anew=anew) is not None
 
-    async def hand_up(self, evidence: Evidence, rows: Sequence[HostMap], whole: bool) -> int:
+    async def hand_up(self, evidence: Evidence, rows: Sequence[HostMap], whole: bool, former: Sequence[HostMap]) -> int:
         key = (evidence.cluster, evidence.name)
         await self.store.take(evidence)
         await self.store.add_maps(*key, rows)
         await self.store.add_maps(*key, rows[:1])
+        await self.store.add_maps(*key, former, former=True)
+        await self.store.add_maps(*key, former[:1], former=True)
         contradicting = await self.store.contradictions(*key)
         if whole:
             await self.store.hearing(evidence.cluster, evidence.history)
@@ -386,11 +413,12 @@ async def play(world: World, story: Sequence[Word]) -> AsyncIterator[Picture]:
                 answers.append(await world.do(Mutation(ACTOR, (step,), "acknowledge")))
             case Begins(in_vain, anew):
                 answers.append(await world.begin(in_vain, anew))
-            case HandsUp(cluster, generation, maps, known, whole):
+            case HandsUp(cluster, generation, maps, known, whole, removed):
                 name = format_id(Prefix.SUBNET, SUBNET if known else 999)
                 rows = [HostMap(mac(number), f"{PREFIX}{address}") for number, address in maps]
                 evidence = Evidence(CLUSTERS[cluster], name, CIDR, ANOTHER_HISTORY, generation, generation)
-                answers.append(await world.hand_up(evidence, rows, whole))
+                former = [HostMap(mac(number), f"{PREFIX}{address}") for number, address in removed]
+                answers.append(await world.hand_up(evidence, rows, whole, former))
             case Heard(cluster):
                 answers += [await world.may_have(CLUSTERS[cluster]), await world.heard(CLUSTERS[cluster])]
             case Settles(waits):
@@ -402,6 +430,8 @@ async def play(world: World, story: Sequence[Word]) -> AsyncIterator[Picture]:
 @given(story=stories)
 @example(story=HANDED_ON)
 @example(story=BEHIND)
+@example(story=BEING_REMOVED)
+@example(story=NOBODYS)
 @pytest_twisted.ensureDeferred
 async def test_a_story_of_recoveries_goes_the_same_way_on_postgresql_and_in_memory(
     database: str, story: list[Word]

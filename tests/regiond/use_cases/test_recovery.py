@@ -120,6 +120,53 @@ async def test_what_a_cluster_serves_and_the_backup_does_not_know_is_reserved_ag
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_address_whose_removal_the_dhcp_server_has_not_done_rests_until_it_is_confirmed(
+    postgres: TestServer, database: str, tmp_path: Path
+) -> None:
+    """The cluster has accepted the removal, so that its accepted host maps tell of it no more."""
+    backend = FakeBackend()
+    async with office(database, tmp_path) as at, rack(at, tmp_path / "disk", backend) as here:
+        await here.report(NET)
+        subnet = await at.subnet(NET)
+        await claim(at, subnet, 1)
+        await at.region.pool.execute("UPDATE subnet SET release_hold_seconds = 0")
+    async with copied(postgres, database) as backup:
+        async with office(database, tmp_path) as at, rack(at, tmp_path / "disk", backend):
+            lost = await claim(at, subnet, 2)
+            backend.refuse_all("the server hangs")
+            await at.region.release(lost)
+
+            async def accepted() -> bool:
+                [(accepted, applied)] = await at.region.pool.query(
+                    "SELECT accepted_generation, applied_generation FROM delivery"
+                )
+                return bool(accepted > applied)
+
+            await until(accepted)
+        async with office(backup, tmp_path) as at:
+            await at.hearing.begin("the witness has seen more", None)
+        async with office(backup, tmp_path) as at, rack(at, tmp_path / "disk", backend):
+            await until(lambda: is_over(at))
+            assert HostMap(mac(2), lost.address) in backend.maps
+            assert (await kinds(at.region))[lost.address] == (Kind.RECOVERED, Status.RELEASING)
+            assert (await found(at)).counts == {"resting": 1}
+            with pytest.raises(errors.AddressTaken):
+                await at.region.do(at.region.device(subnet, mac(3), address=lost.address))
+            backend.accept_all()
+
+            async def is_free() -> bool:
+                await at.sweep()
+                for view in await at.region.reads.reservations(ReservationFilter(addresses=[lost.address])):
+                    await at.region.reclaim(view.reservation)  # as a sweep does: nothing before its time
+                return lost.address not in await kinds(at.region)
+
+            await until(is_free)
+            assert HostMap(mac(2), lost.address) not in backend.maps
+            assert (await claim(at, subnet, 3)).address == lost.address
+            assert await at.region.tiles([subnet])
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_address_that_was_handed_on_in_the_lost_past_stays_with_whom_the_cluster_serves(
     postgres: TestServer, database: str, tmp_path: Path
 ) -> None:
