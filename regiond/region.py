@@ -15,6 +15,7 @@ from regiond.cluster_rpc.connections import Connections
 from regiond.cluster_rpc.identify import identify_by_certificate, identify_plain
 from regiond.cluster_rpc.links import ClusterLinkFactory
 from regiond.cluster_rpc.listeners import Listeners
+from regiond.cluster_rpc.siblings import Siblings
 from regiond.enrolment_door import EnrolmentDoor
 from regiond.hearing import Hearing
 from regiond.host_map_dispatch.arrivals import ClusterArrivals
@@ -47,6 +48,7 @@ from regiond.storage.pairs import PairStore
 from regiond.storage.pool import Pool
 from regiond.storage.probing import ProbingReads
 from regiond.storage.progress_counts import progress_counts
+from regiond.storage.questions import QuestionStore
 from regiond.storage.ranges import RangeStore
 from regiond.storage.reads import Reads, RegionIdentity
 from regiond.storage.recovery import RecoveryStore
@@ -157,7 +159,9 @@ class Region:
         )
         self.accounts = Accounts(reactor, AccountStore(pool))
         self.inventory = Inventory(self.reads, self.catalogue)
-        leases = Leases(reactor, self.connections, self.inventory, self.reads)
+        questions = QuestionStore(pool)
+        self.siblings = Siblings(reactor, self.connections, questions, self.doorbell, random_id)
+        leases = Leases(reactor, self.siblings, self.inventory, self.reads)
         marks = InUseStore(pool, random_id)
         self.claims = Claims(
             self.writer,
@@ -167,7 +171,7 @@ class Region:
             self.progress,
             leases,
             random_id,
-            ProbedClaims(self.writer, Probes(self.connections, ProbingReads(pool)), marks),
+            ProbedClaims(self.writer, Probes(self.siblings, ProbingReads(pool)), marks),
         )
         self.subnets = Subnets(self.inventory, RangeStore(pool, random_id), SubnetStore(pool), SubnetChecks(pool))
         certificate_store = CertificateStore(pool, random_id)
@@ -230,6 +234,7 @@ class Region:
             self.witness.beat,
             self._prune,
             marks.expire,
+            questions.prune,
         )
 
     async def _pair_changed(self, cluster: int) -> None:
@@ -276,7 +281,10 @@ class Region:
             self.dispatch.committed(rung.host_maps)
         if rung.acknowledged is not None:
             self.progress.acknowledged(rung.acknowledged)
-        self.events.nudge()
+        self.siblings.heard_of_questions(rung.asked)
+        self.siblings.heard_of_answers(rung.answered)
+        if rung != Rung(asked=rung.asked, answered=rung.answered):
+            self.events.nudge()
 
     async def _heartbeat(self) -> None:
         if connected := self.connections.clusters():
@@ -288,6 +296,7 @@ class Region:
     def wait_no_longer(self) -> None:
         """Whoever waits for something to happen is answered with how things stand: the daemon is stopping."""
         self.progress.wait_no_longer()
+        self.siblings.wait_no_longer()
         self.events.stop()
 
     def start(self) -> None:

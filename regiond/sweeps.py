@@ -24,6 +24,7 @@ HEARTBEAT_SECONDS = 15.0
 DRAINING_SECONDS = 10.0
 CLEANING_SECONDS = 300.0
 MARKS_SECONDS = 15.0
+QUESTIONS_SECONDS = 60.0
 MAX_PER_SWEEP = 500
 
 REGION = Actor(None, "region", is_admin=True)
@@ -53,6 +54,7 @@ class Sweeps:
         witness: Callable[[], Awaitable[None]],
         prune: Callable[[], Awaitable[None]],
         expire_marks: Callable[[], Awaitable[None]],
+        forget_questions: Callable[[], Awaitable[None]],
     ) -> None:
         self._clock = clock
         self._pool = pool
@@ -64,6 +66,7 @@ class Sweeps:
         self._witness = witness
         self._prune = prune
         self._expire_marks = expire_marks
+        self._forget_questions = forget_questions
         self._loops: list[LoopingCall] = []
         self._idle: list[Deferred[Any]] = []
 
@@ -79,6 +82,7 @@ class Sweeps:
             ("cleaning", CLEANING_SECONDS, self.clean),
             ("tombstones", CLEANING_SECONDS, self._prune),
             ("marks", MARKS_SECONDS, self._expire_marks),
+            ("questions", QUESTIONS_SECONDS, self._forget_questions),
         ):
             loop = LoopingCall(self._guarded, name, sweep)
             loop.clock = self._clock

@@ -5,8 +5,8 @@ A claim that names its address, alone or in a batch, asks the clusters that serv
 has a lease on it, before its transaction and for at most ASK_SECONDS: no lock waits for a cluster. The planner
 refuses it for that last, when nothing else stands in the way, so that a repeated claim gets its first answer.
 `force` takes the address, and once that is committed the lease is ended where the DHCP server can. A cluster that
-is away, of an older version, or connected to another regiond, says nothing, and then the claim is not refused: its
-host map waits for that cluster anyway.
+is away or of an older version says nothing, and then the claim is not refused: its host map waits for that cluster
+anyway.
 
 An import asks nobody: its lines are what a site has in use already. A claim for the next free address asks nobody:
 pools and static entries are kept out of the free ones, and a lease outside of those is a pool's that was taken out
@@ -31,7 +31,7 @@ from clusterd.protocol.connection import CallTimedOut, LinkLost
 from clusterd.protocol.errors import ProtocolError
 from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import Identifier
-from regiond.cluster_rpc.connections import Connection, Connections
+from regiond.cluster_rpc.asking import Asks
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.leases import FoundLease, LeaseListing, LeasePart, LeaseSource, LeaseView, merge, of_others
 from regiond.domain.mutations import Claim
@@ -81,11 +81,9 @@ class Leases:
 
     _log = Logger(namespace="regiond.use_cases.leases")
 
-    def __init__(
-        self, clock: IReactorTime, connections: Connections, inventory: KnowsSubnets, reads: KnowsReservations
-    ) -> None:
+    def __init__(self, clock: IReactorTime, clusters: Asks, inventory: KnowsSubnets, reads: KnowsReservations) -> None:
         self._clock = clock
-        self._connections = connections
+        self._clusters = clusters
         self._inventory = inventory
         self._reads = reads
 
@@ -118,7 +116,7 @@ class Leases:
         return LeaseListing(view.id, leases, tuple(sources), following)
 
     async def look(self, claims: Sequence[Claim], *, over: bool = False) -> list[Claim]:
-        """The claims, with what others have leased of the addresses that they name, as connected clusters tell in time.
+        """The claims, with what others have leased of the addresses that they name, as clusters tell in time.
 
         One question for each cluster and subnet. `over`: they are claimed all the same.
         """
@@ -146,11 +144,8 @@ class Leases:
     async def _end(self, found: FoundLease, request_id: str) -> None:
         cluster = format_id(Prefix.CLUSTER, found.cluster)
         clients = [str(identifier) for identifier in found.lease.identifiers]
-        connection = self._connections.get(found.cluster)
         try:
-            if connection is None:
-                raise LinkLost("it is not connected any more")
-            await connection.link.call(commands.EndLease, deadline=ASK_SECONDS, leases=[found.lease])
+            await self._clusters.ask(found.cluster, commands.EndLease, deadline=ASK_SECONDS, leases=[found.lease])
         except _EXPECTED as error:
             self._log.warn(
                 "the lease on {address} stays with its client until it expires, by {cluster}: {reason}",
@@ -175,12 +170,8 @@ class Leases:
         """All clusters that serve the subnet at once, in order of name."""
 
         async def one(cluster: int, name: str) -> tuple[LeaseSource, LeasePart]:
-            connection = self._connections.get(cluster)
-            if connection is None:
-                why = "it is not connected to this regiond"
-                return LeaseSource(cluster, name, why), LeasePart((), False)
             try:
-                part = await self._ask(connection, question)
+                part = await self._ask(cluster, name, question)
             except _EXPECTED as error:
                 return LeaseSource(cluster, name, str(error)), LeasePart((), False)
             return LeaseSource(cluster, name), part
@@ -188,8 +179,8 @@ class Leases:
         served_by = zip(question.subnet.cluster_ids, question.subnet.clusters, strict=True)
         return await gatherResults([Deferred.fromCoroutine(one(cluster, name)) for cluster, name in served_by])
 
-    async def _ask(self, connection: Connection, question: "_Question") -> LeasePart:
-        """The lowest leases of one cluster, from as many pages as it takes. Raises as `Link.call`.
+    async def _ask(self, cluster: int, name: str, question: "_Question") -> LeasePart:
+        """The lowest leases of one cluster, from as many pages as it takes. Raises as `Asks.ask`.
 
         Whatever the cluster says, they are on the subnet, in order, and above where the question begins.
         """
@@ -199,7 +190,8 @@ class Leases:
         inside = network(question.subnet.cidr)
         more = True
         while more and len(found) < question.limit:
-            answer = await connection.link.call(
+            answer = await self._clusters.ask(
+                cluster,
                 commands.ListLeases,
                 deadline=max(until - self._clock.seconds(), 0.0),
                 cidr=question.subnet.cidr,
@@ -213,7 +205,7 @@ class Leases:
             found |= news
             low = max(news, default=low)
             more = bool(answer["more"] and news)
-        leases = (FoundLease(connection.cluster, connection.name, found[key]) for key in sorted(found))
+        leases = (FoundLease(cluster, name, found[key]) for key in sorted(found))
         return LeasePart(tuple(leases), more)
 
     async def _holders(self, subnet: SubnetView, addresses: Collection[str]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from twisted.protocols import amp
 from clusterd.protocol import commands, errors
 from clusterd.protocol.connection import CallTimedOut, LinkLost
 from clusterd.protocol.values import AddressInUse
-from regiond.cluster_rpc.connections import Connections
+from regiond.cluster_rpc.asking import Asks, NotAsked
 from regiond.storage.probing import ProbedFrom
 
 PROBE_SECONDS: Final = 1.0
@@ -39,24 +39,21 @@ class Places(Protocol):
 
 
 class Probes:
-    """Asks the clusters that are connected here, one after the other until one can tell: all of them are on the wire.
+    """Asks the clusters that serve a subnet, one after the other until one can tell: all of them are on the wire.
 
     Raises CannotProbe, within a bounded time.
     """
 
-    def __init__(self, connections: Connections, reads: Places) -> None:
-        self._connections = connections
+    def __init__(self, clusters: Asks, reads: Places) -> None:
+        self._clusters = clusters
         self._reads = reads
 
     async def ask(self, subnet: int, addresses: Sequence[str]) -> Probed:
         reasons: list[str] = []
         for place in await self._reads.places(subnet):
-            connection = self._connections.get(place.cluster)
-            if connection is None:
-                reasons.append(f"cluster {place.name} is not connected to this regiond")
-                continue
             try:
-                answer = await connection.link.call(
+                answer = await self._clusters.ask(
+                    place.cluster,
                     commands.ProbeAddresses,
                     deadline=PROBE_SECONDS + GRACE_SECONDS,
                     nic=place.nic,
@@ -68,6 +65,8 @@ class Probes:
                 reasons.append(f"the clusterd of {place.name} is too old")
             except (errors.ProtocolError, amp.RemoteAmpError) as error:
                 reasons.append(f"cluster {place.name}: {str(error)[:200]}")
+            except NotAsked as error:
+                reasons.append(f"cluster {place.name} cannot be asked: {error}")
             except (CallTimedOut, LinkLost):
                 reasons.append(f"cluster {place.name} does not answer")
             else:

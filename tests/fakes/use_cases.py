@@ -229,7 +229,7 @@ FOUND_LEASE = FoundLease(
 LEASE_LISTING = LeaseListing(
     5,
     (LeaseView(FOUND_LEASE, 8),),
-    (LeaseSource(9, "rack-a"), LeaseSource(10, "rack-b", "it is not connected to this regiond")),
+    (LeaseSource(9, "rack-a"), LeaseSource(10, "rack-b", "it is not connected")),
     "192.0.2.101",
 )
 ADOPTION_RESULT = AdoptionResult(16, Adoption.DONE, None, 8)

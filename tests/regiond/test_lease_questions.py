@@ -13,6 +13,7 @@ from clusterd.protocol import commands
 from clusterd.protocol.connection import Responders
 from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import Identifier
+from regiond.cluster_rpc.asking import AskHere
 from regiond.cluster_rpc.connections import Connection, Connections
 from regiond.domain.leases import FoundLease
 from regiond.domain.mutations import Claim
@@ -67,7 +68,7 @@ class World:
         self.clock = Clock()
         self.wire: Wire = linked(self.clock, None, cluster)
         connections = Connections({9: Connection(9, "rack-a", 1, self.wire.server, "h", False)})
-        self.leases = Leases(self.clock, connections, Inventory(), Reads())
+        self.leases = Leases(self.clock, AskHere(connections), Inventory(), Reads())
 
     def pass_time(self, seconds: float) -> None:
         for _ in range(round(seconds * 10)):

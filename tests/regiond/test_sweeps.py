@@ -26,7 +26,7 @@ async def nothing() -> None:
 
 
 def sweeps_of(region: Region) -> Sweeps:
-    return Sweeps(reactor, region.pool, region.writer, *[nothing] * 7)
+    return Sweeps(reactor, region.pool, region.writer, *[nothing] * 8)
 
 
 class TwoRegionds:
@@ -36,7 +36,7 @@ class TwoRegionds:
         self.pool = Pool(reactor, database, size=3)
         self.pool.start()
         self.writer = Writer(reactor, self.pool, lambda _: None)
-        self.both = [sweeps_of(region), Sweeps(reactor, self.pool, self.writer, *[nothing] * 7)]
+        self.both = [sweeps_of(region), Sweeps(reactor, self.pool, self.writer, *[nothing] * 8)]
 
     async def at_once(self, name: str) -> None:
         await gatherResults([Deferred.fromCoroutine(getattr(each, name)()) for each in self.both], consumeErrors=True)

@@ -77,7 +77,7 @@ class Region:
             storage.heartbeat,
             hearing.settle,
             witness.beat,
-            *[nothing] * 2,
+            *[nothing] * 3,
         )
         self._former.append((dispatch, sweeps, self.links, storage))
         self.is_open = False

@@ -57,7 +57,9 @@ async def test_what_is_answered_of_probing() -> None:
             server.region.claims.answers["reserve"] = ([view], True)
             reply = await server.request("POST", "/api/v1/reservations", {"interface": "192.0.2.0/24"})
             assert reply.json["probed"] is probed
-        refusal = errors.NotProbed("nobody can be asked", reasons=["cluster rack-a is not connected to this regiond"])
+        refusal = errors.NotProbed(
+            "nobody can be asked", reasons=["cluster rack-a cannot be asked: it is not connected"]
+        )
         server.region.claims.answers["reserve"] = refusal
         reply = await server.request("POST", "/api/v1/reservations?probe=true", {"interface": "192.0.2.0/24"})
         problem = check_problem(reply, 503, "not-probed")

@@ -36,7 +36,7 @@ async def test_a_page() -> None:
                     "id": "cl-000000000a",
                     "name": "rack-b",
                     "complete": False,
-                    "error": "it is not connected to this regiond",
+                    "error": "it is not connected",
                 },
             ],
             "leases": [{**SHOWN, "reservation": "rs-0000000008"}],

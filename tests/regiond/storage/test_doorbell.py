@@ -1,5 +1,6 @@
 """The doorbell: its words, and two regionds that hear each other."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from twisted.internet.task import Clock
 
 from regiond.storage.doorbell import (
     CHANNEL,
+    MAX_NAMED_QUESTIONS,
     MAX_NAMED_SUBNETS,
     RING_INTERVAL_SECONDS,
     Doorbell,
@@ -24,15 +26,25 @@ from tests.waiting import until
 
 reactor: Any = global_reactor
 
-_subnets = st.none() | st.frozensets(st.integers(0, 2**50 - 1), max_size=MAX_NAMED_SUBNETS)
+_ids = st.integers(0, 2**50 - 1)
+_subnets = st.none() | st.frozensets(_ids, max_size=MAX_NAMED_SUBNETS)
+_questions = st.none() | st.frozensets(_ids, max_size=MAX_NAMED_QUESTIONS)
+_rungs = st.builds(Rung, _subnets, _subnets, st.booleans(), st.booleans(), _questions, _questions)
 
 
-@given(st.from_regex(r"[0-9a-f]{12}", fullmatch=True), st.builds(Rung, _subnets, _subnets, st.booleans()))
-def test_what_is_rung_is_heard_and_fits_in_a_payload(sender: str, rung: Rung) -> None:
+@given(st.from_regex(r"[0-9a-f]{12}", fullmatch=True), _rungs)
+def test_what_is_rung_is_heard_by_older_and_newer_ones(sender: str, rung: Rung) -> None:
     payload = format_payload(sender, rung)
     assert parse_payload(payload) == (sender, rung)
     assert parse_payload(f"{payload}|of a newer regiond") == (sender, rung)
-    assert len(payload) < 8000
+    of_an_older_one = payload.rsplit("|", 2)[0]
+    assert parse_payload(of_an_older_one) == (sender, replace(rung, asked=frozenset(), answered=frozenset()))
+
+
+def test_the_longest_fits_in_a_payload() -> None:
+    subnets = frozenset(range(2**50 - MAX_NAMED_SUBNETS, 2**50))
+    questions = frozenset(range(2**50 - MAX_NAMED_QUESTIONS, 2**50))
+    assert len(format_payload("f" * 12, Rung(subnets, subnets, True, True, questions, questions))) < 8000
 
 
 @pytest.mark.parametrize("payload", ["", "me", "me||", "me|x|y|1", "|".join(["1,2", "3,x", "", ""])])
@@ -77,6 +89,20 @@ def test_what_happens_within_a_moment_is_rung_once() -> None:
     assert pool.payloads[-1] == Rung(frozenset(), None, False)
 
 
+def test_a_question_does_not_wait_for_a_moment_to_pass() -> None:
+    clock, pool = Clock(), Notifications()
+    doorbell = bell(clock, pool)
+    doorbell.host_maps([1])
+    doorbell.asked([7])
+    clock.advance(0)
+    assert pool.payloads == [Rung(frozenset({1}), asked=frozenset({7}))]
+    doorbell.answered(range(MAX_NAMED_QUESTIONS + 1))
+    clock.advance(0)
+    assert pool.payloads[1:] == [Rung(answered=None)]
+    clock.advance(10)
+    assert len(pool.payloads) == 2
+
+
 @pytest.mark.parametrize("trouble", [DatabaseUnavailable("away"), RuntimeError("a bug")])
 def test_a_bell_that_failed_rings_the_next_time(trouble: Exception) -> None:
     clock, pool = Clock(), Notifications()
@@ -96,7 +122,7 @@ async def test_two_regionds_hear_each_other_and_not_themselves(database: str) ->
     pool = Pool(reactor, database, size=2)
     pool.start()
     bells = {name: Doorbell(reactor, database, pool, heard[name].append) for name in heard}
-    everything = Rung(None, None, True, True)
+    everything = Rung(None, None, True, True, None, None)
     try:
         for each in bells.values():
             each.start()

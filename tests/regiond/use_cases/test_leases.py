@@ -13,6 +13,7 @@ from twisted.internet import reactor as global_reactor
 from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import Identifier
 from regiond.catalogue import Catalogue
+from regiond.cluster_rpc.asking import AskHere
 from regiond.domain import errors
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.leases import LeaseListing
@@ -49,7 +50,7 @@ class World:
         self.site = site
         reads = office.region.reads
         self.catalogue = Catalogue(reactor, reads)
-        self.leases = Leases(reactor, office.connections, Inventory(reads, self.catalogue), reads)
+        self.leases = Leases(reactor, AskHere(office.connections), Inventory(reads, self.catalogue), reads)
         nodes = NodeStore(office.region.pool, new_id)
         writer = office.region.writer
         probed = ProbedClaims(writer, FakeProbes(), InUseStore(office.region.pool, new_id))
@@ -216,7 +217,7 @@ async def test_a_cluster_that_is_away_does_not_hold_a_claim_up(database: str, tm
         await until(lambda: not it.office.connections.clusters())
         listing = await it.listing()
         assert listing.leases == ()
-        assert [source.error for source in listing.sources] == ["it is not connected to this regiond"]
+        assert [source.error for source in listing.sources] == ["it is not connected"]
         assert (await it.device())[1]
 
 

@@ -182,7 +182,7 @@ async def test_the_subnet_may_want_it_by_default(database: str) -> None:
         await on.by_default(True)
         assert await on.address(probe=None) == ("192.0.2.3", True)
         assert await on.address(probe=False) == ("192.0.2.4", None)
-        on.probes.reasons = ["cluster rack-a is not connected to this regiond"]
+        on.probes.reasons = ["cluster rack-a cannot be asked: it is not connected"]
         assert await on.address(probe=None) == ("192.0.2.5", False), "a cluster that is away never fails a claim"
         with pytest.raises(errors.NotProbed, match="not connected") as refused:
             await on.address(probe=True)

@@ -7,6 +7,7 @@ import pytest
 import pytest_twisted
 
 from clusterd.protocol.values import AddressInUse, InterfaceReport
+from regiond.cluster_rpc.asking import AskHere
 from regiond.storage.probing import ProbedFrom, ProbingReads
 from regiond.use_cases.probes import CannotProbe, Probes
 from tests.fakes.older import OlderCluster
@@ -20,7 +21,7 @@ ADDRESSES = ["192.0.2.5", "192.0.2.6"]
 
 
 def probes(at: Office) -> Probes:
-    return Probes(at.connections, ProbingReads(at.region.pool))
+    return Probes(AskHere(at.connections), ProbingReads(at.region.pool))
 
 
 async def refusal(at: Office, subnet: int) -> list[str]:
@@ -50,7 +51,7 @@ async def test_one_cluster_of_a_pair_is_asked_and_the_other_where_it_cannot(data
         assert len(second.asked) == 1
         on.at.connections.by_cluster.clear()
         assert await refusal(on.at, on.subnet) == [
-            f"cluster {name} is not connected to this regiond" for name in ("rack-a", "rack-b")
+            f"cluster {name} cannot be asked: it is not connected" for name in ("rack-a", "rack-b")
         ]
 
 
