@@ -2,9 +2,10 @@
 
 # Note [Convergence]
 * Durable first: a change is on disk before it is answered and before the server hears of it.
-* One apply at a time; what arrives meanwhile joins the next, over all subnets. There is no timer in between.
+* One apply at a time; what arrives meanwhile joins the next, over all subnets. There is no timer in between, except
+  for changes that keep the server from answering (SIGHUP, restart): these wait for its pause, and others go before.
 * A subnet's applied generation advances only to what was accepted when the input of the apply was taken, and not
-  while the server keeps a host map in the subnet's network that it was told to remove.
+  while one of its changes waits, or the server keeps a host map in its network that it was told to remove.
 * At start, after every error and every few minutes the whole sets are compared: what an interrupted apply left
   behind, and what somebody else changed, is repaired by the same code.
 * Refused by the server as a whole: the states say so in the server's own words, and it is tried again with
@@ -24,6 +25,7 @@ from clusterd.convergence.log import ConvergenceLog, Told, drift_of, lines_of_ch
 from clusterd.convergence.plan import Key, Plan, Transition, network_of, overlap, plan_changes, plan_whole
 from clusterd.convergence.refused import RefusedHostMaps
 from clusterd.convergence.server_changes import ServerChanges
+from clusterd.convergence.turns import Turn, take_turn
 from clusterd.dhcp.backend import Backend, BackendError, Rejection
 from clusterd.dhcp.host_system import RunInThread
 from clusterd.host_maps.schema import StoreFailed
@@ -56,12 +58,13 @@ class _Forgetting:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """The input of one apply, as it was when it was taken."""
+    """The input of one apply, as it was when it was taken. Of the subnets in `behind` something is left for later."""
 
     whole: bool
     transitions: dict[Key, Transition]
     records: dict[str, SubnetRecord]
     forgetting: dict[str, _Forgetting]
+    behind: frozenset[str] = frozenset()
 
 
 class Convergence:
@@ -99,6 +102,7 @@ class Convergence:
         self._error: str | None = None
         self._failures = 0
         self._retry: IDelayedCall | None = None
+        self._pause: IDelayedCall | None = None
         self._next_compare: IDelayedCall | None = None
         self._running = False
         self._working = False
@@ -118,10 +122,10 @@ class Convergence:
     async def stop(self) -> None:
         """Finish the apply in flight and begin no other."""
         self._running = False
-        for timer in (self._retry, self._next_compare):
+        for timer in (self._retry, self._pause, self._next_compare):
             if timer is not None and timer.active():
                 timer.cancel()
-        self._retry = self._next_compare = None
+        self._retry = self._pause = self._next_compare = None
         self.disconnected()
         if self._working:
             idle: Deferred[None] = Deferred()
@@ -245,9 +249,28 @@ class Convergence:
 
     def _take(self) -> _Work:
         whole = self._compare or not self._changes_suffice()
-        work = _Work(whole, self._pending, dict(self._records), dict(self._forgetting) if whole else {})
-        self._pending, self._compare, self._news = {}, False, False
+        turn = Turn(self._pending, {}) if whole else take_turn(self._pending, self._pause_for)
+        forgetting = dict(self._forgetting) if whole else {}
+        work = _Work(whole, turn.due, dict(self._records), forgetting, turn.waiting_subnets)
+        self._pending, self._compare, self._news = turn.waiting, False, False
+        self._go_on_in(turn.seconds if turn.waiting else None)
         return work
+
+    def _pause_for(self, change: Transition) -> float:
+        if change.before == change.after:
+            return 0.0
+        removed = () if change.before is None else (change.before,)
+        added = () if change.after is None else (change.after,)
+        return self._backend.pause(removed, added)
+
+    def _go_on_in(self, seconds: float | None) -> None:
+        if self._pause is not None and self._pause.active():
+            self._pause.cancel()
+        self._pause = None if seconds is None else self._clock.callLater(seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self._pause, self._news = None, True
+        self._kick()
 
     def _joined(self, work: _Work) -> _Work:
         """The work with what was noted while its plan was made: the store's answers come in order, so the plan has it.
@@ -320,6 +343,7 @@ class Convergence:
             record
             for subnet, record in work.records.items()
             if subnet in self._records
+            and subnet not in work.behind
             and record.applied_generation < record.accepted_generation
             and self._refused.why_held_back(record.cidr) is None
         ]

@@ -81,6 +81,13 @@ class Backend(Protocol):
     async def replace(self, host_maps: Collection[HostMap]) -> tuple[Rejection, ...]:
         """Make the server's host maps exactly these: the repair path."""
 
+    def pause(self, removed: Collection[HostMap], added: Collection[HostMap]) -> float:
+        """The seconds for which this change has to wait, so that the server answers its clients meanwhile; 0.0: none.
+
+        For servers that answer nobody while they take a change. `apply` waits as long by itself; who asks before can
+        let pass what need not wait. Told at once, from what is known without asking the server; never fails.
+        """
+
     async def verify(self, host_maps: Collection[HostMap]) -> frozenset[HostMap]:
         """Those of these host maps that the server has now, asked of the server or of what it reads.
 

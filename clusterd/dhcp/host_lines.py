@@ -125,11 +125,15 @@ class HostLines:
             position += 1
         return found
 
+    def is_new(self, host_map: HostMap) -> bool:
+        """Whether it would get a line of its own, and change none that there is."""
+        return line_key(host_map) not in self._held
+
     def lines_of_new(self, added: Iterable[HostMap]) -> list[str]:
         """The lines of those that would get one of their own; not of those that change a line or have no place."""
         fresh = HostLines()
         for host_map in added:
-            if line_key(host_map) not in self._held:
+            if self.is_new(host_map):
                 fresh.add(host_map)
         return [fresh._text[key] for key in fresh._order]
 

@@ -2,7 +2,8 @@
 
 Per server and number of host maps: `replace_s` to write all of them and `verify_s` to find them right, in which
 `verify_stall_ms` is the longest time that the reactor did nothing else; `answered_ms` from apply to a real client's
-offer (median); `silence_ms`, the longest time that a client asking all along had no answer, with nothing changing, with
+offer (median); `mixed_answered_ms` the same from acceptance on, through clusterd's own driver, while others are
+removed; `silence_ms`, the longest time that a client asking all along had no answer, with nothing changing, with
 additions and with removals at 10 a second; `cpu_ms` of the server per addition; `restart_s` from its start to the first
 right answer; `exchanges` per second that perfdhcp had: as many as the server can do, and half of that asked while host
 maps change; and whether its process stayed the same.
@@ -31,6 +32,7 @@ from twisted.python.failure import Failure
 from clusterd.daemon.pauses import avoid_long_collections
 from clusterd.protocol.values import HostMap, Identifier
 from tests.bench.dhcp_servers import SUBJECTS, Subject
+from tests.bench.mixed_changes import mixed_ms
 from tests.bench.region import postgres, tell
 from tests.lab import namespaces
 from tests.lab.namespaces import Network, Wire, within
@@ -109,6 +111,7 @@ class _Measured:
         assert found == frozenset(there)
         before = self.subject.identity()
         figures["answered_ms"] = round(statistics.median([await self.answered() for _ in range(self.tries)]), 1)
+        figures["mixed_answered_ms"] = await mixed_ms(backend, self.network, self.directory, reactor, self.seconds)
         watched = there[self.size // 2].identifier.text
         figures["silence_ms"] = await self.silence(watched, there)
         figures["exchanges"] = await self.exchanges(there)

@@ -37,6 +37,7 @@ class FakeBackend:
         self.asked: list[LeaseQuestion] = []
         self.now = 0.0
         self.obstacles: list[str] = []
+        self.removals_pause = 0.0  # for so many seconds what is removed has to wait, as long as this is set
         self._refusal: str | None = None
         self._rejected: dict[Identifier, str] = {}
         self._held_calls: list[Deferred[None]] | None = None
@@ -87,6 +88,9 @@ class FakeBackend:
 
     async def replace(self, host_maps: Collection[HostMap]) -> tuple[Rejection, ...]:
         return await self._change("replace", frozenset(), frozenset(host_maps), set)
+
+    def pause(self, removed: Collection[HostMap], added: Collection[HostMap]) -> float:
+        return self.removals_pause if removed else 0.0
 
     async def verify(self, host_maps: Collection[HostMap]) -> frozenset[HostMap]:
         self._complain()

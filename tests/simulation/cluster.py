@@ -56,7 +56,7 @@ class Cluster:
     def start(self) -> None:
         self.process, self.clock = Process(), Clock()
         self.store = self.disk.open()
-        backend = SimulatedBackend(self.server, self._steps, self.process)
+        backend = SimulatedBackend(self.server, self._steps, self.process, self.clock)
         convergence = Convergence(self.store, backend, self.clock, self._run_in_thread, self._random.random)
         accepted = AcceptedHostMaps(self.store, convergence, self._run_in_thread)
         connection = RegionConnection(

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from twisted.internet.interfaces import IReactorTime
+
 from clusterd.dhcp.backend import BackendError, Capabilities, NoLeases, Rejection
 from clusterd.dhcp.leases import LeasePage, LeaseQuestion
+from clusterd.dhcp.pacing import Pause
 from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
 from tests.simulation.steps import Process, Steps
@@ -34,16 +37,24 @@ class DhcpServer:
         self.stuck.clear()
 
 
+PAUSE_SECONDS = 5.0
+
+
 class SimulatedBackend:
-    """See `clusterd.dhcp.backend.Backend`. Each call is one step that takes effect and one that answers."""
+    """See `clusterd.dhcp.backend.Backend`. Each call is one step that takes effect and one that answers.
+
+    After a removal the next one has to wait, as with a server that answers nobody meanwhile.
+    """
 
     name = "simulated"
 
-    def __init__(self, server: DhcpServer, steps: Steps, process: Process) -> None:
+    def __init__(self, server: DhcpServer, steps: Steps, process: Process, clock: IReactorTime) -> None:
         self.capabilities = Capabilities(frozenset({4, 6}), frozenset(IdentifierKind), 100_000)
         self._server = server
         self._steps = steps
         self._process = process
+        self._clock = clock
+        self._pause = Pause(PAUSE_SECONDS)
 
     async def check(self) -> list[str]:
         return []
@@ -58,7 +69,12 @@ class SimulatedBackend:
 
     async def apply(self, removed: Collection[HostMap], added: Collection[HostMap]) -> tuple[Rejection, ...]:
         gone, come = frozenset(removed), frozenset(added)
+        if gone:
+            self._pause = self._pause.after(self._clock.seconds(), 0.0)
         return await self._change(gone, come, lambda: (self._server.maps - gone) | come)
+
+    def pause(self, removed: Collection[HostMap], added: Collection[HostMap]) -> float:
+        return self._pause.left(self._clock.seconds()) if removed else 0.0
 
     async def replace(self, host_maps: Collection[HostMap]) -> tuple[Rejection, ...]:
         wanted = frozenset(host_maps)

@@ -132,6 +132,12 @@ MUTANTS = (
         "",
     ),
     Mutant(
+        "applied does not pass a change that waits for the server's pause",
+        "clusterd/convergence/convergence.py",
+        "            and subnet not in work.behind\n",
+        "",
+    ),
+    Mutant(
         "applied is what was accepted when the apply began",
         "clusterd/convergence/convergence.py",
         "            for subnet, record in work.records.items()\n",

@@ -17,6 +17,9 @@ Whatever it has read, dnsmasq then compares every lease with every host map, for
 (15 ns a pair: 0.15 s with 1,000 leases and 10,000 host maps; lease_update_from_configs of 2.90). So where there are
 many leases, additions pause as SIGHUPs do, and those that come meanwhile share a file.
 
+`pause` tells these pauses beforehand (`clusterd.dhcp.dnsmasq.pacing`): the driver lets additions pass the removals that
+wait for theirs.
+
 dnsmasq cannot be asked what it holds. A change counts as in effect when the process that runs has read the file's
 present version to its end (see `clusterd.dhcp.signalled_server`); until then every call tries again.
 """
@@ -30,17 +33,16 @@ from typing import Any
 
 from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from clusterd.dhcp.backend import BackendError, Rejection
 from clusterd.dhcp.dnsmasq.hosts_directory import SHOWN_PREFIX, size_of, take_away, write_shown
 from clusterd.dhcp.dnsmasq.lease_pages import leases_of, page_of
 from clusterd.dhcp.dnsmasq.leases import stale_leases
-from clusterd.dhcp.dnsmasq.own_settings import Configuration, read_configuration, settings_obstacles
+from clusterd.dhcp.dnsmasq.own_settings import Configuration, read_configuration, refusals, settings_obstacles
+from clusterd.dhcp.dnsmasq.pacing import Pacing, longest_comparison
 from clusterd.dhcp.dnsmasq.release import LeaseEnding
 from clusterd.dhcp.file.backend import FileBackend
-from clusterd.dhcp.host_lines import parse_line
 from clusterd.dhcp.host_system import (
     FileVersion,
     RunInThread,
@@ -49,6 +51,7 @@ from clusterd.dhcp.host_system import (
     writing_obstacles,
 )
 from clusterd.dhcp.leases import LeasePage, LeaseQuestion
+from clusterd.dhcp.pacing import sit_out
 from clusterd.dhcp.signalled_server import RunningServer, ServerWithPidFile, SignalledServer
 from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import HostMap
@@ -56,11 +59,6 @@ from clusterd.protocol.values import HostMap
 MAX_HOST_MAPS = 50_000
 MANY_IPV4_HOST_MAPS = 20_000
 MAX_SHOWN = 100  # lines shown in one file: each is compared with all that dnsmasq has
-SHORTEST_PAUSE_SECONDS = 0.25
-PAUSE_PER_PARSE = 4.0  # dnsmasq is deaf for at most a fifth of the time, whatever the rate of changes
-SECONDS_PER_PAIR = 150e-9  # of a lease and a host map, on a machine ten times as slow as the one that was measured
-SHORTEST_LEASE_LINE = 40  # octets
-SHORTEST_BUSY_SECONDS = 0.005
 READ_TIMEOUT_SECONDS = 20.0
 SHOW_TIMEOUT_SECONDS = 5.0
 
@@ -110,8 +108,7 @@ class DnsmasqBackend:
         self._configured: tuple[RunningServer, Configuration] | None = None
         self._blind: RunningServer | None = None  # it did not see what it was shown
         self._shown = 0
-        self._next_reload = 0.0
-        self._next_show = 0.0
+        self._pacing = Pacing()
         self._many = False
         self._told: tuple[str, ...] = ()
 
@@ -144,7 +141,7 @@ class DnsmasqBackend:
             await self._bring_into_effect()
             server = self._server.find()
             self._tell_obstacles(await self._settings_obstacles(server, host_maps))
-            return host_maps.difference(_refused(await self._configuration(server), host_maps))
+            return host_maps.difference(refusals(await self._configuration(server), host_maps))
 
     async def apply(self, removed: Collection[HostMap], added: Collection[HostMap]) -> tuple[Rejection, ...]:
         """See Backend. The file is written also when dnsmasq is away: it reads it when it comes."""
@@ -157,9 +154,16 @@ class DnsmasqBackend:
             if shown is not None:
                 if shown.is_all:
                     await self._is_shown_to(shown.server)
-                await self._let_compare(shown.server)
+                comparing = await self._comparison(shown.server)
+                self._pacing = self._pacing.after_showing(self._clock.seconds(), comparing)
             await self._bring_into_effect()
             return (*rejections, *_rejections(refused))
+
+    def pause(self, removed: Collection[HostMap], added: Collection[HostMap]) -> float:
+        """See Backend: additions wait only where dnsmasq has many leases; see Note [Two ways to dnsmasq]."""
+        now = self._clock.seconds()
+        quick = not removed and self._shows_to() is not None and self._file.would_be_new(added)
+        return (self._pacing.show if quick else self._pacing.reload).left(now)
 
     async def replace(self, host_maps: Collection[HostMap]) -> tuple[Rejection, ...]:
         """See Backend."""
@@ -224,27 +228,25 @@ class DnsmasqBackend:
 
     async def _show(self, removed: Collection[HostMap], added: Collection[HostMap]) -> "_Shown | None":
         """Have dnsmasq serve what is new at once, where it can."""
-        in_effect = self._in_effect
-        if in_effect is None or in_effect[1] == self._blind or len(added) > MAX_SHOWN:
+        server = self._shows_to()
+        if server is None or len(added) > MAX_SHOWN:
             return None
-        if in_effect != (await self._file.version(), self._running()):
-            return None
-        if not (await self._configuration(in_effect[1])).reads("dhcp-hostsdir", self._hosts_directory):
+        if self._in_effect != (await self._file.version(), self._running()):
             return None
         lines = await self._file.lines_of_new(added)
         if not lines or self._file.count(4) + self._file.count(6) + len(lines) > self.capabilities.max_host_maps:
             return None
         already = await self._file.verify({*removed, *added})
-        await self._until(self._next_show)
+        await sit_out(self._pacing.show, self._clock)
         self._in_effect = None  # dnsmasq has what the file has not, until the file is written
         self._shown += 1
         hidden = self._hosts_directory / f".{SHOWN_PREFIX}{self._shown}"
         shown = self._hosts_directory / f"{SHOWN_PREFIX}{self._shown}"
         try:
             await self._run_in_thread(lambda: write_shown(hidden, lines))
-            await self._server.show(in_effect[1], hidden, shown, self._show_timeout)
+            await self._server.show(server, hidden, shown, self._show_timeout)
         except BackendError as error:
-            self._blind = in_effect[1]
+            self._blind = server
             _log.warn(
                 "additions wait for SIGHUP from now on: {reason}",
                 event="dnsmasq.directory-unread",
@@ -253,7 +255,16 @@ class DnsmasqBackend:
             )
             return None
         is_all = not already.intersection(removed) and len(lines) == len(set(added) - already)
-        return _Shown(in_effect[1], is_all)
+        return _Shown(server, is_all)
+
+    def _shows_to(self) -> RunningServer | None:
+        """The dnsmasq that has all of the file and looks into the directory, as far as is known."""
+        if self._in_effect is None or self._configured is None:
+            return None
+        server = self._in_effect[1]
+        if server == self._blind or self._configured[0] != server:
+            return None
+        return server if self._configured[1].reads("dhcp-hostsdir", self._hosts_directory) else None
 
     async def _is_shown_to(self, server: RunningServer) -> None:
         """The file is written, and says what this process has: nothing else is needed."""
@@ -278,39 +289,28 @@ class DnsmasqBackend:
         self._in_effect = (version, server)
 
     async def _reload(self, server: RunningServer) -> None:
-        await self._until(self._next_reload)
+        await sit_out(self._pacing.reload, self._clock)
         try:
-            seconds = await self._server.reload(server, self._hosts_file, self._read_timeout)
+            parsing = await self._server.reload(server, self._hosts_file, self._read_timeout)
         except BackendError as error:
             why = self._server.why_unreadable(server, self._hosts_file)
             raise error if why is None else BackendError(f"{error} {why.removesuffix('.')}") from None
-        seconds += await self._let_compare(server)
-        self._next_reload = self._clock.seconds() + max(SHORTEST_PAUSE_SECONDS, PAUSE_PER_PARSE * seconds)
+        comparing = await self._comparison(server)
+        self._pacing = self._pacing.after_reload(self._clock.seconds(), parsing, comparing)
         _log.debug(
             "dnsmasq has read {path} in {seconds} s",
             event="dnsmasq.reloaded",
             path=str(self._hosts_file),
             pid=server.pid,
-            seconds=round(seconds, 4),
+            seconds=round(parsing + comparing, 4),
         )
 
-    async def _let_compare(self, server: RunningServer) -> float:
-        """Wait while dnsmasq compares its leases with what it has read; the seconds. Pauses follow what it took."""
+    async def _comparison(self, server: RunningServer) -> float:
+        """Wait while dnsmasq compares its leases with what it has read; the seconds."""
         lease_file = (await self._configuration(server)).lease_file
-        leases = await self._run_in_thread(lambda: size_of(lease_file)) // SHORTEST_LEASE_LINE
-        longest = leases * (self._file.count(4) + self._file.count(6)) * SECONDS_PER_PAIR
-        if longest < SHORTEST_BUSY_SECONDS:
-            return 0.0
-        seconds = await self._server.busy(server, longest)
-        now = self._clock.seconds()
-        self._next_show = now + PAUSE_PER_PARSE * seconds
-        self._next_reload = max(self._next_reload, self._next_show)
-        return seconds
-
-    async def _until(self, moment: float) -> None:
-        wait = moment - self._clock.seconds()
-        if wait > 0:
-            await deferLater(self._clock, wait)
+        octets = await self._run_in_thread(lambda: size_of(lease_file))
+        longest = longest_comparison(octets, self._file.count(4) + self._file.count(6))
+        return await self._server.busy(server, longest) if longest else 0.0
 
     def _running(self) -> RunningServer | None:
         try:
@@ -336,7 +336,7 @@ class DnsmasqBackend:
 
     async def _refused_by_server(self, added: Collection[HostMap]) -> dict[HostMap, str]:
         server = self._running()  # what one that is away refuses is found at its return
-        return {} if server is None else _refused(await self._configuration(server), added)
+        return {} if server is None else refusals(await self._configuration(server), added)
 
     async def _settings_obstacles(self, server: RunningServer, host_maps: Collection[HostMap]) -> list[str]:
         configuration = await self._configuration(server)
@@ -362,26 +362,6 @@ class DnsmasqBackend:
                 limit=self.capabilities.max_host_maps,
             )
         self._many = many
-
-
-def _refused(configuration: Configuration, host_maps: Collection[HostMap]) -> dict[HostMap, str]:
-    """The host maps whose address dnsmasq's own configuration gives to somebody else, in the words that it logs.
-
-    One of which its configuration says the same (an adopted entry) stays in our file, where dnsmasq skips it as a
-    duplicate: the client has its address by that entry, and keeps it when the entry is deleted.
-    """
-    taken = configuration.static_addresses
-    return {
-        host_map: f"duplicate dhcp-host IP address {host_map.address}: {taken[host_map.address].source} has "
-        f"dhcp-host={taken[host_map.address].value}"
-        for host_map in host_maps
-        if host_map.address in taken and not _says(taken[host_map.address].value, host_map)
-    }
-
-
-def _says(line: str, host_map: HostMap) -> bool:
-    """Whether a `dhcp-host` line gives this address to this client, whatever name it has there."""
-    return any((same.identifier, same.address) == (host_map.identifier, host_map.address) for same in parse_line(line))
 
 
 def _rejections(refused: dict[HostMap, str]) -> tuple[Rejection, ...]:

@@ -4,7 +4,7 @@ dnsmasq has no way to be asked.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -13,6 +13,7 @@ from pathlib import Path
 from clusterd.dhcp.dnsmasq.options import Option, expanded_command_line
 from clusterd.dhcp.host_lines import parse_line
 from clusterd.protocol.addresses import Family, pack_address
+from clusterd.protocol.values import HostMap
 
 DEFAULT_LEASE_FILE = Path("/var/lib/misc/dnsmasq.leases")
 DEFAULT_LEASE_MAX = 1000
@@ -149,6 +150,26 @@ def settings_obstacles(configuration: Configuration, hosts_file: Path, addresses
                 f"its subnet, for instance dhcp-range={words}, and restart it."
             )
     return obstacles
+
+
+def refusals(configuration: Configuration, host_maps: Collection[HostMap]) -> dict[HostMap, str]:
+    """The host maps whose address dnsmasq's own configuration gives to somebody else, in the words that it logs.
+
+    One of which its configuration says the same (an adopted entry) stays in our file, where dnsmasq skips it as a
+    duplicate: the client has its address by that entry, and keeps it when the entry is deleted.
+    """
+    taken = configuration.static_addresses
+    return {
+        host_map: f"duplicate dhcp-host IP address {host_map.address}: {taken[host_map.address].source} has "
+        f"dhcp-host={taken[host_map.address].value}"
+        for host_map in host_maps
+        if host_map.address in taken and not _says(taken[host_map.address].value, host_map)
+    }
+
+
+def _says(line: str, host_map: HostMap) -> bool:
+    """Whether a `dhcp-host` line gives this address to this client, whatever name it has there."""
+    return any((same.identifier, same.address) == (host_map.identifier, host_map.address) for same in parse_line(line))
 
 
 def _within(address: str, networks: Sequence[Network]) -> bool:

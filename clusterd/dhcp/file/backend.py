@@ -64,6 +64,10 @@ class FileBackend:
         """Make the file say exactly this, whatever it said before. Raises BackendError."""
         return await self._in_thread(f"cannot write {self.path}", lambda: self._replace(host_maps))
 
+    def pause(self, removed: Collection[HostMap], added: Collection[HostMap]) -> float:
+        """None: whoever reads the file chooses when."""
+        return 0.0
+
     async def verify(self, host_maps: Collection[HostMap]) -> frozenset[HostMap]:
         """Which of these the file has now; parsed again only if somebody touched it. Raises BackendError."""
 
@@ -83,6 +87,10 @@ class FileBackend:
     async def end_lease(self, lease: ServerLease) -> None:
         """Raises NoLeases."""
         raise NoLeases(NO_SERVER)
+
+    def would_be_new(self, added: Collection[HostMap]) -> bool:
+        """Whether each of these would get a line of its own beside those that the last call left in the file."""
+        return self._lines is not None and all(self._lines.is_new(host_map) for host_map in added)
 
     async def lines_of_new(self, added: Collection[HostMap]) -> list[str]:
         """The lines that adding these would put beside the file's, none that it would change. Raises BackendError."""

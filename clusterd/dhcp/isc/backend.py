@@ -87,6 +87,11 @@ class IscBackend:
             rejections += await self._v6.apply(removed6, added6)
         return rejections
 
+    def pause(self, removed: Collection[HostMap], added: Collection[HostMap]) -> float:
+        """See Backend: for IPv6 only."""
+        restarts = self._v6 is not None and any(host_map.family == 6 for host_map in (*removed, *added))
+        return self._v6.pause_left() if self._v6 is not None and restarts else 0.0
+
     async def replace(self, host_maps: Collection[HostMap]) -> tuple[Rejection, ...]:
         """See Backend. Raises BackendError."""
         host_maps4, host_maps6 = _by_family(host_maps)

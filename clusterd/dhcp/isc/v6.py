@@ -20,6 +20,7 @@ from clusterd.dhcp.commands import Command
 from clusterd.dhcp.host_system import RunInThread, replace_file, writing_obstacles
 from clusterd.dhcp.isc.include import parse, render
 from clusterd.dhcp.isc.settings import Ipv6Settings
+from clusterd.dhcp.pacing import Pause, sit_out
 from clusterd.dhcp.signalled_server import RunningServer
 from clusterd.protocol.values import HostMap
 
@@ -60,8 +61,7 @@ class IncludedHosts:
         self._run = run
         self._clock = clock
         self._run_in_thread = run_in_thread
-        self._pause_between_restarts = pause_between_restarts
-        self._next_restart = 0.0
+        self._pause = Pause(pause_between_restarts)
 
     async def obstacles(self) -> list[str]:
         """What is missing, one sentence each."""
@@ -98,6 +98,10 @@ class IncludedHosts:
         before = await self._served_host_maps()
         return await self.replace((before - frozenset(removed)) | frozenset(added))
 
+    def pause_left(self) -> float:
+        """The seconds until dhcpd may be restarted again."""
+        return self._pause.left(self._clock.seconds())
+
     async def replace(self, host_maps: Collection[HostMap]) -> tuple[Rejection, ...]:
         """See Backend. No restart when nothing changes. Raises BackendError."""
         desired = frozenset(host_maps)
@@ -118,7 +122,7 @@ class IncludedHosts:
 
     async def _bring_into_effect(self, host_maps: frozenset[HostMap]) -> None:
         """Check, restart, and go back to what was served when either is refused. Raises BackendError."""
-        await self._pause()
+        await sit_out(self._pause, self._clock)
         try:
             await self._check()
         except BackendError:
@@ -133,11 +137,6 @@ class IncludedHosts:
         await self._files(lambda: replace_file(self._served, self._path.read_bytes()))
         _log.info("dhcpd was restarted for IPv6 host maps", event="dhcpd6.restarted", count=len(host_maps))
 
-    async def _pause(self) -> None:
-        wait = self._next_restart - self._clock.seconds()
-        if wait > 0:
-            await deferLater(self._clock, wait)
-
     async def _check(self) -> None:
         configuration = self._settings.configuration_file
         done = await self._run([str(self._settings.program), "-6", "-t", "-cf", str(configuration)], CHECK_SECONDS)
@@ -148,7 +147,7 @@ class IncludedHosts:
             raise BackendError(refused if confined is None else f"{refused}. {confined.removesuffix('.')}")
 
     async def _restart(self) -> None:
-        self._next_restart = self._clock.seconds() + self._pause_between_restarts
+        self._pause = self._pause.after(self._clock.seconds(), 0.0)
         former: RunningServer | None = None
         with suppress(BackendError):
             former = self._server.find()

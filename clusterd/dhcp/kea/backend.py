@@ -259,6 +259,12 @@ class KeaBackend:
                 rejections += await one.apply(*mine)
         return rejections
 
+    def pause(self, removed: Collection[HostMap], added: Collection[HostMap]) -> float:
+        """See Backend: for a server that loads files only."""
+        concerned = {host_map.family for host_map in (*removed, *added)}
+        stores = [one.chosen for number, one in self._families.items() if number in concerned]
+        return max((store.pause() for store in stores if store is not None), default=0.0)
+
     async def replace(self, host_maps: Collection[HostMap]) -> tuple[Rejection, ...]:
         """See Backend."""
         rejections: tuple[Rejection, ...] = ()

@@ -88,6 +88,9 @@ class HostsDatabaseStore:
 
         return tuple((await self._database.transact(work)).rejections)
 
+    def pause(self) -> float:
+        return 0.0
+
     async def replace(self, configuration: Configuration, host_maps: Collection[Placed]) -> tuple[Rejection, ...]:
         return await self._change_all(configuration, None, host_maps)
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from clusterd.dhcp.apparmor import why_confined
@@ -26,6 +25,7 @@ from clusterd.dhcp.kea.include_text import EMPTY, OWNER_MARK, file_name, is_empt
 from clusterd.dhcp.kea.rows import Placed, Row, RowChanges, plan_rows
 from clusterd.dhcp.kea.server import CONFIG_TIMEOUT_SECONDS, KeaServer
 from clusterd.dhcp.kea.settings import Way
+from clusterd.dhcp.pacing import Pause, sit_out
 from clusterd.protocol.values import HostMap
 
 MAX_HOST_MAPS = 20_000
@@ -49,7 +49,7 @@ class IncludeFilesStore:
         self._server = server
         self._directory = directory
         self._config_file = config_file
-        self._next_load = 0.0
+        self._pause = Pause(SHORTEST_PAUSE_SECONDS, PAUSE_PER_LOAD)
 
     def path_of(self, cidr: str) -> Path:
         """The file of a subnet."""
@@ -97,6 +97,9 @@ class IncludeFilesStore:
         self, configuration: Configuration, removed: Collection[Placed], added: Collection[Placed]
     ) -> tuple[Rejection, ...]:
         return await self._change(configuration, removed, added)
+
+    def pause(self) -> float:
+        return self._pause.left(self._server.clock.seconds())
 
     async def replace(self, configuration: Configuration, host_maps: Collection[Placed]) -> tuple[Rejection, ...]:
         return await self._change(configuration, None, host_maps)
@@ -164,7 +167,7 @@ class IncludeFilesStore:
             there = await self._in_thread("cannot read", lambda: {path: _text_of(path) for path in new})
             for path, text in there.items():
                 self._refuse_others(path, text or "")
-            await self._pause()
+            await sit_out(self._pause, self._server.clock)
             try:
                 await self._write(new)
                 await self._load(before)
@@ -273,7 +276,7 @@ class IncludeFilesStore:
                 await self._server.control.order("config-set", document, timeout=CONFIG_TIMEOUT_SECONDS)
             raise
         seconds = self._server.clock.seconds() - began
-        self._next_load = self._server.clock.seconds() + max(SHORTEST_PAUSE_SECONDS, PAUSE_PER_LOAD * seconds)
+        self._pause = self._pause.after(self._server.clock.seconds(), seconds)
         self._log.debug(
             "{server} has loaded its configuration in {seconds} s",
             event="kea.reloaded",
@@ -281,11 +284,6 @@ class IncludeFilesStore:
             seconds=round(seconds, 4),
         )
         await self._server.fetch()
-
-    async def _pause(self) -> None:
-        wait = self._next_load - self._server.clock.seconds()
-        if wait > 0:
-            await deferLater(self._server.clock, wait)
 
     # ---- files ----
 

@@ -106,6 +106,9 @@ class ReservationCommandsStore:
         plan = plan_rows(existing, removed, added, unique_addresses=configuration.unique_addresses)
         return await self._carry_out(existing, plan)
 
+    def pause(self) -> float:
+        return 0.0
+
     async def replace(self, configuration: Configuration, host_maps: Collection[Placed]) -> tuple[Rejection, ...]:
         existing = await self._all_rows()
         wanted = {host_map for host_map, _ in host_maps}

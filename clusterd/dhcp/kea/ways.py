@@ -24,6 +24,9 @@ class ReservationStore(Protocol):
         self, configuration: Configuration, removed: Collection[Placed], added: Collection[Placed]
     ) -> tuple[Rejection, ...]: ...
 
+    def pause(self) -> float:
+        """The seconds until it may be made to take another change; 0.0 for a way that keeps nobody waiting."""
+
     async def replace(self, configuration: Configuration, host_maps: Collection[Placed]) -> tuple[Rejection, ...]: ...
 
     async def verify(self, configuration: Configuration, host_maps: Collection[Placed]) -> frozenset[HostMap]: ...

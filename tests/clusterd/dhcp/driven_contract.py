@@ -53,9 +53,9 @@ Scenario = Callable[[TroubledServer, DrivenSite], Coroutine[Any, Any, None]]
 
 
 @asynccontextmanager
-async def driven(server: TroubledServer, directory: Path) -> AsyncIterator[DrivenSite]:
+async def driven(server: TroubledServer, directory: Path, *, haste: float = HASTE) -> AsyncIterator[DrivenSite]:
     """A site with the driver in front of this server; ONE and TWO are served."""
-    site = DrivenSite(directory, server.backend, reactor, haste=HASTE)
+    site = DrivenSite(directory, server.backend, reactor, haste=haste)
     await site.start()
     try:
         await site.change(NET, [ONE, TWO])

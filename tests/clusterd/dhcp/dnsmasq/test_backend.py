@@ -254,6 +254,27 @@ def test_beside_a_removal_an_addition_does_not_wait_for_the_pause(
     assert result_of(settled.read()) == server.serves == MANY - {first, second} | {PLAIN}
 
 
+def test_only_what_needs_a_sighup_has_to_wait_for_the_pause(
+    settled: DnsmasqBackend, server: FakeSignalledServer, clock: Clock
+) -> None:
+    first, second, *_ = sorted(MANY)
+    dock = HostMap(Identifier.mac("00:16:3e:00:00:0d"), second.address, second.hostname)
+    changes = {"a removal": ((second,), ()), "a line that changes": ((), (dock,)), "new": ((), (PLAIN, UNNAMED))}
+
+    def pauses() -> dict[str, float]:
+        return {name: settled.pause(*change) for name, change in changes.items()}
+
+    assert pauses() == {"a removal": 0.0, "a line that changes": 0.0, "new": 0.0}
+    server.parse_seconds = 1.0
+    finish(clock, Deferred.fromCoroutine(settled.apply({first}, ())))
+    assert pauses() == {"a removal": pytest.approx(4.0), "a line that changes": pytest.approx(4.0), "new": 0.0}
+    server.blind = True
+    finish(clock, Deferred.fromCoroutine(settled.apply((), {ALIAS})))
+    assert pauses() == dict.fromkeys(changes, pytest.approx(4.0))
+    clock.advance(4.0)
+    assert pauses() == dict.fromkeys(changes, 0.0)
+
+
 def lease(number: int) -> str:
     mac = f"00:16:3e:01:{number >> 8:02x}:{number & 255:02x}"
     return f"1795376680 {mac} 10.65.{number >> 8}.{number & 255} * *\n"
@@ -273,6 +294,7 @@ def test_many_leases_make_additions_pause_and_share_a_file(
     assert len(server.reload_times) == before
     first, second, third = server.show_times[-3:]
     assert first - began < 0.02
+    assert settled.pause((), {several[3]}) == pytest.approx(0.4, abs=0.03)
     assert second - first == pytest.approx(0.5, abs=0.03)
     assert third - second == pytest.approx(0.5, abs=0.03)
     # A SIGHUP is followed by the same work, and pauses after it.

@@ -11,9 +11,12 @@ from typing import TypeVar
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from clusterd.dhcp.dnsmasq import pacing
 from clusterd.dhcp.dnsmasq.backend import dnsmasq_backend
+from clusterd.dhcp.file.backend import FileBackend
 from clusterd.dhcp.host_lines import render_line
 from clusterd.protocol.values import HostMap, Identifier
 from tests.clusterd.dhcp.dnsmasq.test_real import network
@@ -106,6 +109,25 @@ def troubled(network: Network, small_disk: Path) -> Iterator[TroubledDnsmasq]:
 async def test_driven_contract(scenario: Scenario, troubled: TroubledDnsmasq, tmp_path: Path) -> None:
     async with driven(troubled, tmp_path) as site:
         await scenario(troubled, site)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_addition_is_answered_while_a_removal_waits_for_the_pause(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dnsmasq has just read everything, and is not made deaf again for a removal before a minute is over."""
+    monkeypatch.setattr(pacing, "SHORTEST_PAUSE_SECONDS", 60.0)
+    with dnsmasq(network, tmp_path) as server, RawClient4(network) as client:
+        troubled = TroubledDnsmasq(network, server, tmp_path, client)
+        async with driven(troubled, tmp_path, haste=1.0) as site:
+            reads = server.log.count(f"read {server.hosts_file}\n")
+            await site.accept(NET, [], [TWO.identifier])
+            await site.accept(NET, [THREE])
+            await until(lambda: Deferred.fromCoroutine(troubled.serves(THREE)))
+            assert await troubled.serves(ONE) and await troubled.serves(TWO)
+            assert site.state(NET).applied_generation == 1
+            assert server.log.count(f"read {server.hosts_file}\n") == reads
+            assert THREE in await FileBackend(server.hosts_file).read()
 
 
 @pytest_twisted.ensureDeferred

@@ -51,6 +51,7 @@ async def test_from_acceptance_to_real_clients_and_back(
         assert await in_thread(dhclient, network, 4) == V4.address
         await site.change(NET6, [V6])
         assert await in_thread(dhclient, network, 6) == V6.address
+        assert backend.pause({V4}, ()) == 0.0
 
         await site.change(NET4, removals=[V4.identifier])
         await site.change(NET6, removals=[V6.identifier])

@@ -107,6 +107,14 @@ def test_restarts_are_paced_and_nothing_new_is_none(site: Site) -> None:
     assert result_of(site.hosts.read()) == {ONE, TWO}
 
 
+def test_another_restart_has_to_wait_for_the_pause(site: Site) -> None:
+    assert site.hosts.pause_left() == 0.0
+    site.apply(set(), {ONE})
+    assert 0.0 < site.hosts.pause_left() <= PAUSE_BETWEEN_RESTARTS_SECONDS
+    site.clock.advance(PAUSE_BETWEEN_RESTARTS_SECONDS)
+    assert site.hosts.pause_left() == 0.0
+
+
 def test_on_return_a_new_process_serves(site: Site) -> None:
     site.server.comes_back_after = 5.0
     began = site.clock.seconds()

@@ -12,11 +12,12 @@ from twisted.internet import reactor
 from twisted.logger import capturedLogs
 
 from clusterd.dhcp.backend import BackendError
+from clusterd.dhcp.kea import include_files
 from clusterd.dhcp.kea.backend import KeaBackend, kea_backend
 from clusterd.dhcp.kea.include_text import render
 from clusterd.dhcp.kea.settings import Way
 from clusterd.protocol.values import HostMap, Identifier
-from tests.clusterd.dhcp.contract import ALIAS, PLAIN, UNNAMED, numbered
+from tests.clusterd.dhcp.contract import ALIAS, BY_DUID, PLAIN, UNNAMED, numbered
 from tests.clusterd.dhcp.kea.laboratory import CLIENT_MAC, OTHER_MAC, V4, in_thread
 from tests.database import run_in_reactor
 from tests.lab.dhcp_messages import Kind
@@ -59,6 +60,18 @@ async def test_the_whole_server_stays_while_host_maps_change(backend: KeaBackend
         await backend.apply((), {HostMap(Identifier.mac(f"00:16:3e:00:01:0{number}"), f"192.0.2.{60 + number}")})
     assert servers.identity(4) == before
     assert len(await backend.read()) == 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_after_a_load_the_next_has_to_wait(servers: KeaServers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(include_files, "SHORTEST_PAUSE_SECONDS", 3600.0)
+    backend = kea_backend(servers.settings, reactor)
+    await backend.read()
+    assert backend.pause({V4}, {PLAIN}) == 0.0
+    await backend.apply((), {V4})
+    assert backend.pause({V4}, ()) > 1800.0
+    assert backend.pause((), {PLAIN}) > 1800.0
+    assert backend.pause((), {BY_DUID}) == 0.0  # another server's, where there is one
 
 
 @pytest_twisted.ensureDeferred

@@ -145,6 +145,7 @@ async def test_a_server_that_is_down_is_an_error_and_serves_everything_at_its_re
     [sentence] = await backend.check()
     assert sentence.endswith("Start it, or say with dhcp4_socket where its control socket is.")
     assert await backend.apply((), {V6}) == ()  # the other server is there
+    assert backend.pause({PLAIN}, {V6}) == 0.0
     servers.start(4)
     assert await backend.apply((), {V4}) == ()
     assert await backend.read() == {PLAIN, V4, V6}
