@@ -42,8 +42,12 @@ async def remove(use: UseCases, call: Call[None, NoQuery]) -> Answer:
 
 
 async def change_cluster(use: UseCases, call: Call[ClusterChange, LeavingBehind]) -> Answer:
-    """A subnet that only this cluster is on goes to the VRF with it, reservations and host maps as they are."""
-    view = await use.vrfs.change_cluster(call.context, call.path["cluster"], vrf=call.body.vrf, force=call.query.force)
+    """A subnet that only this cluster is on, or with `pairs` those that serve it together, goes to the VRF with it,
+    reservations and host maps as they are.
+    """
+    view = await use.vrfs.change_cluster(
+        call.context, call.path["cluster"], vrf=call.body.vrf, pairs=call.query.pairs, force=call.query.force
+    )
     return shown(show_cluster(view))
 
 

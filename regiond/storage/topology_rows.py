@@ -5,7 +5,7 @@ Everything here runs in a transaction that holds the topology's lock: see region
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from clusterd.protocol.values import InterfaceReport, NicKind
@@ -34,16 +34,26 @@ SELECT i.id, i.subnet, i.present, i.serving, i.present OR i.last_changed > now()
 FROM cluster_interface i WHERE i.cluster = %s
 """
 
-_SUBNETS: Final = """
-SELECT s.id, s.cidr::text,
-       EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id AND d.cluster <> %s AND d.role <> 'former')
-       OR EXISTS (SELECT FROM cluster_interface i WHERE i.subnet = s.id AND i.cluster <> %s AND i.present),
-       s.vrf, EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id AND d.cluster = %s AND d.role = 'serving')
-FROM subnet s
-WHERE s.vrf = ANY(%s) AND s.cidr && ANY(%s::inet[])
-   OR s.id IN (SELECT i.subnet FROM cluster_interface i WHERE i.cluster = %s)
-ORDER BY s.id
+# Whether a cluster of a company goes where the subnet goes: it serves it, and its configuration does not keep it there.
+_GOES_ALONG: Final = """
+(%(alias)s.cluster = ANY(%%(company)s)
+ AND EXISTS (SELECT FROM delivery w WHERE w.subnet = s.id AND w.cluster = %(alias)s.cluster AND w.role = 'serving')
+ AND NOT EXISTS (SELECT FROM cluster_interface k WHERE k.subnet = s.id AND k.cluster = %(alias)s.cluster AND k.present
+                 AND k.vrf IS NOT NULL))
 """
+
+_SUBNETS: Final = f"""
+SELECT s.id, s.cidr::text,
+       EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id AND d.cluster <> %(cluster)s AND d.role <> 'former'
+               AND NOT {_GOES_ALONG % {"alias": "d"}})
+       OR EXISTS (SELECT FROM cluster_interface i WHERE i.subnet = s.id AND i.cluster <> %(cluster)s AND i.present
+                  AND NOT {_GOES_ALONG % {"alias": "i"}}),
+       s.vrf, EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id AND d.cluster = %(cluster)s AND d.role = 'serving')
+FROM subnet s
+WHERE s.vrf = ANY(%(vrfs)s) AND s.cidr && ANY(%(cidrs)s::inet[])
+   OR s.id IN (SELECT i.subnet FROM cluster_interface i WHERE i.cluster = %(cluster)s)
+ORDER BY s.id
+"""  # noqa: S608 (constants only)
 
 _WRITE_INTERFACES: Final = """
 INSERT INTO cluster_interface (id, cluster, nic, cidr, subnet, addresses, gateways, mac, kind, vlan, up, serving, vrf,
@@ -69,6 +79,17 @@ class Applied:
     vrfs: Mapping[int, str] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Company:
+    """Clusters that get another VRF in one transaction; a subnet that they serve together is in nobody's way.
+
+    `moved` has the VRFs in which subnets were that went there with one of them already: the others follow.
+    """
+
+    clusters: frozenset[int] = frozenset()
+    moved: dict[int, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Reconsidered:
     """Whose topology was looked at anew, and what that changed."""
@@ -76,24 +97,32 @@ class Reconsidered:
     clusters: Sequence[tuple[int, Applied]] = ()
 
 
-async def reconsider(session: Session, new_id: NewId, clusters: Iterable[int]) -> Reconsidered:
+async def reconsider(
+    session: Session, new_id: NewId, clusters: Iterable[int], company: Company | None = None
+) -> Reconsidered:
     """Look anew at what these clusters reported last: subnets or VRFs are others than they were then."""
-    return Reconsidered([(each, await apply_reports(session, new_id, each, None)) for each in clusters])
+    return Reconsidered([(each, await apply_reports(session, new_id, each, None, company)) for each in clusters])
 
 
 async def apply_reports(
-    session: Session, new_id: NewId, cluster: int, reports: Sequence[InterfaceReport] | None
+    session: Session,
+    new_id: NewId,
+    cluster: int,
+    reports: Sequence[InterfaceReport] | None,
+    company: Company | None = None,
 ) -> Applied:
     """Make the stored picture of a cluster the reported one; None: the one that was reported last, looked at anew."""
+    company = company or Company()
     interfaces = await _known_interfaces(session, cluster)
     if reports is None:
         reports = sorted(row.report for row in interfaces if row.present)
     vrfs = await _vrfs(session, cluster)
     near = [*reports, *(row.report for row in interfaces if row.recent)]
     wanted = {vrf for report in near if (vrf := vrfs.id_of(report)) is not None}
-    subnets = await _known_subnets(session, cluster, wanted, [report.cidr for report in near])
+    subnets = await _known_subnets(session, cluster, wanted, [report.cidr for report in near], company)
     names = {number: name for name, number in vrfs.ids.items()}
     planned = plan_topology(reports, interfaces, subnets, new_id, vrfs)
+    company.moved |= {row.id: row.vrf for row in subnets if row.id in planned.moved_subnets}
     changes = changes_of(planned, {row.id: names[row.vrf] for row in subnets})
     await _write(session, cluster, planned)
     await write_changes(session, cluster, changes)
@@ -145,9 +174,12 @@ def _known_interface(
     return KnownInterface(id_, report, subnet, present, serving, recent, conflict)
 
 
-async def _known_subnets(session: Session, cluster: int, vrfs: Iterable[int], cidrs: list[str]) -> list[KnownSubnet]:
-    rows = await session.run(_SUBNETS, (cluster, cluster, cluster, sorted(vrfs), cidrs, cluster))
-    return [KnownSubnet(*row) for row in rows]
+async def _known_subnets(
+    session: Session, cluster: int, vrfs: Iterable[int], cidrs: list[str], company: Company
+) -> list[KnownSubnet]:
+    wanted = {"cluster": cluster, "vrfs": sorted(vrfs), "cidrs": cidrs, "company": sorted(company.clusters)}
+    rows = [KnownSubnet(*row) for row in await session.run(_SUBNETS, wanted)]
+    return [replace(row, vrf=company.moved.get(row.id, row.vrf)) for row in rows]
 
 
 async def _write(session: Session, cluster: int, planned: TopologyPlan) -> None:

@@ -13,12 +13,25 @@ from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, once, was_don
 from regiond.storage.pool import Pool, Session
 from regiond.storage.topology import TOPOLOGY_LOCK
 from regiond.storage.topology_log import tell_all
-from regiond.storage.topology_rows import ABSENT_SECONDS, Reconsidered, reconsider
+from regiond.storage.topology_rows import ABSENT_SECONDS, Company, Reconsidered, reconsider
 
 _VRFS: Final = """
 SELECT v.id, v.name, v.comment, v.created, (SELECT count(*) FROM subnet s WHERE s.vrf = v.id),
        (SELECT count(*) FROM cluster c WHERE c.vrf = v.id AND c.forgotten IS NULL)
 FROM vrf v
+"""
+
+# Clusters that serve subnets together with one, or with one of those, all in the VRF that is theirs.
+_PAIRED: Final = """
+WITH RECURSIVE going (cluster) AS (
+    SELECT %s::bigint
+    UNION
+    SELECT o.cluster FROM going g JOIN cluster c ON c.id = g.cluster
+    JOIN delivery d ON d.cluster = c.id AND d.role = 'serving'
+    JOIN subnet s ON s.id = d.subnet AND s.vrf = c.vrf
+    JOIN delivery o ON o.subnet = s.id AND o.cluster <> c.id AND o.role = 'serving'
+    JOIN cluster p ON p.id = o.cluster AND p.vrf = c.vrf AND p.forgotten IS NULL
+) SELECT cluster FROM going ORDER BY cluster
 """
 
 
@@ -115,11 +128,14 @@ class VrfStore:
 
         await once(self._pool, change, delete)
 
-    async def set_cluster_vrf(self, change: Change, cluster: int, vrf: int, *, force: bool) -> Reconsidered:
+    async def set_cluster_vrf(
+        self, change: Change, cluster: int, vrf: int, *, pairs: bool, force: bool
+    ) -> Reconsidered:
         """The VRF of the cluster's networks from now on, but for those whose NIC its configuration gives another one.
 
-        A subnet that the cluster serves alone goes there with its reservations; see `domain.topology`. Raises
-        SubnetsLeftBehind, unless forced, where it would stop serving another one; StaleVersion.
+        A subnet that the cluster serves alone goes there with its reservations; see `domain.topology`. `pairs`: the
+        clusters go, too, that serve subnets together with it, or with one of those, and the subnets with them all.
+        Raises SubnetsLeftBehind, unless forced, where one of them would stop serving another one; StaleVersion.
         """
 
         reconsidered = Reconsidered()
@@ -140,17 +156,21 @@ class VrfStore:
                 raise _gone(vrf)
             if rows[0][0] == vrf:
                 return cluster
-            await session.run("UPDATE cluster SET vrf = %s WHERE id = %s", (vrf, cluster))
-            reconsidered = await reconsider(session, self._new_id, [cluster])
-            left = await _served_elsewhere(session, cluster)
+            going = [row[0] for row in await session.run(_PAIRED, (cluster,))] if pairs else [cluster]
+            await session.run("UPDATE cluster SET vrf = %s WHERE id = ANY(%s)", (vrf, going))
+            reconsidered = await reconsider(session, self._new_id, going, Company(frozenset(going)))
+            left = await _served_elsewhere(session, going)
             if left and not force:
+                with_them = "" if pairs else " (pairs=true takes those along that serve it with this one)"
                 raise errors.SubnetsLeftBehind(
-                    f"the cluster would stop serving {', '.join(left)}: another cluster is there too, or VRF "
-                    f"{names[0][0]} has such a network already; their reservations would stay where they are (force)",
+                    f"{', '.join(left)} would lose a cluster that serves it: another cluster is there too{with_them}, "
+                    f"or VRF {names[0][0]} has such a network already; the reservations would stay where they are "
+                    "(force=true)",
                     subnets=left,
                 )
             before, after = {"vrf": rows[0][1]}, {"vrf": names[0][0]}
-            await write_audit(session, change, "cluster.change", format_id(Prefix.CLUSTER, cluster), before, after)
+            for each in going:
+                await write_audit(session, change, "cluster.change", format_id(Prefix.CLUSTER, each), before, after)
             return cluster
 
         await once(self._pool, change, update, deadline=LONG_DEADLINE_SECONDS, sets=True)
@@ -158,20 +178,21 @@ class VrfStore:
         return reconsidered
 
 
-async def _served_elsewhere(session: Session, cluster: int) -> list[str]:
-    """The subnets that the cluster serves and that are not in its VRF, though the NIC is, as of this transaction."""
+async def _served_elsewhere(session: Session, clusters: list[int]) -> list[str]:
+    """The subnets that the clusters serve and that are not in their VRF, though the NIC is, as of this transaction."""
     rows = await session.run(
-        """SELECT s.cidr::text FROM delivery d JOIN subnet s ON s.id = d.subnet JOIN cluster c ON c.id = d.cluster
-           WHERE d.cluster = %s AND d.role = 'serving' AND s.vrf <> c.vrf
+        """SELECT DISTINCT s.cidr, s.cidr::text
+           FROM delivery d JOIN subnet s ON s.id = d.subnet JOIN cluster c ON c.id = d.cluster
+           WHERE d.cluster = ANY(%s) AND d.role = 'serving' AND s.vrf <> c.vrf
              AND EXISTS (SELECT FROM cluster_interface i
                          WHERE i.cluster = c.id AND i.cidr = s.cidr AND i.vrf IS NULL
                            AND (i.present OR i.last_changed > now() - make_interval(secs => %s)))
              AND NOT EXISTS (SELECT FROM cluster_interface i
                              WHERE i.cluster = c.id AND i.subnet = s.id AND i.vrf IS NOT NULL AND i.present)
            ORDER BY s.cidr""",
-        (cluster, ABSENT_SECONDS),
+        (clusters, ABSENT_SECONDS),
     )
-    return [row[0] for row in rows]
+    return [row[1] for row in rows]
 
 
 def _gone(vrf: int) -> errors.NotFound:

@@ -89,17 +89,23 @@ class Vrfs:
             request_id=context.request_id,
         )
 
-    async def change_cluster(self, context: RequestContext, cluster: str, *, vrf: str, force: bool) -> ClusterView:
-        """The VRF of the cluster's networks from now on. Raises SubnetsLeftBehind unless forced, StaleVersion."""
+    async def change_cluster(
+        self, context: RequestContext, cluster: str, *, vrf: str, pairs: bool, force: bool
+    ) -> ClusterView:
+        """The VRF of the cluster's networks from now on; with `pairs` of those, too, that serve subnets with it.
+
+        Raises SubnetsLeftBehind unless forced, StaleVersion.
+        """
         require_admin(context)
         who = await self._inventory.cluster(cluster)
         where = await self.vrf(vrf)
-        reconsidered = await self._vrfs.set_cluster_vrf(context.change, who.id, where.id, force=force)
-        if reconsidered.clusters:
+        reconsidered = await self._vrfs.set_cluster_vrf(context.change, who.id, where.id, pairs=pairs, force=force)
+        for number, _ in reconsidered.clusters:
+            going = await self._inventory.cluster(format_id(Prefix.CLUSTER, number))
             self._log.info(
                 "the networks of cluster {cluster} are in VRF {vrf} from now on, says {actor}",
                 event="cluster.vrf-changed",
-                cluster=who.name,
+                cluster=going.name,
                 vrf=where.name,
                 actor=context.caller.name,
                 request_id=context.request_id,

@@ -46,8 +46,12 @@ class ClusterChange(Change):
 
 
 class LeavingBehind(Query):
-    """Stop serving subnets that cannot go along; their reservations stay where they are (admin)."""
+    """`pairs`: the clusters that serve subnets together with this one get the VRF, too, and these subnets go with them.
 
+    `force`: stop serving subnets that cannot go along; their reservations stay where they are.
+    """
+
+    pairs: Flag = False
     force: Flag = False
 
 

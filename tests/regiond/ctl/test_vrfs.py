@@ -37,7 +37,9 @@ async def test_what_is_in_them() -> None:
         name, call = vrfs.calls[-1]
         assert (name, call["cluster"], call["vrf"], call["force"]) == ("change_cluster", "rack-a", "blue", False)
         await run("clusters", "set", "rack-a", "--vrf", "blue", "--force", env=env)
-        assert vrfs.calls[-1][1]["force"] is True
+        assert (vrfs.calls[-1][1]["force"], vrfs.calls[-1][1]["pairs"]) == (True, False)
+        await run("clusters", "set", "rack-a", "--vrf", "blue", "--with-pairs", env=env)
+        assert (vrfs.calls[-1][1]["force"], vrfs.calls[-1][1]["pairs"]) == (False, True)
         vrfs.answers["change_cluster"] = errors.SubnetsLeftBehind("it would stop serving", subnets=["192.0.2.0/24"])
         refused = await run("clusters", "set", "rack-a", "--vrf", "blue", env=env)
         check_one_line(refused, 1, "subnets-left-behind: it would stop serving")

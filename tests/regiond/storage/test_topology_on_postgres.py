@@ -259,7 +259,7 @@ class OnPostgres:
 
     async def take_vrf(self, cluster: int, vrf: str) -> None:
         change = Change(Actor(None, "tester", is_admin=True), "test-request")
-        await self.store.set_cluster_vrf(change, self.clusters[cluster], self.vrfs[vrf], force=True)
+        await self.store.set_cluster_vrf(change, self.clusters[cluster], self.vrfs[vrf], pairs=False, force=True)
 
     async def hour_passes(self) -> None:
         await self.region.pool.execute(

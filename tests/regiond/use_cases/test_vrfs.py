@@ -46,6 +46,9 @@ class World:
     def admin(self) -> RequestContext:
         return RequestContext(Caller(self.region.owner, "tester", is_admin=True, read_only=False), "test-request")
 
+    async def move(self, name: str, vrf: str, *, pairs: bool = False) -> None:
+        await self.vrfs.change_cluster(self.admin, name, vrf=vrf, pairs=pairs, force=False)
+
     async def cluster(self, name: str) -> int:
         return (await self.region.clusters.register(ByName(name), Introduction(name, "file", "0"))).cluster
 
@@ -97,7 +100,7 @@ async def test_the_second_site_with_the_same_network_is_moved_to_a_vrf_of_its_ow
         assert ("rack-b", "eth0", "default", "shared-subnet") in await here.serving()
         made = await here.vrfs.add_vrf(here.admin, name="Site-2", comment="the other one")
         assert (made.name, made.comment, made.subnets, made.clusters) == ("site-2", "the other one", 0, 0)
-        moved = await here.vrfs.change_cluster(here.admin, "rack-b", vrf="site-2", force=False)
+        moved = await here.vrfs.change_cluster(here.admin, "rack-b", vrf="site-2", pairs=False, force=False)
         assert (moved.vrf, [each.role for each in moved.subnets]) == ("site-2", ["serving"])
         assert here.told == [(), (second,)]
         assert await here.subnets() == {("default", NET, ("rack-a",), 0), ("site-2", NET, ("rack-b",), 0)}
@@ -119,13 +122,15 @@ async def test_a_cluster_takes_its_own_subnets_along_with_their_reservations(dat
         before = (await here.inventory.interfaces(None))[0].id
         await here.region.do(here.region.device(subnet.id, MAC))
         blue = await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
-        await here.vrfs.change_cluster(here.admin, "rack-a", vrf=format_id(Prefix.VRF, blue.id), force=False)
+        await here.vrfs.change_cluster(
+            here.admin, "rack-a", vrf=format_id(Prefix.VRF, blue.id), pairs=False, force=False
+        )
         assert await here.subnets() == {("blue", NET, ("rack-a",), 1)}
         assert (await here.inventory.subnet(f"vrf:blue,cidr:{NET}")).id == subnet.id
         assert (await here.inventory.interfaces(None))[0].id == before
         with pytest.raises(errors.VrfInUse):
             await here.vrfs.remove_vrf(here.admin, "blue")
-        await here.vrfs.change_cluster(here.admin, "rack-a", vrf="default", force=False)
+        await here.vrfs.change_cluster(here.admin, "rack-a", vrf="default", pairs=False, force=False)
         await here.vrfs.remove_vrf(here.admin, "blue")
         assert [view.name for view in await here.vrfs.vrfs()] == ["default"]
         assert await here.happened("rack-a") == [
@@ -143,7 +148,7 @@ async def test_a_subnet_whose_link_flaps_goes_along_too(database: str) -> None:
         await here.report(rack, *both)
         await here.report(rack, both[0])
         await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
-        await here.vrfs.change_cluster(here.admin, "rack-a", vrf="blue", force=False)
+        await here.vrfs.change_cluster(here.admin, "rack-a", vrf="blue", pairs=False, force=False)
         await here.report(rack, *both)
         assert await here.subnets() == {("blue", NET, ("rack-a",), 0), ("blue", "2001:db8::/64", ("rack-a",), 0)}
 
@@ -157,7 +162,7 @@ async def test_a_subnet_that_cannot_go_along_while_its_link_flaps_is_named(datab
         await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
         await here.vrfs.add_subnet(here.admin, cidr="10.0.0.0/16", vrf="blue", release_hold_seconds=None)
         with pytest.raises(errors.SubnetsLeftBehind) as refused:
-            await here.vrfs.change_cluster(here.admin, "rack-a", vrf="blue", force=False)
+            await here.vrfs.change_cluster(here.admin, "rack-a", vrf="blue", pairs=False, force=False)
         assert refused.value.members["subnets"] == [NET]
 
 
@@ -169,15 +174,84 @@ async def test_what_cannot_go_along_is_left_behind_only_by_force(database: str) 
         await here.report(second, eth("eth0", "10.0.0.2"))
         await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
         with pytest.raises(errors.SubnetsLeftBehind) as refused:
-            await here.vrfs.change_cluster(here.admin, "rack-a", vrf="blue", force=False)
+            await here.vrfs.change_cluster(here.admin, "rack-a", vrf="blue", pairs=False, force=False)
         assert refused.value.members["subnets"] == [NET]
         assert await here.subnets() == {("default", NET, ("rack-a",), 0)}, "nothing has changed"
-        await here.vrfs.change_cluster(here.admin, "rack-a", vrf="blue", force=True)
+        await here.vrfs.change_cluster(here.admin, "rack-a", vrf="blue", pairs=False, force=True)
         assert await here.subnets() == {("default", NET, ("rack-a",), 0), ("blue", NET, ("rack-a",), 0)}
         await here.region.clusters.drain_absent()
         (old,) = [view for view in await here.inventory.subnets() if view.vrf == "default"]
         rows = await here.region.pool.query("SELECT role FROM delivery WHERE subnet = %s", (old.id,))
         assert rows == [("draining",)], "a holder until it has confirmed that it forgot the host maps"
+
+
+async def a_pair(here: World, *also: InterfaceReport, second: InterfaceReport | None = None) -> int:
+    """rack-a and rack-b serve NET together, with a reservation; rack-b is on other networks, too. The subnet's id."""
+    one, other = await here.cluster("rack-a"), await here.cluster("rack-b")
+    await here.report(one, eth("eth0"))
+    await here.report(other, second or eth("eth0", "10.0.0.2"), *also)
+    (subnet,) = [view.id for view in await here.inventory.subnets() if view.cidr == NET]
+    assert await PairStore(here.region.pool).confirm(here.admin.change, subnet, other)
+    await here.region.do(here.region.device(subnet, MAC))
+    await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
+    return subnet
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("named", ["rack-a", "rack-b"])
+async def test_a_pair_goes_together_with_its_subnets_and_what_each_of_them_has(database: str, named: str) -> None:
+    async with world(database) as here:
+        subnet = await a_pair(here, eth("eth1", "10.1.0.1", "10.1.0.0/24"))
+        before = {(each.cluster_name, each.nic): each.id for each in await here.inventory.interfaces(None)}
+        with pytest.raises(errors.SubnetsLeftBehind, match="pairs=true takes those along") as refused:
+            await here.move(named, "blue")
+        assert refused.value.members["subnets"] == [NET]
+        await here.move(named, "blue", pairs=True)
+        assert await here.subnets() == {
+            ("blue", NET, ("rack-a", "rack-b"), 1),
+            ("blue", "10.1.0.0/24", ("rack-b",), 0),
+        }
+        assert (await here.inventory.subnet(f"vrf:blue,cidr:{NET}")).id == subnet
+        assert before == {(each.cluster_name, each.nic): each.id for each in await here.inventory.interfaces(None)}
+        assert {serving for *_, serving in await here.serving()} == {"serving"}
+        for name in ("rack-a", "rack-b"):
+            assert ("changed", "eth0", "blue") in await here.happened(name)
+        assert len(here.told[-1]) == 2 and (await here.actions()).count("cluster.change") == 2
+        await here.region.clusters.drain_absent()
+        rows = await here.region.pool.query("SELECT DISTINCT role FROM delivery")
+        assert rows == [("serving",)] and await here.region.tiles([subnet])
+        await here.move(named, "default", pairs=True)
+        assert {vrf for vrf, *_ in await here.subnets()} == {"default"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pair_stays_where_somebody_else_is_on_its_subnet(database: str) -> None:
+    async with world(database) as here:
+        await a_pair(here)
+        third = await here.cluster("rack-c")
+        await here.report(third, eth("eth0", "10.0.0.3"))
+        with pytest.raises(errors.SubnetsLeftBehind, match="another cluster is there too, or"):
+            await here.move("rack-a", "blue", pairs=True)
+        assert await here.subnets() == {("default", NET, ("rack-a", "rack-b"), 1)}, "nothing has changed"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pair_stays_where_a_configuration_keeps_one_of_them(database: str) -> None:
+    async with world(database) as here:
+        await a_pair(here, second=eth("eth0", "10.0.0.2", vrf="default"))
+        with pytest.raises(errors.SubnetsLeftBehind):
+            await here.move("rack-a", "blue", pairs=True)
+        assert await here.subnets() == {("default", NET, ("rack-a", "rack-b"), 1)}
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_of_a_pair_leaves_by_being_unpaired_first(database: str) -> None:
+    async with world(database) as here:
+        subnet = await a_pair(here)
+        second = (await here.inventory.cluster("rack-b")).id
+        assert await PairStore(here.region.pool).end(here.admin.change, subnet, second)
+        await here.move("rack-b", "blue")
+        assert await here.subnets() == {("default", NET, ("rack-a",), 1), ("blue", NET, ("rack-b",), 0)}
 
 
 @pytest_twisted.ensureDeferred
@@ -200,7 +274,7 @@ async def test_each_form_of_a_selector_tells_two_vrfs_apart_or_says_what_is_miss
     async with world(database) as here:
         await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
         first, second = await here.cluster("rack-a"), await here.cluster("rack-b")
-        await here.vrfs.change_cluster(here.admin, "rack-b", vrf="blue", force=False)
+        await here.vrfs.change_cluster(here.admin, "rack-b", vrf="blue", pairs=False, force=False)
         await here.report(first, eth("eth0", vlan=7))
         await here.report(second, eth("eth0", "10.0.0.2", vlan=7))
         vrf_of = {
@@ -306,12 +380,12 @@ async def test_mistakes_are_told_and_a_repeated_request_makes_one_vrf(database: 
             await here.vrfs.add_subnet(here.admin, cidr=NET, vrf="green", release_hold_seconds=None)
         await here.cluster("rack-a")
         with pytest.raises(errors.NotFound, match="there is no VRF green"):
-            await here.vrfs.change_cluster(here.admin, "rack-a", vrf="green", force=False)
+            await here.vrfs.change_cluster(here.admin, "rack-a", vrf="green", pairs=False, force=False)
         stale = replace(here.admin, if_match=frozenset({'"0000000000000000"'}))
         for act in (
             lambda: here.vrfs.change_vrf(stale, "blue", comment="x"),
             lambda: here.vrfs.remove_vrf(stale, "blue"),
-            lambda: here.vrfs.change_cluster(stale, "rack-a", vrf="blue", force=False),
+            lambda: here.vrfs.change_cluster(stale, "rack-a", vrf="blue", pairs=False, force=False),
         ):
             with pytest.raises(errors.StaleVersion):
                 await act()
