@@ -24,6 +24,7 @@ MAX_CONNECTIONS: Final = 64
 MAX_REFUSALS: Final = 10
 REFUSALS_FORGOTTEN_SECONDS: Final = 60.0
 MAX_REMEMBERED_ADDRESSES: Final = 1000
+MAX_BOX_BYTES: Final = 1 << 16  # a token and a signing request; here anybody may speak
 
 
 class Enrols(Protocol):
@@ -69,12 +70,15 @@ class _Responders(amp.CommandLocator):
         self._region = region
         self._enrols = enrols
         self._limit = limit
-        self._asked = False
+        self._attempts = 0
 
     @commands.Enrol.responder
     async def enrol(self, token: str, request: str) -> dict[str, Any]:
-        asked, self._asked = self._asked, True
-        if asked or not self._limit.allows(self._host):
+        self._attempts += 1
+        if self._attempts > 2:  # it has been told, and so has the log
+            self._link.abort()
+            raise errors.EnrolmentRefused("too many attempts")
+        if self._attempts > 1 or not self._limit.allows(self._host):
             raise self._refuse("too many attempts: try again in a minute")
         try:
             enrolled, authority = await self._enrols.enrol(token, request, self._link.peer)
@@ -113,7 +117,7 @@ class EnrolmentFactory(Factory):
         host = str(getattr(addr, "host", ""))
         if len(self._links) >= MAX_CONNECTIONS or not self._limit.allows(host):
             return None
-        link = Link(self._clock)
+        link = Link(self._clock, max_box_bytes=MAX_BOX_BYTES)
         link.answer_with(_Responders(link, host, self._region, self._enrols, self._limit))
         self._links.add(link)
         timer = self._clock.callLater(CONNECTION_SECONDS, link.abort)
@@ -154,10 +158,13 @@ class EnrolmentDoor:
     def look(self) -> "Deferred[None]":
         """Open or close, whichever is right now. The Deferred fires when that is done; it does not fail."""
         self._again = True
-        if self._looking is None:
-            self._looking = Deferred.fromCoroutine(self._look()).addErrback(self._failed)
         seen: Deferred[None] = Deferred()
-        self._looking.addBoth(lambda _: seen.callback(None))
+        if self._looking is not None:
+            self._looking.addCallback(lambda _: seen.callback(None))
+            return seen
+        self._looking = looking = Deferred.fromCoroutine(self._look()).addErrback(self._failed)
+        looking.addCallback(self._looked)
+        looking.addCallback(lambda _: seen.callback(None))
         return seen
 
     async def close(self) -> None:
@@ -167,19 +174,19 @@ class EnrolmentDoor:
         self._factory.close()
 
     async def _look(self) -> None:
-        try:
-            while self._again:
-                self._again = False
-                wanted = not self._closed and await self._is_wanted()
-                if wanted and self._port is None and not self._closed:
-                    self._port = await self._listen()
-                    self._log.info("clusters can enrol", event="enrolment.opened", address=_where(self._port))
-                elif self._port is not None and (self._closed or not wanted):
-                    port, self._port = self._port, None
-                    await port.stopListening()  # type: ignore[misc]
-                    self._log.info("nobody can enrol any more", event="enrolment.closed")
-        finally:
-            self._looking = None
+        while self._again:
+            self._again = False
+            wanted = not self._closed and await self._is_wanted()
+            if wanted and self._port is None and not self._closed:
+                self._port = await self._listen()
+                self._log.info("clusters can enrol", event="enrolment.opened", address=_where(self._port))
+            elif self._port is not None and (self._closed or not wanted):
+                port, self._port = self._port, None
+                await port.stopListening()  # type: ignore[misc]
+                self._log.info("nobody can enrol any more", event="enrolment.closed")
+
+    def _looked(self, _: object) -> None:
+        self._looking = None
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(DatabaseUnavailable):

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.protocols import amp
 
 from clusterd.protocol import commands, errors
+from clusterd.protocol.commands import MAX_TRANSFER_COUNT
 from clusterd.protocol.connection import CallTimedOut, LinkLost
 from clusterd.protocol.values import HostMap, Identifier
 from regiond.cluster_rpc.connections import Connection
@@ -66,13 +67,16 @@ class Evidences(Protocol):
 
 
 class Hearing:
-    """Asks one cluster after the other what it has; see the module."""
+    """Asks one cluster after the other what it has; see the module. `most` is how many host maps of one subnet it may
+    have, which is as many as it can have been given.
+    """
 
     _log = Logger(namespace="region.recovery")
 
-    def __init__(self, clock: Any, store: Evidences) -> None:
+    def __init__(self, clock: Any, store: Evidences, most: int = MAX_TRANSFER_COUNT) -> None:
         self._clock = clock
         self._store = store
+        self._most = most
 
     async def begin(self, reason: str, of_history: str | None) -> None:
         """Begin a recovery, unless one goes on or somebody else was faster. Every cluster connects anew."""
@@ -205,6 +209,8 @@ class Hearing:
             if host_maps:
                 await self._store.add_maps(connection.cluster, name, host_maps)
                 count += len(host_maps)
+                if count > self._most:
+                    raise errors.MalformedArgument(f"it hands up more than {self._most} host maps of {name}")
                 after = (host_maps[-1].identifier,)
             if not page["more"] or not host_maps:
                 return _Taken(page["cidr"], count)

@@ -34,6 +34,7 @@ MAX_ERROR_LENGTH = 1000
 MAX_TOKEN_LENGTH = 128
 MAX_PEM_LENGTH = 8192
 MAX_PROBE_MILLISECONDS = 5000
+MAX_TRANSFER_COUNT = 1_000_000  # host maps, and removals, of one subnet
 
 
 class Command(amp.Command):
@@ -233,7 +234,7 @@ class BeginTransfer(Command):
         (b"from_generation", Number(optional=True)),
         (b"to_generation", Number()),
         (b"digest", Digest()),
-        (b"count", Number(1_000_000)),
+        (b"count", Number(MAX_TRANSFER_COUNT)),
     ]
     errors: ClassVar[dict[type[Exception], bytes]] = {
         errors.GenerationMismatch: b"GENERATION_MISMATCH",

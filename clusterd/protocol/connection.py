@@ -8,8 +8,9 @@ What AMP does by itself and what is needed here differ in six places (all reprod
 * arguments that do not parse are answered as `MALFORMED_ARGUMENT` and logged with the peer's name;
 * `callRemote` waits for ever. `Link.call` has a deadline;
 * what a peer does not know is an error that is neither declared nor a `RemoteAmpError`. Here it is a ProtocolError;
-* commands are taken as fast as they come, however many wait to be answered. Here a peer is read from no further while
-  too many do, or too large ones: its commands then wait in its own buffers.
+* commands are taken as fast as they come, however many wait to be answered, or for their answers to be read. Here a
+  peer is read from no further while too many do, or too large ones: its commands then wait in its own buffers. If it
+  reads no answers at all it cannot be heard answering a ping either, and is cut.
 """
 
 from typing import Any, TypeVar, cast
@@ -17,12 +18,13 @@ from uuid import uuid4
 
 from OpenSSL import SSL
 from twisted.internet import defer
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.protocols import amp
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from clusterd.daemon.mutual_tls import words_of
 from clusterd.protocol.arguments import MAX_VALUE_BYTES
@@ -33,9 +35,10 @@ PING_INTERVAL_SECONDS = 30.0
 PING_DEADLINE_SECONDS = 10.0
 CALL_DEADLINE_SECONDS = 15.0
 MAX_BOX_KEYS = 64
+MAX_BOX_BYTES = 1 << 20  # of its values: those of the largest command have at most nine times 64 KiB
 MAX_DESCRIPTION_LENGTH = 2000
 MAX_COMMANDS_IN_FLIGHT = 256
-MAX_BYTES_IN_FLIGHT = 16 << 20  # of the values of these commands
+MAX_BYTES_IN_FLIGHT = 16 << 20  # of the values of these commands, and of answers that have not left
 
 
 T = TypeVar("T")
@@ -60,25 +63,33 @@ class Responders(amp.CommandLocator):
 class Link(amp.AMP):
     """An AMP connection with this project's manners.
 
-    `lost` fires with None when it is gone, whatever the reason.
-    `responders` may also be set right after construction, by a caller whose responders need the link itself.
+    `made` fires with None when it is there, `lost` when it is gone, whatever the reason.
+    `responders` may also be set right after construction, by a caller whose responders need the link itself. A box with
+    more than `max_box_bytes` of values ends the connection.
     """
 
     _log = Logger(namespace="link")
 
-    def __init__(self, clock: IReactorTime, responders: amp.CommandLocator | None = None) -> None:
+    def __init__(
+        self, clock: IReactorTime, responders: amp.CommandLocator | None = None, max_box_bytes: int = MAX_BOX_BYTES
+    ) -> None:
         # Never AMP's default, the protocol itself: it answers StartTLS to whoever asks.
         super().__init__(locator=Responders() if responders is None else responders)
         self._clock = clock
+        self._max_box_bytes = max_box_bytes
         self._peer = "unconnected"
         self._calls: set[defer.Deferred[dict[str, Any]]] = set()
         self._pinging: LoopingCall | None = None
-        self._commands_in_flight = 0  # from the peer, not answered yet
+        self._commands_in_flight = 0  # from the peer: not answered yet, or the answer has not left
         self._bytes_in_flight = 0
+        self._is_stuffed = False  # the peer does not read as fast as it is written to
+        self._unsent: list[int] = []  # the sizes of what was answered since
+        self._malformed = 0  # commands so far
         self._resuming: IDelayedCall | None = None
         self._complained = False  # of too many commands
         self._over = False
         self.connected_now = False
+        self.made: defer.Deferred[None] = defer.Deferred()
         self.lost: defer.Deferred[None] = defer.Deferred()
 
     def answer_with(self, responders: amp.CommandLocator) -> None:
@@ -96,11 +107,14 @@ class Link(amp.AMP):
         # A box of two TLS records is not held back until the peer's delayed acknowledgement of the first (40 ms).
         if (set_no_delay := getattr(self.transport, "setTcpNoDelay", None)) is not None:
             set_no_delay(True)
+        if (register_producer := getattr(self.transport, "registerProducer", None)) is not None:
+            register_producer(_Outgoing(self), True)
         self._peer = peer_name(self.transport.getPeer())
         self.connected_now = True
         self._pinging = LoopingCall(self._ping)
         self._pinging.clock = self._clock
         self._pinging.start(PING_INTERVAL_SECONDS, now=False)
+        self.made.callback(None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.connected_now = False
@@ -194,19 +208,37 @@ class Link(amp.AMP):
         return self._commands_in_flight >= MAX_COMMANDS_IN_FLIGHT or self._bytes_in_flight >= MAX_BYTES_IN_FLIGHT
 
     def _answered(self, result: T, size: int) -> T:
-        self._commands_in_flight -= 1
-        self._bytes_in_flight -= size
+        if self._is_stuffed:
+            answer = sum(map(len, result.values())) if isinstance(result, amp.AmpBox) else 0
+            self._bytes_in_flight += answer
+            self._unsent.append(size + answer)
+        else:
+            self._over_with([size])
+        return result
+
+    def stuffed(self) -> None:
+        """Not all that was written has left: from now on an answer counts until it has."""
+        self._is_stuffed = True
+
+    def unstuffed(self) -> None:
+        """All that was written has left."""
+        unsent, self._unsent, self._is_stuffed = self._unsent, [], False
+        self._over_with(unsent)
+
+    def _over_with(self, sizes: list[int]) -> None:
+        self._commands_in_flight -= len(sizes)
+        self._bytes_in_flight -= sum(sizes)
         waits_to_read = self.paused and self.connected_now and not self._over
         if waits_to_read and self._resuming is None and not self._is_full():
             # Not on the spot: it may be the parser of boxes that is at work here, which bears no second one inside.
             self._resuming = self._clock.callLater(0, self._read_on)
-        return result
 
     def _read_no_further(self) -> None:
         if not self._complained:
             self._complained = True  # once: a peer that goes on like this would fill the log, too
             self._log.warn(
-                "{peer} waits for the answers to {commands} commands: reading no more of them for now",
+                "{peer} has {commands} commands that wait to be answered, or whose answers it has not read: reading no "
+                "more of them for now",
                 event="link.crowded",
                 peer=self._peer,
                 commands=self._commands_in_flight,
@@ -223,13 +255,16 @@ class Link(amp.AMP):
         if failure.check(amp.RemoteAmpError):
             return _shortened(failure)
         if failure.check(MalformedArgument):
-            self._log.warn(
-                "{peer} sent a malformed {command}: {reason}",
-                event="link.malformed",
-                peer=self._peer,
-                command=name,
-                reason=str(failure.value)[:500],
-            )
+            self._malformed += 1
+            if self._malformed & (self._malformed - 1) == 0:  # less and less often: the peer must not fill the log
+                self._log.warn(
+                    "{peer} sent a malformed {command}, its {times}. malformed command: {reason}",
+                    event="link.malformed",
+                    peer=self._peer,
+                    command=name,
+                    times=self._malformed,
+                    reason=str(failure.value)[:500],
+                )
             return Failure(amp.RemoteAmpError(MALFORMED_ARGUMENT_CODE, str(failure.value)[:500], False))
         reference = uuid4().hex[:12]
         self._log.failure(
@@ -257,6 +292,8 @@ class Link(amp.AMP):
         assert self._currentBox is not None  # a value follows a key, and a key makes the box
         if len(self._currentBox) >= MAX_BOX_KEYS:
             raise amp.InvalidSignature(f"a box of more than {MAX_BOX_KEYS} keys")
+        if sum(map(len, self._currentBox.values())) + len(string) > self._max_box_bytes:
+            raise amp.InvalidSignature(f"a box of more than {self._max_box_bytes} bytes")
         state: str = super().proto_value(string)
         return state
 
@@ -269,6 +306,23 @@ class Link(amp.AMP):
             super().dataReceived(data)
         except Exception:
             self.unhandledError(Failure())
+
+
+@implementer(IPushProducer)
+class _Outgoing:
+    """What the transport tells when it has more to send than it likes to keep, and when all of it has left."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def pauseProducing(self) -> None:
+        self._link.stuffed()
+
+    def resumeProducing(self) -> None:
+        self._link.unstuffed()
+
+    def stopProducing(self) -> None:
+        """The connection is over, which the link hears of by itself."""
 
 
 def _shortened(failure: Failure) -> Failure:

@@ -20,6 +20,7 @@ from regiond.cluster_rpc.reports import ClusterResponders
 from regiond.storage.reads import RegionIdentity
 
 LONGEST_NOTING_SECONDS = 1.0
+MAX_LINKS_EACH = 8  # with one certificate: one that speaks for the cluster, and those that are about to
 
 
 class ClusterLinkFactory(Factory):
@@ -39,6 +40,7 @@ class ClusterLinkFactory(Factory):
         turns = DeferredSemaphore(MAX_HEARD_AT_ONCE)
         self._shared = Shared(region, connections, listeners, identify, self._in_background, turns)
         self.peers: dict[Link, ClusterResponders] = {}
+        self._by_serial: dict[str, list[ClusterResponders]] = {}  # the oldest first
         self._notes: set[Deferred[None]] = set()  # of ends that are being recorded
         self._log = Logger(namespace="region.link")
 
@@ -48,16 +50,13 @@ class ClusterLinkFactory(Factory):
         link.answer_with(responders)
         responders.newcomer.wait()
         self.peers[link] = responders
+        link.made.addCallback(lambda _: self._came(link, responders))
         link.lost.addCallback(lambda _: self._lost(link, responders))
         return link
 
     def by_serial(self) -> dict[str, list[ClusterResponders]]:
         """Those who are connected, by the serial of the certificate that they were let in with."""
-        found: dict[str, list[ClusterResponders]] = {}
-        for link, peer in self.peers.items():
-            if (shown := peer_certificate(link.transport)) is not None:
-                found.setdefault(shown.serial, []).append(peer)
-        return found
+        return {serial: list(peers) for serial, peers in self._by_serial.items()}
 
     async def close(self) -> None:
         """Cut every connection; returns when it is recorded that these clusters are not connected any more.
@@ -83,6 +82,31 @@ class ClusterLinkFactory(Factory):
         await noted
         if timer.active():
             timer.cancel()
+
+    def _came(self, link: Link, responders: ClusterResponders) -> None:
+        """A cluster needs one connection. Whoever has its certificate and opens many takes no more than a few."""
+        shown = peer_certificate(link.transport)
+        if shown is None:
+            return
+        peers = self._by_serial.setdefault(shown.serial, [])
+        peers.append(responders)
+        link.lost.addCallback(lambda _: self._forget(shown.serial, responders))
+        if len(peers) > MAX_LINKS_EACH:
+            oldest = next(peer for peer in peers if not peer.has_registered)
+            self._log.warn(
+                "{peer} makes room: there are more than {most} connections with the certificate of {cluster}",
+                event="link.surplus",
+                peer=oldest.link.peer,
+                most=MAX_LINKS_EACH,
+                cluster=shown.common_name,
+            )
+            oldest.link.abort()
+
+    def _forget(self, serial: str, responders: ClusterResponders) -> None:
+        peers = self._by_serial[serial]
+        peers.remove(responders)
+        if not peers:
+            del self._by_serial[serial]
 
     def _lost(self, link: Link, responders: ClusterResponders) -> None:
         del self.peers[link]

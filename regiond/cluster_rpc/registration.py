@@ -55,6 +55,7 @@ class RegistrationResponders(Responders):
         self._connections = shared.connections
         self._listeners = shared.listeners
         self._connection: Connection | None = None
+        self._has_asked = False
 
     @property
     def has_registered(self) -> bool:
@@ -79,8 +80,9 @@ class RegistrationResponders(Responders):
             raise errors.IncompatibleVersion(
                 f"this region speaks version {commands.PROTOCOL_VERSION} of the protocol, not {protocol_version}"
             )
-        if self._connection is not None:
-            raise errors.RegistrationRefused("this connection has registered already")
+        if self._has_asked:  # whatever came of it: each asks the database, and others wait for their turn
+            raise errors.RegistrationRefused("this connection has asked for its registration already")
+        self._has_asked = True
         self.newcomer.stop_waiting()
         try:
             connection = await self._enter(cluster, Introduction(hostname, backend, software_version, instance))

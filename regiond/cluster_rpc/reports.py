@@ -14,8 +14,8 @@ from regiond.cluster_rpc.registration import RegistrationResponders, Shared
 from regiond.domain.first_contact import DhcpServerReport
 from regiond.domain.ids import Prefix, format_id, parse_id
 
-MAX_TOPOLOGY_ROWS = 5000
-MAX_SERVER_ROWS = 250_000  # pools and static entries; a server of ours has at most 100,000 host maps
+MAX_TOPOLOGY_ROWS = 20_000  # interfaces, and addresses and gateways of them
+MAX_SERVER_ROWS = 500_000  # pools, static entries and their identifiers; a server of ours has at most 100,000 host maps
 
 
 class ClusterResponders(RegistrationResponders):
@@ -25,15 +25,18 @@ class ClusterResponders(RegistrationResponders):
 
     def __init__(self, link: Link, newcomer: Newcomer, shared: Shared) -> None:
         super().__init__(link, newcomer, shared)
-        self._topology: Pages[Sequence[InterfaceReport]] = Pages(MAX_TOPOLOGY_ROWS, "interfaces")
-        self._server: Pages[DhcpServerReport] = Pages(MAX_SERVER_ROWS, "pools and static entries in its DHCP server")
+        self._topology: Pages[Sequence[InterfaceReport]] = Pages(MAX_TOPOLOGY_ROWS, "interfaces and addresses")
+        self._server: Pages[DhcpServerReport] = Pages(
+            MAX_SERVER_ROWS, "pools, static entries and identifiers in its DHCP server"
+        )
 
     @commands.ReportTopology.responder
     async def report_topology(
         self, sequence: int, page: int, pages: int, interfaces: Sequence[InterfaceReport]
     ) -> dict[str, Any]:
         connection = self._registered()
-        whole = self._topology.add(sequence, page, pages, interfaces, len(interfaces))
+        rows = sum(1 + len(each.addresses) + len(each.gateways) for each in interfaces)
+        whole = self._topology.add(sequence, page, pages, interfaces, rows)
         if whole is not None:
             reports = [report for page_of in whole for report in page_of]
             await self._in_turn(lambda: self._listeners.reports.topology(connection, reports))
@@ -52,7 +55,8 @@ class ClusterResponders(RegistrationResponders):
     ) -> dict[str, Any]:
         connection = self._registered()
         come = DhcpServerReport(pools, entries, remarks, error)
-        whole = self._server.add(sequence, page, pages, come, len(pools) + len(entries) + len(remarks))
+        rows = len(pools) + sum(1 + len(entry.identifiers) for entry in entries) + len(remarks)
+        whole = self._server.add(sequence, page, pages, come, rows)
         if whole is not None:
             await self._in_turn(lambda: self._listeners.contact.report(connection, _as_one(whole)))
         return {}

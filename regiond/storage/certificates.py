@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from regiond.domain import errors, versions
 from regiond.domain.accounts import StoredSecret
@@ -10,6 +11,8 @@ from regiond.domain.identity import Registered
 from regiond.domain.ids import NewId, Prefix, format_id
 from regiond.storage.changes import Change, once, write_audit
 from regiond.storage.pool import Pool, Session
+
+MAX_CERTIFICATES_A_DAY: Final = 50  # of one cluster, which needs one in 200 days, and another where an answer is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,12 @@ class CertificateStore:
             )
             if not rows:
                 raise errors.EnrolmentRefused("the present certificate is revoked")
+            [(issued_today,)] = await session.run(
+                "SELECT count(*) FROM certificate WHERE cluster = %s AND issued > now() - interval '1 day'",
+                (registered.cluster,),
+            )
+            if issued_today >= MAX_CERTIFICATES_A_DAY:
+                raise errors.EnrolmentRefused(f"it has had {issued_today} certificates within a day: try again later")
             issued = issue(registered.cluster, registered.name)
             await _record(session, registered.cluster, issued)
             object_id = format_id(Prefix.CLUSTER, registered.cluster)

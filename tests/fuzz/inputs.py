@@ -20,9 +20,11 @@ _NUMBERS = (0, 1, 2, 3, 65_535, 1_000_000, 1_000_001, (1 << 63) - 1)
 _KEYS = (amp.COMMAND, amp.ASK, amp.ANSWER, amp.ERROR, amp.ERROR_CODE, amp.ERROR_DESCRIPTION)
 
 
-def inputs(random: Random) -> bytes:
-    """One input: some bytes that arrive together."""
-    kind = random.random()
+def inputs(random: Random, speaks_amp: bool = False) -> bytes:
+    """One input: some bytes that arrive together. Who `speaks_amp` sends commands only, right and spoilt ones: it is
+    not cut at once, and gets further in.
+    """
+    kind = random.uniform(0.30, 0.95) if speaks_amp else random.random()
     if kind < 0.15:
         return random.randbytes(random.choice((1, 2, 3, 10, 100, 1000)))
     if kind < 0.30:

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from datetime import UTC, datetime
 from random import Random
 
 from twisted.internet.address import IPv4Address
@@ -25,6 +26,9 @@ from clusterd.protocol.digest import digest_of
 from clusterd.protocol.values import HostMap, Identifier
 from clusterd.region_link.lease_answers import LeaseAnswers
 from clusterd.region_link.responders import RegionResponders
+from regiond.domain.errors import EnrolmentRefused
+from regiond.enrolment_door import MAX_CONNECTIONS, EnrolmentFactory
+from regiond.storage.certificates import Enrolled, Issued
 from tests.clusterd.log_events import logged
 from tests.fakes.backend import FakeBackend
 from tests.fakes.cluster import FakeCluster
@@ -34,6 +38,7 @@ from tests.fuzz.inputs import inputs
 from tests.regiond.site import HISTORY, Site
 
 HOSTILE = IPv4Address("TCP", "192.0.2.66", 4711)
+HONEST = IPv4Address("TCP", "198.51.100.7", 4711)
 INPUTS_PER_CONNECTION = 50
 
 
@@ -130,7 +135,49 @@ class ClusterTarget:
         return len(self.store._transfers)
 
 
-Target = RegionTarget | ClusterTarget
+class EnrolmentTarget:
+    """The door for newcomers, which anybody may come to; each connection is from another address."""
+
+    name = "the enrolment listener"
+    endpoints = ("tcp:region.example:5250",)
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.factory = EnrolmentFactory(self.clock, "region-1", self)
+
+    async def enrol(self, token: str, request: str, peer: str) -> tuple[Enrolled, str]:
+        if token != "right":
+            raise EnrolmentRefused("the token is unknown, used or expired")
+        return Enrolled(7, "rack-7", Issued("1", datetime(2030, 1, 1, tzinfo=UTC), request)), "authority"
+
+    def connect(self, random: Random) -> Link:
+        link = self.factory.buildProtocol(IPv4Address("TCP", f"192.0.2.{random.randrange(256)}", 4711))
+        if link is None:
+            # Too many refusals from there: what is cut at once needs no fuzzing.
+            link = self.factory.buildProtocol(HONEST)
+        assert link is not None
+        link.makeConnection(HostileTransport(link))
+        return link
+
+    def still_serves(self) -> bool:
+        """Whether a newcomer with the right token is let in."""
+        link = self.factory.buildProtocol(HONEST)
+        if link is None:
+            return False
+        transport = StringTransport(peerAddress=HONEST)
+        link.makeConnection(transport)
+        box = commands.Enrol.makeArguments({"token": "right", "request": "request"}, amp.AMP())
+        box[amp.COMMAND], box[amp.ASK] = b"Enrol", b"1"
+        link.dataReceived(box.serialize())
+        link.connectionLost(Failure(ConnectionAbortedError()))
+        return b"rack-7" in transport.value()
+
+    def held(self) -> int:
+        return len(self.factory._links) + len(self.factory._limit._refused) - MAX_CONNECTIONS
+
+
+Target = RegionTarget | ClusterTarget | EnrolmentTarget
+TARGETS: tuple[type[Target], ...] = (RegionTarget, ClusterTarget, EnrolmentTarget)
 
 
 def attack(make: Callable[[], Target], seed: int, how_many: int) -> int:
@@ -142,8 +189,9 @@ def attack(make: Callable[[], Target], seed: int, how_many: int) -> int:
         with logged() as events:
             link = target.connect(random)
             connections += 1
+            speaks_amp = random.random() < 0.5
             for _ in range(INPUTS_PER_CONNECTION):
-                link.dataReceived(inputs(random))
+                link.dataReceived(inputs(random, speaks_amp))
                 sent += 1
                 if not link.connected_now:
                     break
@@ -159,13 +207,14 @@ def attack(make: Callable[[], Target], seed: int, how_many: int) -> int:
 
 
 def _judge(events: list[LogEvent], was_cut: bool) -> None:
-    """Nothing is a bug; each cut has one line, and it names the peer."""
+    """Nothing is a bug; what a peer is cut for has one line, and every line names the peer."""
     for event in events:
         failure = event.get("log_failure")
         assert failure is None, f"{event['event']}: {failure.getTraceback() if failure else ''}"
     broken = [event for event in events if event["event"] == "link.broken"]
     malformed = [event for event in events if event["event"] == "link.malformed"]
-    assert len(broken) == was_cut, f"{len(broken)} lines for a connection that was {'' if was_cut else 'not '}cut"
+    went_on = any(event["event"] == "enrolment.refused" and "too many" in event["reason"] for event in events)
+    assert len(broken) == was_cut or went_on, f"{len(broken)} lines for a connection that was cut: {was_cut}"
     assert all("192.0.2.66:4711" in event["peer"] for event in broken + malformed)
 
 

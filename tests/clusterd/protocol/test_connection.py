@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.internet.testing import StringTransport, StringTransportWithDisconnection
 from twisted.protocols import amp
 
 from clusterd.protocol import commands
@@ -275,6 +275,76 @@ def test_a_box_without_end_is_cut() -> None:
     assert [event["event"] for event in events] == ["link.broken"]
 
 
+def test_a_box_that_is_too_large_is_cut_before_it_is_whole() -> None:
+    link = Link(Clock(), max_box_bytes=1000)
+    link.makeConnection(StringTransport())
+    fits = amp.AmpBox({amp.COMMAND: b"Ping", amp.ASK: b"1", b"more": bytes(1000 - len(b"Ping1"))})
+    with logged() as events:
+        link.dataReceived(fits.serialize())
+        assert events == []
+        link.dataReceived(amp.AmpBox({b"a": bytes(500), b"b": bytes(501)}).serialize()[:-2])
+    assert [(event["event"], event["reason"]) for event in events] == [("link.broken", "a box of more than 1000 bytes")]
+
+
+def test_many_malformed_commands_are_told_less_and_less_often() -> None:
+    link, _ = alone(EchoResponders())
+    request = amp.AmpBox({amp.COMMAND: b"Echo", amp.ASK: b"1"}).serialize()
+    with logged() as events:
+        link.dataReceived(request * 1000)
+    assert [event["times"] for event in events] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+    assert {(event["event"], event["peer"]) for event in events} == {("link.malformed", link.peer)}
+
+
+class FullTransport(StringTransportWithDisconnection):
+    """Its peer reads nothing until a test says so."""
+
+    producer: Any
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if len(self.value()) > 1 << 16:
+            self.producer.pauseProducing()
+
+    def read(self) -> None:
+        self.clear()
+        self.producer.resumeProducing()
+
+
+def flooded() -> tuple[Clock, Link, FullTransport]:
+    """A link whose peer sends commands without end and reads no answers, as long as it is read from."""
+    clock = Clock()
+    link = Link(clock, EchoResponders())
+    transport = FullTransport()
+    transport.protocol = link
+    link.makeConnection(transport)
+    asked = amp.AmpBox({amp.COMMAND: b"Echo", amp.ASK: b"1", b"text": b"x" * 1000}).serialize()
+    with logged() as events:
+        for _ in range(10 * MAX_COMMANDS_IN_FLIGHT):
+            if transport.producerState == "producing":
+                link.dataReceived(asked)
+    assert [event["event"] for event in events] == ["link.crowded"]
+    return clock, link, transport
+
+
+def test_answers_that_the_peer_does_not_read_are_bounded() -> None:
+    clock, link, transport = flooded()
+    assert (1 << 16) < len(transport.value()) < (1 << 16) + 1100 * (MAX_COMMANDS_IN_FLIGHT + 1)
+    for _ in range(3):
+        transport.read()
+        clock.advance(0)
+        assert transport.producerState == "producing"
+        link.dataReceived(amp.AmpBox({amp.COMMAND: b"Ping", amp.ASK: b"2"}).serialize())
+        assert transport.value() == amp.AmpBox({amp.ANSWER: b"2"}).serialize()
+
+
+def test_a_peer_that_goes_on_not_reading_is_cut() -> None:
+    clock, link, _ = flooded()
+    with logged() as events:
+        clock.pump([PING_INTERVAL_SECONDS, PING_DEADLINE_SECONDS])
+    assert [event["event"] for event in events] == ["link.silent"]
+    assert not link.connected_now and clock.getDelayedCalls() == []
+
+
 def test_a_key_that_is_too_long_is_cut() -> None:
     link, _ = alone()
     with logged() as events:
@@ -316,11 +386,11 @@ def test_a_peer_that_waits_for_too_many_answers_is_read_no_further_until_it_has_
 
 
 def test_what_unanswered_commands_take_of_memory_is_bounded() -> None:
-    keys = {b"%d" % number: bytes(MAX_VALUE_BYTES) for number in range(MAX_BOX_KEYS - 3)}
+    keys = {b"%d" % number: bytes(MAX_VALUE_BYTES) for number in range(7)}
     responders = EchoResponders()
     link, _ = alone(responders)
     with logged() as events:
-        for number in range(20):
+        for number in range(200):
             box = amp.AmpBox({amp.ASK: b"%d" % number, amp.COMMAND: b"Echo", b"text": b"wait", **keys})
             link.dataReceived(box.serialize())
     assert len(responders.unanswered) == MAX_BYTES_IN_FLIGHT // (MAX_VALUE_BYTES * len(keys)) + 1

@@ -28,6 +28,20 @@ def test_nothing_but_a_registration_is_answered_first(site: Site, cluster: FakeC
         site.ask(cluster.report(SUBNET, 1, HISTORY))
 
 
+def test_a_connection_asks_once(site: Site, cluster: FakeCluster) -> None:
+    """Each time the database is asked, and other clusters wait for that."""
+    refused = FakeCluster("../etc")
+    site.connect(refused)
+    with pytest.raises(errors.RegistrationRefused, match="not a name"):
+        site.ask(refused.register())
+    site.register(cluster)
+    for one in (refused, cluster):
+        one.name = "rack-8"
+        with pytest.raises(errors.RegistrationRefused, match="already"):
+            site.ask(one.register())
+    assert site.connections.clusters() == [RACK]
+
+
 def test_the_newer_of_two_registrations_wins_whichever_is_answered_first(site: Site, cluster: FakeCluster) -> None:
     again = FakeCluster(cluster.name)
     site.connect(cluster)

@@ -7,8 +7,9 @@ from twisted.protocols.amp import RemoteAmpError
 
 from clusterd.protocol import errors
 from clusterd.protocol.commands import ReportDhcpServer, ReportTopology
-from clusterd.protocol.errors import NotRegistered
+from clusterd.protocol.errors import MalformedArgument, NotRegistered
 from clusterd.protocol.values import InterfaceReport, ServerEntry, ServerPool
+from regiond.cluster_rpc.reports import MAX_SERVER_ROWS, MAX_TOPOLOGY_ROWS
 from regiond.domain.first_contact import DhcpServerReport
 from tests.clusterd.log_events import logged
 from tests.fakes.cluster import FakeCluster
@@ -84,6 +85,22 @@ def test_a_page_that_cannot_be_is_refused_and_kept_nowhere(
     assert site.storage.topologies == []
     _send_pages(site, cluster, 1, {0: _reports(1)})
     assert len(site.storage.topologies) == 1
+
+
+def test_what_is_kept_of_reports_is_bounded_by_what_is_in_their_rows(site: Site, cluster: FakeCluster) -> None:
+    hears = site.factory.peers[site.register(cluster).server]
+    addresses = tuple(f"10.0.{number >> 8}.{number & 255}" for number in range(500))
+    wide = [InterfaceReport("eth0", "10.0.0.0/16", addresses)] * 10
+    for page in range(MAX_TOPOLOGY_ROWS // 5010):
+        site.ask(hears.report_topology(sequence=1, page=page, pages=9999, interfaces=wide))
+    with pytest.raises(MalformedArgument, match="at most 20000 interfaces and addresses"):
+        site.ask(hears.report_topology(sequence=1, page=4000, pages=9999, interfaces=wide))
+    entry = ServerEntry("192.0.2.9", tuple(mac(number) for number in range(64)))
+    said: dict[str, Any] = {"sequence": 2, "pages": 9999, "pools": (), "remarks": (), "entries": [entry] * 500}
+    for page in range(MAX_SERVER_ROWS // (500 * 65)):
+        site.ask(hears.report_dhcp_server(page=page, **said))
+    with pytest.raises(MalformedArgument, match="at most 500000 pools, static entries and identifiers"):
+        site.ask(hears.report_dhcp_server(page=4000, **said))
 
 
 def test_a_subnet_that_a_topology_brings_is_delivered(site: Site, cluster: FakeCluster) -> None:

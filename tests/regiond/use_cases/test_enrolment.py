@@ -21,6 +21,7 @@ from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThread
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.protocols import amp
 from zope.interface import implementer
 
 from clusterd.daemon.config_file import validate
@@ -33,6 +34,7 @@ from clusterd.protocol.values import InterfaceReport
 from clusterd.region_link.certificate_renewal import CertificateRenewal
 from clusterd.region_link.identity import EnrolledEndpoint, IdentityFile, IdentityUnusable, new_key, signing_request
 from clusterd.region_link.join import NotJoined, enrol
+from regiond.cluster_rpc.links import MAX_LINKS_EACH
 from regiond.config import RegionSettings
 from regiond.domain import versions
 from regiond.domain.errors import (
@@ -48,6 +50,7 @@ from regiond.domain.ids import Prefix, format_id
 from regiond.enrolment_door import MAX_REFUSALS
 from regiond.region import Region
 from regiond.service import RegionDaemon
+from regiond.storage.certificates import MAX_CERTIFICATES_A_DAY
 from regiond.use_cases.requests import Caller, RequestContext
 from tests.certificates import now
 from tests.fakes.cluster import FakeCluster
@@ -274,10 +277,7 @@ def request_for_others() -> tuple[Any, str]:
 
 
 async def ask_to_enrol(world: World, offer: EnrolmentOffer, token: str, request: str) -> Any:
-    link = Link(reactor)
-    world.links.append(link)
-    connections = TlsConnections(lambda: enrolling_context(offer.fingerprint))
-    await address_of(offer).client_endpoint(reactor, connections).connect(gives(link))
+    link = await at_the_door(world, offer)
     return await link.call(commands.Enrol, token=token, request=request)
 
 
@@ -314,14 +314,20 @@ async def test_signing_requests_that_prove_nothing_are_refused_and_cost_no_token
     await world.enrol(offer)
 
 
-@pytest_twisted.ensureDeferred
-async def test_the_enrolment_listener_speaks_one_command_once(world: World) -> None:
-    regiond = await world.start()
-    offer = await regiond.offer()
+async def at_the_door(world: World, offer: EnrolmentOffer) -> Link:
+    """A connection to the enrolment listener."""
     link = Link(reactor)
     world.links.append(link)
     connections = TlsConnections(lambda: enrolling_context(offer.fingerprint))
     await address_of(offer).client_endpoint(reactor, connections).connect(gives(link))
+    return link
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_enrolment_listener_speaks_one_command_once(world: World) -> None:
+    regiond = await world.start()
+    offer = await regiond.offer()
+    link = await at_the_door(world, offer)
     with pytest.raises(errors.UnknownCommand):
         await link.call(commands.Ping)
     with pytest.raises(errors.UnknownCommand):
@@ -329,6 +335,37 @@ async def test_the_enrolment_listener_speaks_one_command_once(world: World) -> N
     for words in ("unknown, used or expired", "too many attempts"):
         async with refused(errors.EnrolmentRefused, words):
             await link.call(commands.Enrol, token="hme_x", request=signing_request(new_key()))
+    with pytest.raises(LinkLost):
+        await link.call(commands.Enrol, token="hme_x", request=signing_request(new_key()))
+    assert len(world.events("enrolment.refused")) == 2, "whoever goes on does not fill the log"
+
+
+@pytest_twisted.ensureDeferred
+async def test_whoever_may_be_anybody_takes_little_memory(world: World) -> None:
+    regiond = await world.start()
+    offer = await regiond.offer()
+    link = await at_the_door(world, offer)
+    link.sendBox(amp.AmpBox({amp.COMMAND: b"Enrol", b"token": bytes(40_000), b"request": bytes(40_000)}))
+    await until(lambda: not link.connected_now)
+    (line,) = world.events("link.broken")
+    assert line["peer"].startswith("127.0.0.1:") and "bytes" in line["reason"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_certificate_is_for_a_few_connections_and_the_others_are_undisturbed(world: World) -> None:
+    regiond = await world.start()
+    file, other = await world.enrol(await regiond.offer()), await world.enrol(await regiond.offer("rack-8"), "host-b")
+    served, _ = await world.register(file)
+    honest, _ = await world.register(other)
+    many = [await world.connect(file) for _ in range(MAX_LINKS_EACH + 3)]
+    await until(lambda: len(world.events("link.surplus")) == 4)
+    await until(lambda: [link.connected_now for link in many] == [False] * 4 + [True] * (MAX_LINKS_EACH - 1))
+    assert {line["cluster"] for line in world.events("link.surplus")} == {"rack-7"}
+    assert served.connected_now and honest.connected_now
+    await register(many[-1], instance="i")
+    await until(lambda: not served.connected_now)
+    assert honest.connected_now
+    assert len(regiond.region.links.by_serial()) == 2
 
 
 @pytest_twisted.ensureDeferred
@@ -381,10 +418,9 @@ async def test_a_revoked_cluster_hears_why_it_is_refused_whoever_looks_for_revok
     await until(lambda: sum(map(len, regiond.region.links.by_serial().values())) == 2)
     await regiond.region.eviction.look()
     for link in (early, late):
-        for _ in range(2):
-            async with refused(errors.RegistrationRefused, "revoked"):
-                await register(link)
-            await regiond.region.eviction.look()
+        async with refused(errors.RegistrationRefused, "revoked"):
+            await register(link)
+        await regiond.region.eviction.look()
     assert world.events("cluster.evicted") == []
 
 
@@ -444,6 +480,21 @@ async def test_a_certificate_is_renewed_over_the_link_at_half_its_life(world: Wo
         await regiond.region.enrolment.renew(
             owner, serial_of(after.credentials.certificate), signing_request(new_key())
         )
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cluster_gets_a_bounded_number_of_certificates_a_day(world: World) -> None:
+    regiond = await world.start()
+    file = await world.enrol(await regiond.offer())
+    link, _ = await world.register(file)
+    request = signing_request(new_key())
+    for _ in range(MAX_CERTIFICATES_A_DAY - 1):  # and the one that it enrolled with
+        await link.call(commands.RenewCertificate, request=request)
+    async with refused(errors.EnrolmentRefused, "within a day"):
+        await link.call(commands.RenewCertificate, request=request)
+    assert [line["cluster"] for line in world.events("certificate.renewal-refused")] == ["rack-7"]
+    await regiond.region.reads._pool.execute("UPDATE certificate SET issued = issued - interval '1 day'")
+    await link.call(commands.RenewCertificate, request=request)
 
 
 @pytest_twisted.ensureDeferred
