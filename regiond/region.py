@@ -42,6 +42,7 @@ from regiond.storage.events import EventReads
 from regiond.storage.exports import ExportReads
 from regiond.storage.first_contact import FirstContactStore
 from regiond.storage.imports import ImportStore
+from regiond.storage.last_batch import LastBatch
 from regiond.storage.networks import NetworkStore
 from regiond.storage.nodes import NodeStore
 from regiond.storage.pairs import PairStore
@@ -117,6 +118,7 @@ class Region:
         identity: RegionIdentity,
         certificates: RegionCertificates,
         witness_file: Path,
+        last_batch: LastBatch,
         *,
         vet: Vet | None = None,
         rate: RateLimit | None = None,
@@ -130,13 +132,14 @@ class Region:
         self.connections = Connections()
         self.doorbell = Doorbell(reactor, dsn, pool, self._rung, vet=vet)
         measured = Measurements()
-        self.writer = Writer(reactor, writing, self._committed, measured)
+        self.writer = Writer(reactor, writing, self._committed, measured, last_batch.committed)
         self.clusters = ClusterStore(pool, random_id)
         announce = self._announce = _Announcements(self.progress, self.catalogue, self.doorbell, self.events)
         deliveries, recoveries = DeliveryReads(pool), RecoveryStore(pool, random_id)
         self._deliveries, self._history = deliveries, TopologyHistory(pool)
         hearing = Hearing(reactor, recoveries)
-        self.witness = Witness(WitnessFile(witness_file), identity.region, recoveries, hearing.begin_anew)
+        memory = WitnessFile(witness_file)
+        self.witness = Witness(memory, identity.region, recoveries, hearing.begin_anew, last_batch.seen)
         record = Record(self.writer, announce)
         self.dispatch = HostMapDispatch(
             reactor,

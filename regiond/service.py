@@ -17,6 +17,7 @@ from clusterd.daemon.exit_codes import fail_at_exit
 from clusterd.daemon.pauses import avoid_long_collections
 from regiond.config import RegionSettings
 from regiond.doors import Doors
+from regiond.hearing import Hearing
 from regiond.http.rate import RateLimit
 from regiond.postgres.embedded import EmbeddedPostgres
 from regiond.postgres.errors import PostgresUnavailable
@@ -24,9 +25,11 @@ from regiond.region import Region
 from regiond.storage.certificates import CertificateStore
 from regiond.storage.connection import Vet
 from regiond.storage.errors import DatabaseUnavailable, SchemaError
+from regiond.storage.last_batch import LastBatch
 from regiond.storage.pool import ConnectionLost, Pool
 from regiond.storage.primary import NewestPrimary
 from regiond.storage.reads import Reads
+from regiond.storage.recovery import RecoveryStore
 from regiond.storage.schema import migrate
 from regiond.use_cases.accounts import random_id
 from regiond.use_cases.enrolment import RegionCertificates
@@ -90,7 +93,8 @@ class RegionDaemon(Service):
             )
             dsn = await self._embedded.start()
             self._embedded.ended.addCallback(self._database_ended)
-        vet = await self._vet(dsn)
+        last_batch = await self._last_batch(dsn)
+        vet = last_batch.vet
         pool = Pool(self._reactor, dsn, vet=vet)
         # a claim is answered within a bounded time whatever the database does: see regiond/storage/writer.py
         writing = Pool(
@@ -110,7 +114,9 @@ class RegionDaemon(Service):
         witness_file = self._settings.state_directory / "database-witness.json"
         per_second = self._settings.http.requests_per_second
         rate = None if per_second is None else RateLimit(per_second)
-        region = Region(self._reactor, dsn, pool, writing, identity, certificates, witness_file, vet=vet, rate=rate)
+        region = Region(
+            self._reactor, dsn, pool, writing, identity, certificates, witness_file, last_batch, vet=vet, rate=rate
+        )
         await region.accounts.local_caller()
         await region.witness.beat()  # before anybody can claim in a database that went back
         self._region = region
@@ -128,13 +134,24 @@ class RegionDaemon(Service):
             database="embedded" if self._embedded is not None else "external",
         )
 
-    async def _vet(self, dsn: str) -> Vet | None:
-        """What looks at every connection to an external database."""
-        if self._embedded is not None:
-            return None
-        newest = NewestPrimary(self._reactor, self._settings.state_directory / "database-timeline.json")
-        await newest.look_around(dsn)
-        return newest.vet
+    async def _last_batch(self, dsn: str) -> LastBatch:
+        """What looks at every connection. Of an external database it is asked first whether it is the primary."""
+        primary: Vet | None = None
+        if self._embedded is None:
+            newest = NewestPrimary(self._reactor, self._settings.state_directory / "database-timeline.json")
+            await newest.look_around(dsn)
+            primary = newest.vet
+
+        async def begin(reason: str, history: str) -> None:
+            # The other connections are refused until this is done.
+            pool = Pool(self._reactor, dsn, size=1, vet=primary)
+            pool.start()
+            try:
+                await Hearing(self._reactor, RecoveryStore(pool, random_id)).begin_anew(reason, history)
+            finally:
+                await pool.close()
+
+        return LastBatch(self._reactor, begin, primary)
 
     async def _stop(self) -> None:
         if self._starting is not None:

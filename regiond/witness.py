@@ -1,12 +1,13 @@
 """Notices that the database went back in time: a backup was restored, or a failover lost commits.
 
 Each regiond counts a number up in the database and keeps a copy in its state directory. A database whose number is not
-above the copy is an earlier one. It counts once more at an orderly stop. What falls between two beats of a regiond that
-was killed may go unnoticed here; the clusters know it then.
+above the copy is an earlier one. It counts once more at an orderly stop. What falls between two beats is noticed by who
+committed it, when it connects anew (`storage.last_batch`); if that regiond was killed, too, the clusters know it.
 """
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -44,13 +45,16 @@ class Memory(Protocol):
 
 
 class Witness:
-    """One regiond's count, and its copy in `memory`."""
+    """One regiond's count, and its copy in `memory`. `seen` hears of the history at each beat."""
 
-    def __init__(self, memory: Memory, region: str, store: Beats, begin: Begin) -> None:
+    def __init__(
+        self, memory: Memory, region: str, store: Beats, begin: Begin, seen: Callable[[str], None] | None = None
+    ) -> None:
         self._memory = memory
         self._region = region
         self._store = store
         self._begin = begin
+        self._seen = seen
         self._regiond, self._kept = memory.recall(region) or (str(uuid4()), 0)
 
     async def beat(self) -> None:
@@ -59,6 +63,8 @@ class Witness:
         if beats <= self._kept:
             reason = f"the database counts {beats} where this regiond had seen {self._kept}: it is an earlier one"
             await self._begin(reason, history)
+        elif self._seen is not None:
+            self._seen(history)
         self._kept = beats
         self._memory.remember(self._region, self._regiond, beats)
 

@@ -71,14 +71,24 @@ Outcomes = Sequence[Outcome | Exception]
 
 
 class Writer:
-    """See the module. `on_commit` hears of the subnets whose desired host maps changed, after each commit."""
+    """See the module. `on_commit` hears of the subnets whose desired host maps changed, after each commit, `on_batch`
+    of the ids of batches, as soon as they are known to be committed.
+    """
 
     _log = Logger(namespace="region.writer")
 
-    def __init__(self, clock: Any, pool: Pool, on_commit: Committed, measured: Measurements | None = None) -> None:
+    def __init__(
+        self,
+        clock: Any,
+        pool: Pool,
+        on_commit: Committed,
+        measured: Measurements | None = None,
+        on_batch: Callable[[str], None] | None = None,
+    ) -> None:
         self._clock = clock
         self._pool = pool
         self._on_commit = on_commit
+        self._on_batch = on_batch
         self._measured = measured or Measurements()
         self._own_lock = -random.getrandbits(60) - 1
         self._waiting: deque[tuple[Mutation, Deferred[Outcome], float]] = deque()
@@ -290,8 +300,9 @@ class Writer:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 if planned and await self._was_committed(batch_id):
-                    return planned[-1]
-                return await self._pool.session(lambda s: self._attempt(s, batch_id, mutations, planned))
+                    decided = planned[-1]
+                else:
+                    decided = await self._pool.session(lambda s: self._attempt(s, batch_id, mutations, planned))
             except (DatabaseUnavailable, psycopg2.Error) as error:
                 if isinstance(error, psycopg2.Error):
                     if not _is_nobodys_fault(error):
@@ -303,6 +314,10 @@ class Writer:
                     "the database went away under a batch: {reason}", event="writer.retry", reason=str(error)[:500]
                 )
                 await deferLater(self._clock, RETRY_DELAY_SECONDS * attempt)
+            else:
+                if self._on_batch is not None and decided.changes.anything:
+                    self._on_batch(batch_id)
+                return decided
         raise AssertionError("the last attempt returns or raises")
 
     async def _attempt(
