@@ -102,7 +102,7 @@ class WitnessFile:
         content: dict[str, Any] = {"region": region, "regiond": regiond, "beats": beats}
         fresh = self._file.with_suffix(".new")
         try:
-            with fresh.open("w", encoding="utf-8") as file:
+            with open(fresh, "w", encoding="utf-8", opener=_private) as file:
                 json.dump(content, file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -114,3 +114,7 @@ class WitnessFile:
                 file=str(self._file),
                 reason=str(error),
             )
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

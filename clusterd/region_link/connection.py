@@ -31,6 +31,7 @@ from clusterd.topology.reporter import NotReported
 
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 10.0
+LASTING_SECONDS = 10.0  # a registration that did not hold so long counts as an attempt that failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +171,9 @@ class RegionConnection(Service):
             region = self._regions[turn % len(self._regions)]
             turn += 1
             try:
-                await self._hold(region)
-                failures = 0
+                lasted = await self._hold(region)
+                # Two hosts with one identity push each other off the link, and so does a region that dies of us.
+                failures = 0 if lasted >= LASTING_SECONDS else failures + 1
             except _EXPECTED as error:
                 failures += 1
                 # The same for days: told less and less often.
@@ -202,8 +204,10 @@ class RegionConnection(Service):
             if timer.active():
                 timer.cancel()
 
-    async def _hold(self, region: Region) -> None:
-        """Connect, register, and stay until the connection ends. Raises when it did not come to a registration."""
+    async def _hold(self, region: Region) -> float:
+        """Connect, register, and stay until the connection ends: for so many seconds. Raises when it did not come to a
+        registration.
+        """
         responders = RegionResponders(self._accepted, self._leases, self._probe)
         link = Link(self._clock, responders)
         await region.endpoint.connect(_OneLink(link))
@@ -213,6 +217,7 @@ class RegionConnection(Service):
             self._link = link
             self.registrations += 1
             self._log.info("registered with the region at {region}", event="region.registered", region=region.name)
+            begun = self._clock.seconds()
             self._registered()
             await _end_of(link)
             self._log.warn(
@@ -220,6 +225,7 @@ class RegionConnection(Service):
                 event="region.lost",
                 region=region.name,
             )
+            return self._clock.seconds() - begun
         finally:
             self._link = None
             self._accepted.disconnected()

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from twisted.internet import error as network
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.internet.task import react
@@ -45,7 +45,12 @@ async def enrol(reactor: Any, address: TlsAddress, fingerprint: str, token: str)
         connections = TlsConnections(lambda: enrolling_context(fingerprint))
         await address.client_endpoint(reactor, connections).connect(_Gives(link))
         answer = await link.call(Enrol, token=token, request=signing_request(key))
-    except (ConnectError, DNSLookupError, OSError) as error:
+    except network.ConnectionRefusedError as error:
+        raise NotJoined(
+            f"nobody takes clusters in at {address} now ({error}): regiond listens there only while a command of "
+            "`regionctl clusters enrol` waits to be used. Was this one used, or is it too old? Get a new one"
+        ) from None
+    except (network.ConnectError, network.DNSLookupError, OSError) as error:
         raise NotJoined(f"the region at {address} cannot be reached, or is not the right one: {error}") from None
     except (ProtocolError, amp.RemoteAmpError, LinkLost, CallTimedOut) as error:
         raise NotJoined(f"the region at {address} refuses: {error}") from None

@@ -1,6 +1,7 @@
 """The count that tells that a database went back: what is begun by it, and what is kept in the file."""
 
 import json
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ async def test_an_earlier_database_is_noticed_while_regiond_runs_and_once(tmp_pa
     for _ in range(5):
         await witness.beat()
     (regiond,) = database.beats
+    assert [(path.name, stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.iterdir()] == [("witness.json", 0o600)]
     database.beats[regiond] = 2
     await witness.beat()
     await witness.beat()

@@ -41,7 +41,7 @@ from clusterd.protocol.values import (
     ServerEntry,
     ServerPool,
 )
-from clusterd.region_link.connection import LAST_RETRY_SECONDS, Introduction, Region, RegionConnection
+from clusterd.region_link.connection import LAST_RETRY_SECONDS, LASTING_SECONDS, Introduction, Region, RegionConnection
 from clusterd.region_link.lease_answers import LeaseAnswers
 from clusterd.topology.reporter import NotReported
 from tests.clusterd.links import Outcome, Wire, wire
@@ -319,6 +319,23 @@ def test_attempts_get_rarer_up_to_ten_seconds(cluster: Cluster, how: str) -> Non
     assert cluster.registered == 1
 
 
+def test_a_link_that_never_lasts_is_made_ever_less_often(cluster: Cluster) -> None:
+    """As with a clone of this host, which takes the link whenever it is not the one that has it."""
+    pauses: list[float] = []
+    cluster.start()
+    for expected in (1, 2, 4, 8, 10, 10, 0.5):
+        if expected == 0.5:
+            cluster.pass_time(LASTING_SECONDS)
+        for endpoint in cluster.endpoints:
+            if endpoint.wire is not None and endpoint.wire.client.connected_now:
+                endpoint.wire.cut()
+        began, registered = cluster.clock.seconds(), cluster.registered
+        while cluster.registered == registered:
+            cluster.pass_time(0.25)
+        pauses.append(cluster.clock.seconds() - began)
+    assert pauses == [1, 2, 4, 8, 10, 10, 0.5]
+
+
 def test_a_refused_registration_closes_the_connection(cluster: Cluster) -> None:
     cluster.region.refusal = "revoked"
     cluster.start()
@@ -403,13 +420,13 @@ def test_another_history_is_registered_and_replaces_what_was_held(cluster: Clust
     cluster.region.history = "history-2"
     cluster.region.subnets.clear()
     cluster.cut()
-    cluster.pass_time(5)
+    cluster.pass_time(2 * LAST_RETRY_SECONDS + 1)
     assert cluster.region.registrations[-1].history == "history-1"
     assert len(cluster.backend.maps) == 2
     cluster.ask(cluster.region.send_snapshot("subnet-1", CIDR, [host_map(2)], 1))
     assert cluster.backend.maps == {host_map(2)}
     cluster.cut()
-    cluster.pass_time(5)
+    cluster.pass_time(2 * LAST_RETRY_SECONDS + 1)
     assert cluster.region.registrations[-1].history == "history-2"
     assert cluster.region.registrations[-1].held[0].accepted_generation == 1
 
