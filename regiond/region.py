@@ -34,6 +34,7 @@ from regiond.storage.addresses_in_use import InUseStore
 from regiond.storage.audit import AuditReads
 from regiond.storage.certificates import CertificateStore
 from regiond.storage.check import SubnetChecks
+from regiond.storage.cluster_edits import ClusterEditStore
 from regiond.storage.connection import Vet
 from regiond.storage.deliveries import DeliveryReads
 from regiond.storage.doorbell import Doorbell, Rung
@@ -65,6 +66,7 @@ from regiond.use_cases.adoption import Adoptions
 from regiond.use_cases.audit_trail import AuditTrail
 from regiond.use_cases.batches import Batches
 from regiond.use_cases.claims import Claims
+from regiond.use_cases.cluster_edits import ClusterEdits
 from regiond.use_cases.edits import Edits
 from regiond.use_cases.enrolment import Enrolment, Eviction, RegionCertificates
 from regiond.use_cases.events import Events
@@ -196,6 +198,7 @@ class Region:
         )
         self.metrics = Exposition(reactor, measured, sources)
         self._stalls = StallWatch(reactor, measured.reactor_stall_seconds.observe)
+        vrfs = Vrfs(self.inventory, VrfStore(pool, random_id), NetworkStore(pool, random_id), self._serving_changed)
         use_cases = UseCases(
             self.claims,
             Exports(ExportReads(pool), ReservationFilters(self.catalogue, self.reads)),
@@ -207,7 +210,10 @@ class Region:
             self.subnets,
             Pairs(self.inventory, PairStore(pool), self._pair_changed),
             leases,
-            Vrfs(self.inventory, VrfStore(pool, random_id), NetworkStore(pool, random_id), self._serving_changed),
+            vrfs,
+            ClusterEdits(
+                self.inventory, vrfs, ClusterEditStore(pool, random_id), PairStore(pool), self._serving_changed
+            ),
             Topologies(self.inventory, self._history),
             AddressesInUse(self.inventory, marks),
             Adoptions(contacts, self.inventory, self.reads, self.writer, random_id),

@@ -10,6 +10,7 @@ from regiond.ctl.adopt import adopt
 from regiond.ctl.audit import audit
 from regiond.ctl.check import check
 from regiond.ctl.client import DEFAULT_SOCKET, DEFAULT_TIMEOUT_SECONDS, Target, check_token, read_token_file
+from regiond.ctl.cluster_edits import serve, set_cluster
 from regiond.ctl.clusters import clusters
 from regiond.ctl.command import RegionGroup, Settings
 from regiond.ctl.events import events
@@ -25,7 +26,7 @@ from regiond.ctl.reservations import reservations
 from regiond.ctl.subnets import subnets
 from regiond.ctl.tokens import tokens
 from regiond.ctl.topology import topology
-from regiond.ctl.vrfs import add_subnet, remove_subnet, set_cluster, vrfs
+from regiond.ctl.vrfs import add_subnet, remove_subnet, vrfs
 
 
 @click.group(cls=RegionGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -101,6 +102,7 @@ def _target(socket: str | None, url: str | None, token_file: str | None, ca_file
         raise click.UsageError(str(error)) from error
 
 
+clusters.add_command(serve)
 clusters.add_command(set_cluster)
 clusters.add_command(topology)
 subnets.add_command(add_subnet)

@@ -60,7 +60,7 @@ def waiting(subnet: str, found: Iterable[Any]) -> list[tuple[str, str]]:
             f"regionctl subnets confirm-pair {subnet} {each['name']}",
         )
         for each in found
-        if each["role"] in ("shared-subnet", "unserved", "former") and each["nics"]
+        if each["role"] in ("shared-subnet", "unserved", "declined", "former") and each["nics"]
     ]
 
 

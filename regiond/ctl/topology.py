@@ -99,6 +99,8 @@ def _notes(shown: Any, each: Any) -> list[str]:
         ]
     if each["serving"] == "unserved":
         return [f"{where} is not served until somebody says so, as clusterd's configuration wants it: {confirm}"]
+    if each["serving"] == "declined":
+        return [f"{where} is not served, as an admin wants it; the way back: regionctl clusters serve {each['id']}"]
     return []
 
 

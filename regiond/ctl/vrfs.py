@@ -61,37 +61,6 @@ def remove(settings: Settings, vrf: str) -> None:
         click.echo(f"{vrf} is removed")
 
 
-@click.command("set")
-@click.argument("cluster", metavar="NAME")
-@click.option("--vrf", required=True, metavar="NAME", help="The VRF of its networks: regionctl vrfs list.")
-@click.option(
-    "--with-pairs",
-    is_flag=True,
-    help="The clusters that serve subnets together with it get this VRF, too, and these subnets go with all of them.",
-)
-@click.option(
-    "--force",
-    is_flag=True,
-    help="Also when it stops serving subnets, because other clusters are on them or the VRF has such networks already. "
-    "Their reservations stay where they are.",
-)
-@json_option
-@pass_settings
-def set_cluster(settings: Settings, cluster: str, vrf: str, with_pairs: bool, force: bool) -> None:
-    """Give a cluster's networks another VRF.
-
-    A subnet that only this cluster is on goes there with its reservations, and DHCP does not notice. Networks to whose
-    NIC clusterd's configuration gives a VRF stay in that.
-    """
-    query = [(name, "true") for name, wanted in (("pairs", with_pairs), ("force", force)) if wanted]
-    changed = settings.client.patch(f"/clusters/{segment(cluster)}", {"vrf": vrf}, query).content
-    if settings.as_json:
-        print_json(changed)
-        return
-    cidrs = ", ".join(each["cidr"] for each in changed["subnets"] if each["role"] == "serving")
-    click.echo(f"{changed['name']} is in VRF {changed['vrf']} and serves {cidrs or 'nothing'}")
-
-
 @click.command("add")
 @click.argument("cidr")
 @click.option("--vrf", metavar="NAME", help="The VRF that it is in; `default` by default.")

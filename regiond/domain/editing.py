@@ -30,6 +30,8 @@ class Editing(Overlay):
         if step.prefix is Prefix.RESERVATION:
             (place,) = step.places
             version = versions.of_reservation(self._at(place))
+        elif step.prefix is Prefix.GROUP:
+            version = versions.of_group(step.id, map(self._at, step.places))
         elif step.prefix is Prefix.DEVICE:
             device = _there(self.devices.get(step.id))
             held = self._all_of(device, step.places)

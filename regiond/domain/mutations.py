@@ -200,7 +200,7 @@ class EditNode:
 class Require:
     """Refuse the whole mutation unless a thing is in one of these versions (regiond/domain/versions.py).
 
-    `id` is of a reservation, device or node, `places` are its (active) reservations.
+    `id` is of a reservation, group, device or node, `places` are its (active) reservations.
     """
 
     prefix: Prefix

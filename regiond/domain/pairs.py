@@ -10,7 +10,7 @@ class ClusterOnSubnet:
 
     `role` is serving, draining or former as in its delivery. Where it never had one it waits for an admin:
     shared-subnet where others are on such a network, as it may be another wire, or unserved where its configuration
-    wants to be asked.
+    wants to be asked; declined where an admin said no.
     """
 
     cluster: int

@@ -3,7 +3,8 @@
 A network that nobody has becomes a subnet of its VRF (the one that the cluster's configuration gives its NIC, or else
 the cluster's own), served by this cluster. A second cluster on an existing subnet stays unserved (`shared-subnet`)
 until an admin says that it is the same wire: two unrelated sites that both use 10.0.0.0/24 must not silently become a
-pair. So does a new network of a cluster that wants to be asked first (`unserved`). A network that overlaps a subnet
+pair. So does a new network of a cluster that wants to be asked first (`unserved`), and one that an
+admin said no to (`declined`). A network that overlaps a subnet
 without being it is kept as a conflict and shown, never refused; so is one of a VRF that there is not.
 
 A subnet is where the cluster is that serves it: when all of that cluster's interfaces on it are given another VRF, and

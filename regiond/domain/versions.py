@@ -22,6 +22,10 @@ def of_reservation(held: Reservation) -> str:
     )
 
 
+def of_group(group: int, reservations: Iterable[Reservation]) -> str:
+    return _of([group, *sorted(of_reservation(held) for held in reservations)])
+
+
 def of_device(
     device: int, hostname: str | None, owner: str, comment: str | None, reservations: Iterable[Reservation]
 ) -> str:
@@ -46,8 +50,12 @@ def of_vrf(vrf: int, comment: str | None) -> str:
     return _of([vrf, comment])
 
 
-def of_cluster(cluster: int, vrf: str) -> str:
-    return _of([cluster, vrf])
+def of_cluster(cluster: int, name: str, vrf: str) -> str:
+    return _of([cluster, name, vrf])
+
+
+def of_interface(interface: int, serves: bool) -> str:
+    return _of([interface, serves])
 
 
 def of_range(held: AddressRange) -> str:

@@ -43,8 +43,8 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class InterfaceView:
-    """A cluster interface. `serving` is serving, shared-subnet, unserved or conflict; in a conflict `subnet` is None
-    and `conflict` says why. `relayed`: its clients are not on the NIC, their requests come in by it."""
+    """A cluster interface. `serving` is serving, shared-subnet, unserved, declined or conflict; in a conflict `subnet`
+    is None and `conflict` says why. `relayed`: its clients are not on the NIC, their requests come in by it."""
 
     id: int
     cluster: int

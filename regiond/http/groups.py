@@ -2,7 +2,7 @@
 
 from regiond.http.bodies.base import NoQuery
 from regiond.http.representations import reservations as show
-from regiond.http.routing import BASE, Access, Answer, Call, Route
+from regiond.http.routing import BASE, Access, Answer, Call, Route, shown
 from regiond.http.shapes.reservations import Group
 from regiond.http.use_cases import UseCases
 
@@ -12,7 +12,7 @@ GROUP = f"{GROUPS}/{{group}}"
 
 async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:
     """Those of its addresses that were not given back one by one."""
-    return Answer(200, show.group(await use.claims.group(call.context, call.path["group"])))
+    return shown(show.group(await use.claims.group(call.context, call.path["group"])))
 
 
 async def release(use: UseCases, call: Call[None, NoQuery]) -> Answer:
@@ -22,5 +22,13 @@ async def release(use: UseCases, call: Call[None, NoQuery]) -> Answer:
 
 ROUTES = [
     Route("GET", GROUP, read, Access.USER, "Read addresses that were reserved together", shows=Group),
-    Route("DELETE", GROUP, release, Access.USER, "Release addresses that were reserved together", statuses=(204,)),
+    Route(
+        "DELETE",
+        GROUP,
+        release,
+        Access.USER,
+        "Release addresses that were reserved together",
+        statuses=(204,),
+        conditional=True,
+    ),
 ]

@@ -9,6 +9,7 @@ from regiond.http.shapes import networks as shapes
 from regiond.http.use_cases import UseCases
 
 CLUSTER = f"{BASE}/clusters/{{cluster}}"
+INTERFACE = f"{BASE}/cluster-interfaces/{{interface}}"
 
 
 async def list_clusters(use: UseCases, call: Call[None, Page]) -> Answer:
@@ -53,7 +54,7 @@ async def list_interfaces(use: UseCases, call: Call[None, InterfacePage]) -> Ans
 
 async def read_interface(use: UseCases, call: Call[None, NoQuery]) -> Answer:
     view = await use.inventory.interface(call.path["interface"])
-    return Answer(200, show.interface(view, call.caller))
+    return shown(show.interface(view, call.caller))
 
 
 ROUTES = [
@@ -114,7 +115,7 @@ ROUTES = [
     ),
     Route(
         "GET",
-        f"{BASE}/cluster-interfaces/{{interface}}",
+        INTERFACE,
         read_interface,
         Access.USER,
         "Read a cluster interface",

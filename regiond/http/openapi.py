@@ -262,8 +262,8 @@ def _schemas(routes: Iterable[Route]) -> dict[str, Any]:
     for shape in shown:
         described = TypeAdapter(shape).json_schema(mode="serialization", ref_template=_REFERENCE)
         found.update(described.pop("$defs", {}))
-        if hasattr(shape, "__annotations__"):
-            found[shape.__name__] = described
+        if hasattr(shape, "__annotations__") and found.setdefault(shape.__name__, described) != described:
+            raise ValueError(f"two types of bodies or answers are called {shape.__name__}")
     return {name: _tidy(schema) for name, schema in sorted(found.items())}
 
 

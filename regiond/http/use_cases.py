@@ -221,22 +221,31 @@ class SubnetUseCases(Protocol):
 
 
 class VrfUseCases(Protocol):
-    """Routing domains, and what is in them. `vrf` and `cluster` are ids or names, `subnet` an id or a selector."""
+    """Routing domains, and what is in them. `vrf` is an id or a name, `subnet` an id or a selector."""
 
     async def vrfs(self) -> Sequence[VrfView]: ...
     async def vrf(self, vrf: str) -> VrfView: ...
     async def add_vrf(self, context: RequestContext, *, name: str, comment: str | None) -> VrfView: ...
     async def change_vrf(self, context: RequestContext, vrf: str, *, comment: str | None) -> VrfView: ...
     async def remove_vrf(self, context: RequestContext, vrf: str) -> None: ...
-    async def change_cluster(
-        self, context: RequestContext, cluster: str, *, vrf: str, pairs: bool, force: bool
-    ) -> ClusterView: ...
 
     async def add_subnet(
         self, context: RequestContext, *, cidr: str, vrf: str | None, release_hold_seconds: int | None
     ) -> SubnetView: ...
 
     async def remove_subnet(self, context: RequestContext, subnet: str) -> None: ...
+
+
+class ClusterEditUseCases(Protocol):
+    """Clusters and their interfaces are changed. `cluster` and `vrf` are ids or names."""
+
+    async def change_cluster(
+        self, context: RequestContext, cluster: str, *, name: str | None, vrf: str | None, pairs: bool, force: bool
+    ) -> ClusterView: ...
+
+    async def change_interface(
+        self, context: RequestContext, interface: str, *, serve: bool, force: bool
+    ) -> InterfaceView: ...
 
 
 class TopologyUseCases(Protocol):
@@ -375,7 +384,6 @@ class UseCases:
     claims: ClaimUseCases
     exports: ExportUseCases
     batches: BatchUseCases
-
     imports: ImportUseCases
     edits: EditUseCases
     inventory: InventoryUseCases
@@ -384,6 +392,7 @@ class UseCases:
     pairs: PairUseCases
     leases: LeaseUseCases
     vrfs: VrfUseCases
+    cluster_edits: ClusterEditUseCases
     topologies: TopologyUseCases
     in_use: InUseUseCases
     adoptions: AdoptionUseCases

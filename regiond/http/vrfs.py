@@ -1,14 +1,11 @@
-"""Routing domains over HTTP: VRFs, a cluster's VRF, and subnets that admins make and remove."""
+"""Routing domains over HTTP: VRFs, and subnets that admins make and remove."""
 
 from regiond.domain.ids import Prefix, format_id
 from regiond.http.bodies.base import NoQuery, Page
-from regiond.http.bodies.vrfs import ClusterChange, LeavingBehind, NewSubnet, NewVrf, VrfChange
-from regiond.http.networks import CLUSTER
-from regiond.http.representations.networks import cluster as show_cluster
+from regiond.http.bodies.vrfs import NewSubnet, NewVrf, VrfChange
 from regiond.http.representations.subnets import subnet as show_subnet
 from regiond.http.representations.vrfs import vrf as show
 from regiond.http.routing import BASE, SELECTING, Access, Answer, Call, Route, created, page_of_all, shown
-from regiond.http.shapes.networks import Cluster
 from regiond.http.shapes.subnets import Subnet
 from regiond.http.shapes.vrfs import Vrf
 from regiond.http.subnets import PATH as SUBNETS
@@ -41,16 +38,6 @@ async def remove(use: UseCases, call: Call[None, NoQuery]) -> Answer:
     return Answer(204)
 
 
-async def change_cluster(use: UseCases, call: Call[ClusterChange, LeavingBehind]) -> Answer:
-    """A subnet that only this cluster is on, or with `pairs` those that serve it together, goes to the VRF with it,
-    reservations and host maps as they are.
-    """
-    view = await use.vrfs.change_cluster(
-        call.context, call.path["cluster"], vrf=call.body.vrf, pairs=call.query.pairs, force=call.query.force
-    )
-    return shown(show_cluster(view))
-
-
 async def add_subnet(use: UseCases, call: Call[NewSubnet, NoQuery]) -> Answer:
     """Host maps of claims on it are pending until a cluster reports the network."""
     body = call.body
@@ -80,18 +67,6 @@ ROUTES = [
         statuses=(204,),
         conditional=True,
         refusals=("vrf-in-use",),
-    ),
-    Route(
-        "PATCH",
-        CLUSTER,
-        change_cluster,
-        Access.ADMIN,
-        "Give a cluster's networks another VRF",
-        ClusterChange,
-        LeavingBehind,
-        conditional=True,
-        shows=Cluster,
-        refusals=("subnets-left-behind",),
     ),
     Route(
         "POST",

@@ -77,8 +77,10 @@ def owner_facts_request(mutations: Iterable[Mutation]) -> str | None:
                 devices.add(step.device)
             elif isinstance(step, EditNode):
                 nodes.add(step.node)
-            elif isinstance(step, Require) and step.prefix is not Prefix.RESERVATION:
-                (devices if step.prefix is Prefix.DEVICE else nodes).add(step.id)
+            elif isinstance(step, Require) and step.prefix is Prefix.DEVICE:
+                devices.add(step.id)
+            elif isinstance(step, Require) and step.prefix is Prefix.NODE:
+                nodes.add(step.id)
     if not devices and not nodes:
         return None
     return to_json({"devices": sorted(devices), "nodes": sorted(nodes)}).decode()

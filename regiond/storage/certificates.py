@@ -161,7 +161,7 @@ class CertificateStore:
 
         async def run(session: Session) -> Issued:
             rows = await session.run(
-                """SELECT FROM certificate t JOIN cluster c ON c.id = t.cluster
+                """SELECT c.name FROM certificate t JOIN cluster c ON c.id = t.cluster
                    WHERE t.serial = %s AND c.id = %s AND t.revoked IS NULL AND c.revoked IS NULL
                      AND c.forgotten IS NULL FOR UPDATE OF c""",
                 (serial, registered.cluster),
@@ -174,7 +174,7 @@ class CertificateStore:
             )
             if issued_today >= MAX_CERTIFICATES_A_DAY:
                 raise errors.EnrolmentRefused(f"it has had {issued_today} certificates within a day: try again later")
-            issued = issue(registered.cluster, registered.name)
+            issued = issue(registered.cluster, rows[0][0])
             await _record(session, registered.cluster, issued)
             object_id = format_id(Prefix.CLUSTER, registered.cluster)
             await write_audit(
@@ -196,9 +196,10 @@ class CertificateStore:
         async def run(session: Session) -> int:
             nonlocal serials
             rows = await session.run(
-                "SELECT v.name FROM cluster c JOIN vrf v ON v.id = c.vrf WHERE c.id = %s FOR UPDATE OF c", (cluster,)
+                "SELECT c.name, v.name FROM cluster c JOIN vrf v ON v.id = c.vrf WHERE c.id = %s FOR UPDATE OF c",
+                (cluster,),
             )
-            versions.require(change.if_match, versions.of_cluster(cluster, rows[0][0]))
+            versions.require(change.if_match, versions.of_cluster(cluster, *rows[0]))
             await session.run("UPDATE cluster SET revoked = coalesce(revoked, now()) WHERE id = %s", (cluster,))
             await session.run("DELETE FROM enrolment WHERE name = %s", (name,))
             serials = await _revoke_certificates(session, cluster)

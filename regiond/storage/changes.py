@@ -77,20 +77,27 @@ async def once(
     return await pool.transaction(run, retry=repeatable, deadline=deadline)
 
 
-async def was_done(pool: Pool, change: Change) -> bool:
-    """Whether a request with this key was carried out before. Raises IdempotencyKeyReused if it was another one."""
+async def done_before(pool: Pool, change: Change) -> int | None:
+    """The id of what a request with this key made or changed before. Raises IdempotencyKeyReused if it was another."""
     key = change.idempotency
     if key is None:
-        return False
+        return None
     rows = await pool.query(
-        "SELECT fingerprint FROM idempotency WHERE account = %s AND key = %s", (key.account, key.key), retry=True
+        "SELECT fingerprint, answer FROM idempotency WHERE account = %s AND key = %s",
+        (key.account, key.key),
+        retry=True,
     )
     if not rows:
-        return False
+        return None
     if rows[0][0] != key.fingerprint:
         raise _reused()
     await pool.execute(SETTLE, retry=True)
-    return True
+    return int(json.loads(rows[0][1])["id"])
+
+
+async def was_done(pool: Pool, change: Change) -> bool:
+    """Whether a request with this key was carried out before. Raises IdempotencyKeyReused if it was another one."""
+    return await done_before(pool, change) is not None
 
 
 async def answered(pool: Pool, change: Change) -> str | None:

@@ -1,4 +1,4 @@
-"""Which clusters serve a subnet, as an admin decides it: a second one is let in, or one of several goes.
+"""Which clusters serve a subnet, as an admin decides it: a second one is let in, one goes, or is told no.
 
 A cluster that goes stays a holder (`draining`) until it has confirmed that it forgot the subnet's host maps, so that no
 address of it is freed before.
@@ -7,7 +7,7 @@ address of it is freed before.
 from dataclasses import dataclass
 from typing import Final
 
-from regiond.domain import errors
+from regiond.domain import errors, versions
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.pairs import ClusterOnSubnet
 from regiond.storage.changes import Change, lock_subnet, once, write_audit
@@ -55,15 +55,7 @@ class PairStore:
             if found.role == "serving":
                 return cluster
             changed = True
-            if not found.nics:
-                raise errors.NotOnSubnet(f"no NIC of cluster {found.name} is on this subnet now")
-            if found.revoked:
-                raise errors.NotOnSubnet(f"cluster {found.name} is revoked: enrol it first")
-            await session.run(
-                """INSERT INTO delivery (subnet, cluster, role) VALUES (%s, %s, 'serving')
-                   ON CONFLICT (subnet, cluster) DO UPDATE SET role = 'serving', since = now()""",
-                (subnet, cluster),
-            )
+            await _serve(session, subnet, cluster, found)
             await _set_interfaces(session, subnet, cluster, "serving")
             await _audit(session, change, "subnet.confirm-pair", subnet, found.name)
             return cluster
@@ -87,22 +79,46 @@ class PairStore:
             if found.role != "serving":
                 return cluster
             changed = True
-            others = await session.run(
-                "SELECT FROM delivery WHERE subnet = %s AND cluster <> %s AND role = 'serving' LIMIT 1",
-                (subnet, cluster),
-            )
-            if not others:
-                raise errors.LastServing(
-                    f"cluster {found.name} is the only one that serves this subnet: confirm another one first "
-                    "(regionctl subnets confirm-pair)"
-                )
-            await session.run(
-                "UPDATE delivery SET role = 'draining', since = now() WHERE subnet = %s AND cluster = %s",
-                (subnet, cluster),
-            )
+            await _drain(session, subnet, cluster, found, force=False)
             await _set_interfaces(session, subnet, cluster, "shared-subnet")
             await _audit(session, change, "subnet.unpair", subnet, found.name)
             return cluster
+
+        await once(self._pool, change, run, sets=True)
+        return changed
+
+    async def set_serving(
+        self, change: Change, interface: int, subnet: int, cluster: int, *, serve: bool, force: bool
+    ) -> bool:
+        """Whether the cluster serves the subnet that its interface is on; False if that is so already.
+
+        Where an admin says no, no report changes that. Raises StaleVersion, NotOnSubnet, and LastServing unless forced.
+        """
+        changed = False
+
+        async def run(session: Session) -> int:
+            nonlocal changed
+            found = await _look(session, subnet, cluster)
+            rows = await session.run(
+                "SELECT serving FROM cluster_interface WHERE id = %s AND subnet = %s", (interface, subnet)
+            )
+            if not rows:
+                raise errors.NotFound(f"there is no cluster interface {format_id(Prefix.CLUSTER_INTERFACE, interface)}")
+            [(former,)] = rows
+            versions.require(change.if_match, versions.of_interface(interface, former == "serving"))
+            wanted = "serving" if serve else "declined"
+            if former == wanted:
+                return interface
+            changed = True
+            if serve and found.role != "serving":
+                await _serve(session, subnet, cluster, found)
+            if not serve and found.role == "serving":
+                await _drain(session, subnet, cluster, found, force=force)
+            await _set_interfaces(session, subnet, cluster, wanted)
+            object_id = format_id(Prefix.CLUSTER_INTERFACE, interface)
+            before, after = {"serving": former}, {"serving": wanted}
+            await write_audit(session, change, "cluster-interface.change", object_id, before, after)
+            return interface
 
         await once(self._pool, change, run, sets=True)
         return changed
@@ -134,6 +150,34 @@ async def _look(session: Session, subnet: int, cluster: int) -> _Found:
     if not rows:
         raise errors.NotFound(f"there is no cluster {format_id(Prefix.CLUSTER, cluster)}")
     return _Found(*rows[0])
+
+
+async def _serve(session: Session, subnet: int, cluster: int, found: _Found) -> None:
+    """Raises NotOnSubnet."""
+    if not found.nics:
+        raise errors.NotOnSubnet(f"no NIC of cluster {found.name} is on this subnet now")
+    if found.revoked:
+        raise errors.NotOnSubnet(f"cluster {found.name} is revoked: enrol it first")
+    await session.run(
+        """INSERT INTO delivery (subnet, cluster, role) VALUES (%s, %s, 'serving')
+           ON CONFLICT (subnet, cluster) DO UPDATE SET role = 'serving', since = now()""",
+        (subnet, cluster),
+    )
+
+
+async def _drain(session: Session, subnet: int, cluster: int, found: _Found, *, force: bool) -> None:
+    """Raises LastServing, unless forced."""
+    others = await session.run(
+        "SELECT FROM delivery WHERE subnet = %s AND cluster <> %s AND role = 'serving' LIMIT 1", (subnet, cluster)
+    )
+    if not others and not force:
+        raise errors.LastServing(
+            f"cluster {found.name} is the only one that serves this subnet: confirm another one first (regionctl "
+            "subnets confirm-pair), or have nobody serve it (regionctl clusters serve --no --force)"
+        )
+    await session.run(
+        "UPDATE delivery SET role = 'draining', since = now() WHERE subnet = %s AND cluster = %s", (subnet, cluster)
+    )
 
 
 async def _set_interfaces(session: Session, subnet: int, cluster: int, serving: str) -> None:

@@ -31,10 +31,7 @@ async def register(session: Session, new_id: NewId, identity: Identity, said: In
     if isinstance(identity, ByCertificate):
         cluster = await _by_certificate(session, identity)
     else:
-        await session.run(
-            "INSERT INTO cluster (id, name) VALUES (%s, %s) ON CONFLICT (name) DO NOTHING", (new_id(), identity.name)
-        )
-        [(cluster,)] = await session.run("SELECT id FROM cluster WHERE name = %s", (identity.name,))
+        cluster = await _by_name(session, new_id, identity.name)
     [(revoked, forgotten, current, former)] = await session.run(
         "SELECT revoked, forgotten, instance, former_instances FROM cluster WHERE id = %s FOR UPDATE", (cluster,)
     )
@@ -55,6 +52,18 @@ async def register(session: Session, new_id: NewId, identity: Identity, said: In
     )
     name, epoch, history, unheard = rows[0]
     return Registered(cluster, epoch, name, turns, history=history, unheard=unheard)
+
+
+async def _by_name(session: Session, new_id: NewId, name: str) -> int:
+    """The cluster that says this name of itself, whatever an admin calls it; it is made when there is none."""
+    renamed = await session.run("SELECT id FROM cluster WHERE said_name = %s", (name,))
+    if renamed:
+        return int(renamed[0][0])
+    await session.run("INSERT INTO cluster (id, name) VALUES (%s, %s) ON CONFLICT (name) DO NOTHING", (new_id(), name))
+    [(cluster, said)] = await session.run("SELECT id, said_name FROM cluster WHERE name = %s", (name,))
+    if said is not None:
+        raise ClusterRefused(f"{name} is what another cluster is called here, which says {said} of itself")
+    return int(cluster)
 
 
 async def _by_certificate(session: Session, shown: ByCertificate) -> int:

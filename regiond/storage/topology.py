@@ -131,7 +131,8 @@ class ClusterStore:
             await session.run("DELETE FROM infrastructure_address WHERE cluster = %s", (cluster,))
             await session.run("DELETE FROM cluster_interface WHERE cluster = %s", (cluster,))
             await session.run(
-                "UPDATE cluster SET forgotten = now(), connected_since = NULL, name = %s WHERE id = %s",
+                """UPDATE cluster SET forgotten = now(), connected_since = NULL, name = %s, said_name = NULL
+                   WHERE id = %s""",
                 (format_id(Prefix.CLUSTER, cluster), cluster),
             )
             for subnet in subnets:

@@ -262,20 +262,22 @@ class Claims:
         return found
 
     async def release_group(self, context: RequestContext, group_id: str) -> None:
-        """All of them are free, or none is given back."""
+        """All of them are free, or none is given back. Raises StaleVersion."""
 
         async def give_back() -> Outcome:
-            for _ in range(DELETE_ATTEMPTS - 1):
-                held = await self.group(context, group_id)
-                try:
-                    return await self._submit(context, *(release(view.reservation, False) for view in held))
-                except errors.NotFound:
-                    pass  # one of them was given back alone meanwhile
-            return await self._submit(
-                context, *(release(view.reservation, False) for view in await self.group(context, group_id))
-            )
+            held = [view.reservation for view in await self.group(context, group_id)]
+            condition = required(context, Prefix.GROUP, inputs.known_id(Prefix.GROUP, group_id), held)
+            return await self._submit(context, *condition, *(release(one, False) for one in held))
 
-        await self._once(context, give_back)
+        async def give_back_what_is_left() -> Outcome:
+            for _ in range(DELETE_ATTEMPTS - 1):
+                try:
+                    return await give_back()
+                except errors.NotFound:
+                    await self.group(context, group_id)  # it is there: one of it was given back alone meanwhile
+            return await give_back()
+
+        await self._once(context, give_back_what_is_left)
 
     # ---- steps of the stories ----
 

@@ -25,7 +25,7 @@ def required(context: RequestContext, prefix: Prefix, id_: int, held: Iterable[R
     """The step that refuses a stale `If-Match`, if there was one. `held` are the reservations of the thing."""
     if context.if_match is None:
         return ()
-    places = places_of(held) if prefix is not Prefix.RESERVATION else tuple(map(place_of, held))
+    places = places_of(held) if prefix in (Prefix.DEVICE, Prefix.NODE) else tuple(map(place_of, held))
     return (Require(prefix, id_, places, context.if_match),)
 
 

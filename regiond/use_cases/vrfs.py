@@ -1,4 +1,4 @@
-"""The use cases of routing domains: VRFs, which one a cluster's networks are in, and subnets that admins make.
+"""The use cases of routing domains: VRFs, and subnets that admins make.
 
 `changed` is told which clusters' host maps have to be looked at, after a change that may have moved subnets.
 """
@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from clusterd.protocol.values import parse_name, parse_network
 from regiond.domain import errors
 from regiond.domain.ids import Prefix, format_id, parse_id
-from regiond.domain.views import ClusterView, SubnetView
+from regiond.domain.views import SubnetView
 from regiond.domain.vrfs import VrfView
 from regiond.storage.networks import NetworkStore
 from regiond.storage.topology_rows import Reconsidered
@@ -23,7 +23,7 @@ from regiond.use_cases.requests import RequestContext
 
 
 class Vrfs:
-    """VRFs are named by id or name, clusters too, subnets by id or selector. Raises NotFound."""
+    """VRFs are named by id or name, subnets by id or selector. Raises NotFound."""
 
     _log = Logger(namespace="region.topology")
 
@@ -88,30 +88,6 @@ class Vrfs:
             actor=context.caller.name,
             request_id=context.request_id,
         )
-
-    async def change_cluster(
-        self, context: RequestContext, cluster: str, *, vrf: str, pairs: bool, force: bool
-    ) -> ClusterView:
-        """The VRF of the cluster's networks from now on; with `pairs` of those, too, that serve subnets with it.
-
-        Raises SubnetsLeftBehind unless forced, StaleVersion.
-        """
-        require_admin(context)
-        who = await self._inventory.cluster(cluster)
-        where = await self.vrf(vrf)
-        reconsidered = await self._vrfs.set_cluster_vrf(context.change, who.id, where.id, pairs=pairs, force=force)
-        for number, _ in reconsidered.clusters:
-            going = await self._inventory.cluster(format_id(Prefix.CLUSTER, number))
-            self._log.info(
-                "the networks of cluster {cluster} are in VRF {vrf} from now on, says {actor}",
-                event="cluster.vrf-changed",
-                cluster=going.name,
-                vrf=where.name,
-                actor=context.caller.name,
-                request_id=context.request_id,
-            )
-        await self._looked_anew(reconsidered)
-        return await self._inventory.cluster(format_id(Prefix.CLUSTER, who.id))
 
     async def add_subnet(
         self, context: RequestContext, *, cidr: str, vrf: str | None, release_hold_seconds: int | None

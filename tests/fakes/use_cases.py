@@ -52,6 +52,7 @@ from regiond.http.use_cases import (
     AuditUseCases,
     BatchUseCases,
     ClaimUseCases,
+    ClusterEditUseCases,
     EditUseCases,
     EnrolmentUseCases,
     EventUseCases,
@@ -76,6 +77,7 @@ from regiond.use_cases.adoption import Adoptions
 from regiond.use_cases.audit_trail import AuditTrail
 from regiond.use_cases.batches import Batches, Member, MemberResult
 from regiond.use_cases.claims import Claims
+from regiond.use_cases.cluster_edits import ClusterEdits
 from regiond.use_cases.edits import Edits
 from regiond.use_cases.enrolment import Enrolment
 from regiond.use_cases.events import Events, Told
@@ -408,10 +410,12 @@ class FakeRegion:
                 "add_vrf": VRF_VIEW,
                 "change_vrf": VRF_VIEW,
                 "remove_vrf": None,
-                "change_cluster": CLUSTER_VIEW,
                 "add_subnet": SUBNET_VIEW,
                 "remove_subnet": None,
             },
+        )
+        self.cluster_edits = Scripted(
+            ClusterEdits, {"change_cluster": CLUSTER_VIEW, "change_interface": INTERFACE_VIEW}
         )
         self.topologies = Scripted(
             Topologies, {"topology": Topology(CLUSTER_VIEW, [INTERFACE_VIEW]), "changes": [RECORDED_CHANGE]}
@@ -457,6 +461,7 @@ class FakeRegion:
             cast(PairUseCases, self.pairs),
             cast(LeaseUseCases, self.leases),
             cast(VrfUseCases, self.vrfs),
+            cast(ClusterEditUseCases, self.cluster_edits),
             cast(TopologyUseCases, self.topologies),
             cast(InUseUseCases, self.in_use),
             cast(AdoptionUseCases, self.adoptions),

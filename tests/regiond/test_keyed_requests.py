@@ -61,6 +61,8 @@ async def requests(whole: Whole) -> dict[tuple[str, str], tuple[str, Any]]:
     [mark] = await whole.done("GET", f"/subnets/{subnet}/in-use")
     entry = ServerEntry("192.0.2.77", (Identifier.mac(mac(77)),), None, "dhcpd.conf:1")
     await FirstContactStore(whole.pool, new_id).report(rack_a, "rack-a", DhcpServerReport((), (entry,), (), None))
+    await whole.cluster("rack-i", "10.1.0.0/24")
+    [nic] = await whole.done("GET", "/cluster-interfaces?selector=rack-i:eth0")
     [foreign] = await whole.done("GET", "/clusters/rack-a/static-entries")
     return {
         ("POST", "/devices"): ("/devices", {"interface": NET, "mac": mac(1)}),
@@ -81,7 +83,11 @@ async def requests(whole: Whole) -> dict[tuple[str, str], tuple[str, Any]]:
         ("DELETE", "/clusters/{cluster}/enrolment"): ("/clusters/rack-y/enrolment", None),
         ("POST", "/clusters/{cluster}/revoke"): ("/clusters/rack-e/revoke", None),
         ("DELETE", "/clusters/{cluster}"): ("/clusters/rack-f", None),
-        ("PATCH", "/clusters/{cluster}"): ("/clusters/rack-g", {"vrf": "blue"}),
+        ("PATCH", "/clusters/{cluster}"): ("/clusters/rack-g", {"vrf": "blue", "name": "rack-h"}),
+        ("PATCH", "/cluster-interfaces/{interface}"): (
+            f"/cluster-interfaces/{nic['id']}?force=true",
+            {"serve": False},
+        ),
         ("PATCH", "/subnets/{subnet}"): (f"/subnets/{subnet}", {"release_hold_seconds": 60}),
         ("POST", "/subnets/{subnet}/ranges"): (
             f"/subnets/{third}/ranges",

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, DeferredList
 
 from regiond.catalogue import Catalogue
-from regiond.domain import errors
+from regiond.domain import errors, versions
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.reservations import Status
 from regiond.domain.views import DeviceView, NodeView, ReservationView
@@ -294,3 +295,30 @@ async def test_a_device_that_is_gone_is_shown_as_it_was_made(database: str) -> N
             first.id,
             first.reservations[0].reservation.address,
         )
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_group_is_given_back_as_it_was_read_or_not_at_all(database: str) -> None:
+    async with requests_on(database) as here:
+        nothing: dict[str, Any] = dict.fromkeys(
+            ("address", "mac", "hostname", "purpose", "comment", "user", "expires_at"), None
+        )
+        made, _ = await here.claims.reserve(here.context(), interface=NETWORK, count=3, **nothing)
+        number = made[0].reservation.group
+        assert number is not None
+        group = format_id(Prefix.GROUP, number)
+
+        async def seen() -> RequestContext:
+            held = [view.reservation for view in await here.claims.group(here.context(), group)]
+            return replace(here.context(), if_match=frozenset({versions.of_group(number, held)}))
+
+        before = await seen()
+        await here.claims.release_reservation(
+            here.context(), format_id(Prefix.RESERVATION, made[0].reservation.id), force=False
+        )
+        with pytest.raises(errors.StaleVersion):
+            await here.claims.release_group(before, group)
+        assert len(await here.claims.group(here.context(), group)) == 2
+        await here.claims.release_group(await seen(), group)
+        with pytest.raises(errors.NotFound):
+            await here.claims.group(here.context(), group)

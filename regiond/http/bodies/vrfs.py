@@ -1,4 +1,4 @@
-"""What is sent about VRFs, and about which one something is in."""
+"""What is sent about VRFs, and to make subnets."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field
 
 from clusterd.protocol.values import parse_network
-from regiond.http.bodies.base import Body, Change, Query
+from regiond.http.bodies.base import Body, Change
 from regiond.http.bodies.subnets import MAX_RELEASE_HOLD_SECONDS
-from regiond.http.fields import AccountName, Flag, Text, Whole
+from regiond.http.fields import AccountName, Text, Whole
 
 Network = Annotated[
     str,
@@ -32,27 +32,6 @@ class VrfChange(Change):
     nullable: ClassVar[frozenset[str]] = frozenset({"comment"})
 
     comment: Text | None = None
-
-
-class ClusterChange(Change):
-    """`vrf`: that of the cluster's networks, by name or id, where its configuration does not give the NIC another one.
-
-    A subnet that the cluster alone is on goes there with its reservations.
-    """
-
-    examples: ClassVar[Mapping[str, Any]] = {"another VRF": {"vrf": "site-2"}}
-
-    vrf: AccountName
-
-
-class LeavingBehind(Query):
-    """`pairs`: the clusters that serve subnets together with this one get the VRF, too, and these subnets go with them.
-
-    `force`: stop serving subnets that cannot go along; their reservations stay where they are.
-    """
-
-    pairs: Flag = False
-    force: Flag = False
 
 
 class NewSubnet(Body):

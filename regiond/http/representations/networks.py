@@ -25,7 +25,7 @@ def cluster(view: ClusterView) -> shapes.Cluster:
         "revoked": moment(view.revoked),
         "turns_seen": moment(view.turns_seen),
         "subnets": [_cluster_subnet(subnet) for subnet in view.subnets],
-        "etag": versions.of_cluster(view.id, view.vrf),
+        "etag": versions.of_cluster(view.id, view.name, view.vrf),
     }
 
 
@@ -60,6 +60,7 @@ def interface(view: InterfaceView, caller: Caller) -> shapes.ClusterInterface:
         "serving": view.serving,
         "relayed": view.relayed,
         "conflict": view.conflict,
+        "etag": versions.of_interface(view.id, view.serving == "serving"),
     }
 
 

@@ -18,9 +18,11 @@ def reservation(view: ReservationView) -> shapes.Reservation:
 
 def group(views: Sequence[ReservationView]) -> shapes.Group:
     """Addresses that were reserved together."""
+    number = views[0].reservation.group
     return {
-        "group": optional_id(Prefix.GROUP, views[0].reservation.group),
+        "group": optional_id(Prefix.GROUP, number),
         "reservations": [reservation(view) for view in views],
+        "etag": versions.of_group(number or 0, [view.reservation for view in views]),
     }
 
 

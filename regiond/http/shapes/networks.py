@@ -97,9 +97,11 @@ class ClusterInterface(Shape):
     serving: Annotated[
         str,
         Field(
-            json_schema_extra={"enum": ["serving", "shared-subnet", "unserved", "conflict"]},
-            description="`shared-subnet`, `unserved`: an admin has to confirm it; `conflict`: it is on no subnet",
+            json_schema_extra={"enum": ["serving", "shared-subnet", "unserved", "declined", "conflict"]},
+            description="`shared-subnet`, `unserved`: an admin has to say so; `declined`: an admin said no; "
+            "`conflict`: it is on no subnet",
         ),
     ]
     relayed: Annotated[bool, Field(description="its clients are not on the NIC: their requests are relayed to it")]
     conflict: Annotated[str | None, Field(description="why it is on no subnet")]
+    etag: Etag

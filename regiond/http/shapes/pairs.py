@@ -18,7 +18,11 @@ class ClusterOnSubnet(Shape):
     connected: bool
     nics: Annotated[list[str], Field(description="its NICs that are on the subnet now", examples=[["eth1"]])]
     role: Annotated[
-        str, Field(json_schema_extra={"enum": ["serving", "draining", "former", "shared-subnet", "unserved"]})
+        str,
+        Field(
+            json_schema_extra={"enum": ["serving", "draining", "former", "shared-subnet", "unserved", "declined"]},
+            description="`declined`: an admin said that it is not to serve the subnet",
+        ),
     ]
     desired_generation: Count
     accepted_generation: Count

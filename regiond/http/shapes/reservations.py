@@ -85,6 +85,7 @@ class Group(Shape):
 
     group: GroupId | None
     reservations: list[Reservation]
+    etag: Etag
 
 
 class Releasing(Shape):

@@ -19,24 +19,26 @@ async def test_the_interfaces_of_a_cluster_and_what_to_do_about_them() -> None:
         replace(INTERFACE_VIEW, id=22, nic="eth3", serving="unserved", relayed=True),
         replace(INTERFACE_VIEW, id=23, nic="eth4", serving="conflict", subnet=None, conflict="there is no VRF blue"),
         replace(INTERFACE_VIEW, id=24, nic="eth5", present=False, serving="shared-subnet"),
+        replace(INTERFACE_VIEW, id=25, nic="eth6", serving="declined"),
     ]
     async with serving() as server:
         env = over_tcp(server)
         server.region.topologies.answers["topology"] = Topology(CLUSTER_VIEW, interfaces)
         shown = (await run("clusters", "topology", "rack-a", env=env)).stdout
         table = shown.split("\n\n")[1].splitlines()
-        assert [line.split()[1] for line in table] == ["NIC", "eth1", "eth2", "eth3", "eth4", "eth5"]
+        assert [line.split()[1] for line in table] == ["NIC", "eth1", "eth2", "eth3", "eth4", "eth5", "eth6"]
         assert table[2].split()[4:8] == ["vlan", "7", "down", "shared-subnet"]
         assert "relayed via" in table[3]
         assert "absent" in table[5]
         notes = shown.split("\n\n")[2].splitlines()
-        assert len(notes) == 3
+        assert len(notes) == 4
         assert "regionctl subnets confirm-pair sn-0000000005 rack-a" in notes[0]
         assert "regionctl clusters set rack-a --vrf NAME" in notes[0]
         assert "until somebody says so" in notes[1]
         assert notes[2].endswith("is not served: there is no VRF blue")
+        assert notes[3].endswith("as an admin wants it; the way back: regionctl clusters serve ci-000000000s")
         as_json = json.loads((await run("clusters", "topology", "rack-a", "--json", env=env)).stdout)
-        assert (as_json["present"], as_json["absent"], as_json["conflicts"], as_json["waiting"]) == (4, 1, 1, 2)
+        assert (as_json["present"], as_json["absent"], as_json["conflicts"], as_json["waiting"]) == (5, 1, 1, 2)
 
 
 @pytest_twisted.ensureDeferred

@@ -31,16 +31,16 @@ async def test_vrfs() -> None:
 @pytest_twisted.ensureDeferred
 async def test_what_is_in_them() -> None:
     async with serving() as server:
-        env, vrfs = over_tcp(server), server.region.vrfs
+        env, vrfs, edits = over_tcp(server), server.region.vrfs, server.region.cluster_edits
         changed = await run("clusters", "set", "rack-a", "--vrf", "blue", env=env)
         assert changed.stdout == "rack-a is in VRF default and serves 192.0.2.0/24\n"
-        name, call = vrfs.calls[-1]
+        name, call = edits.calls[-1]
         assert (name, call["cluster"], call["vrf"], call["force"]) == ("change_cluster", "rack-a", "blue", False)
         await run("clusters", "set", "rack-a", "--vrf", "blue", "--force", env=env)
-        assert (vrfs.calls[-1][1]["force"], vrfs.calls[-1][1]["pairs"]) == (True, False)
+        assert (edits.calls[-1][1]["force"], edits.calls[-1][1]["pairs"]) == (True, False)
         await run("clusters", "set", "rack-a", "--vrf", "blue", "--with-pairs", env=env)
-        assert (vrfs.calls[-1][1]["force"], vrfs.calls[-1][1]["pairs"]) == (False, True)
-        vrfs.answers["change_cluster"] = errors.SubnetsLeftBehind("it would stop serving", subnets=["192.0.2.0/24"])
+        assert (edits.calls[-1][1]["force"], edits.calls[-1][1]["pairs"]) == (False, True)
+        edits.answers["change_cluster"] = errors.SubnetsLeftBehind("it would stop serving", subnets=["192.0.2.0/24"])
         refused = await run("clusters", "set", "rack-a", "--vrf", "blue", env=env)
         check_one_line(refused, 1, "subnets-left-behind: it would stop serving")
         added = await run("subnets", "add", "10.0.0.0/24", "--vrf", "blue", "--release-hold", "5m", env=env)

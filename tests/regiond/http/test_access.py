@@ -70,6 +70,7 @@ TABLE: dict[tuple[str, str], tuple[object, tuple[int, int, int, int, int, int]]]
     ("DELETE", "/api/v1/subnets/{subnet}"): (None, (401, 401, 403, 204, 403, 403)),
     ("GET", "/api/v1/cluster-interfaces"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/cluster-interfaces/{interface}"): (None, (401, 401, 200, 200, 200, 200)),
+    ("PATCH", "/api/v1/cluster-interfaces/{interface}"): ({"serve": False}, (401, 401, 403, 200, 403, 403)),
     ("GET", "/api/v1/subnets"): (None, (401, 401, 200, 200, 200, 200)),
     ("GET", "/api/v1/subnets/{subnet}"): (None, (401, 401, 200, 200, 200, 200)),
     ("PATCH", "/api/v1/subnets/{subnet}"): ({"release_hold_seconds": 60}, (401, 401, 403, 200, 403, 403)),

@@ -16,7 +16,7 @@ from clusterd.protocol.values import InterfaceReport
 from regiond.domain.identity import ByName, Introduction
 from regiond.domain.mutations import Actor
 from regiond.storage.changes import Change
-from regiond.storage.vrfs import VrfStore
+from regiond.storage.cluster_edits import ClusterEditStore
 from tests.fakes import topology
 from tests.fakes.tables import Tables
 from tests.regiond.storage.region import Region, new_id, region_on
@@ -234,7 +234,7 @@ class OnPostgres:
 
     def __init__(self, region: Region) -> None:
         self.region = region
-        self.store = VrfStore(region.pool, new_id)
+        self.store = ClusterEditStore(region.pool, new_id)
         self.vrfs = {name: new_id() for name in VRFS}
         self.story = self.vrfs[VRFS[0]]
         self.clusters = [new_id() for _ in range(CLUSTERS)]
@@ -259,7 +259,7 @@ class OnPostgres:
 
     async def take_vrf(self, cluster: int, vrf: str) -> None:
         change = Change(Actor(None, "tester", is_admin=True), "test-request")
-        await self.store.set_cluster_vrf(change, self.clusters[cluster], self.vrfs[vrf], pairs=False, force=True)
+        await self.store.change(change, self.clusters[cluster], vrf=self.vrfs[vrf], force=True)
 
     async def hour_passes(self) -> None:
         await self.region.pool.execute(

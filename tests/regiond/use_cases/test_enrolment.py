@@ -562,7 +562,7 @@ async def test_a_forgotten_cluster_is_gone_and_stays_out(world: World) -> None:
         await enrolment.forget(regiond.admin, "rack-7", dhcp_is_off=False)
     assert caught.value.members["subnets"] == ["192.0.2.0/24"]
     assert link.connected_now
-    seen = versions.of_cluster((await inventory.cluster("rack-7")).id, "default")
+    seen = versions.of_cluster((await inventory.cluster("rack-7")).id, "rack-7", "default")
     with pytest.raises(StaleVersion) as stale:
         await enrolment.forget(replace(regiond.admin, if_match=frozenset({'"then"'})), "rack-7", dhcp_is_off=True)
     assert stale.value.members["etag"] == seen

@@ -16,10 +16,12 @@ from regiond.domain.identity import ByName, Introduction
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.networks import network
 from regiond.domain.topology_changes import Happened
+from regiond.storage.cluster_edits import ClusterEditStore
 from regiond.storage.networks import NetworkStore
 from regiond.storage.pairs import PairStore
 from regiond.storage.topology_history import KEPT_PER_CLUSTER, TopologyHistory
 from regiond.storage.vrfs import VrfStore
+from regiond.use_cases.cluster_edits import ClusterEdits
 from regiond.use_cases.inventory import Inventory
 from regiond.use_cases.requests import Caller, RequestContext
 from regiond.use_cases.topologies import Topologies
@@ -38,6 +40,7 @@ class World:
 
     region: Region
     vrfs: Vrfs
+    edits: ClusterEdits
     topologies: Topologies
     inventory: Inventory
     told: list[Sequence[int]] = field(default_factory=list)
@@ -47,7 +50,7 @@ class World:
         return RequestContext(Caller(self.region.owner, "tester", is_admin=True, read_only=False), "test-request")
 
     async def move(self, name: str, vrf: str, *, pairs: bool = False) -> None:
-        await self.vrfs.change_cluster(self.admin, name, vrf=vrf, pairs=pairs, force=False)
+        await self.edits.change_cluster(self.admin, name, vrf=vrf, pairs=pairs, force=False)
 
     async def cluster(self, name: str) -> int:
         return (await self.region.clusters.register(ByName(name), Introduction(name, "file", "0"))).cluster
@@ -84,7 +87,8 @@ async def world(database: str) -> AsyncIterator[World]:
 
         inventory = Inventory(region.reads, Catalogue(reactor, region.reads))
         vrfs = Vrfs(inventory, VrfStore(region.pool, new_id), NetworkStore(region.pool, new_id), changed)
-        yield World(region, vrfs, Topologies(inventory, TopologyHistory(region.pool)), inventory, told)
+        edits = ClusterEdits(inventory, vrfs, ClusterEditStore(region.pool, new_id), PairStore(region.pool), changed)
+        yield World(region, vrfs, edits, Topologies(inventory, TopologyHistory(region.pool)), inventory, told)
 
 
 def eth(nic: str, own: str = "10.0.0.1", cidr: str = NET, **more: Any) -> InterfaceReport:
@@ -100,7 +104,7 @@ async def test_the_second_site_with_the_same_network_is_moved_to_a_vrf_of_its_ow
         assert ("rack-b", "eth0", "default", "shared-subnet") in await here.serving()
         made = await here.vrfs.add_vrf(here.admin, name="Site-2", comment="the other one")
         assert (made.name, made.comment, made.subnets, made.clusters) == ("site-2", "the other one", 0, 0)
-        moved = await here.vrfs.change_cluster(here.admin, "rack-b", vrf="site-2", pairs=False, force=False)
+        moved = await here.edits.change_cluster(here.admin, "rack-b", vrf="site-2", pairs=False, force=False)
         assert (moved.vrf, [each.role for each in moved.subnets]) == ("site-2", ["serving"])
         assert here.told == [(), (second,)]
         assert await here.subnets() == {("default", NET, ("rack-a",), 0), ("site-2", NET, ("rack-b",), 0)}
@@ -122,7 +126,7 @@ async def test_a_cluster_takes_its_own_subnets_along_with_their_reservations(dat
         before = (await here.inventory.interfaces(None))[0].id
         await here.region.do(here.region.device(subnet.id, MAC))
         blue = await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
-        await here.vrfs.change_cluster(
+        await here.edits.change_cluster(
             here.admin, "rack-a", vrf=format_id(Prefix.VRF, blue.id), pairs=False, force=False
         )
         assert await here.subnets() == {("blue", NET, ("rack-a",), 1)}
@@ -130,7 +134,7 @@ async def test_a_cluster_takes_its_own_subnets_along_with_their_reservations(dat
         assert (await here.inventory.interfaces(None))[0].id == before
         with pytest.raises(errors.VrfInUse):
             await here.vrfs.remove_vrf(here.admin, "blue")
-        await here.vrfs.change_cluster(here.admin, "rack-a", vrf="default", pairs=False, force=False)
+        await here.edits.change_cluster(here.admin, "rack-a", vrf="default", pairs=False, force=False)
         await here.vrfs.remove_vrf(here.admin, "blue")
         assert [view.name for view in await here.vrfs.vrfs()] == ["default"]
         assert await here.happened("rack-a") == [
@@ -148,7 +152,7 @@ async def test_a_subnet_whose_link_flaps_goes_along_too(database: str) -> None:
         await here.report(rack, *both)
         await here.report(rack, both[0])
         await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
-        await here.vrfs.change_cluster(here.admin, "rack-a", vrf="blue", pairs=False, force=False)
+        await here.edits.change_cluster(here.admin, "rack-a", vrf="blue", pairs=False, force=False)
         await here.report(rack, *both)
         assert await here.subnets() == {("blue", NET, ("rack-a",), 0), ("blue", "2001:db8::/64", ("rack-a",), 0)}
 
@@ -162,7 +166,7 @@ async def test_a_subnet_that_cannot_go_along_while_its_link_flaps_is_named(datab
         await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
         await here.vrfs.add_subnet(here.admin, cidr="10.0.0.0/16", vrf="blue", release_hold_seconds=None)
         with pytest.raises(errors.SubnetsLeftBehind) as refused:
-            await here.vrfs.change_cluster(here.admin, "rack-a", vrf="blue", pairs=False, force=False)
+            await here.edits.change_cluster(here.admin, "rack-a", vrf="blue", pairs=False, force=False)
         assert refused.value.members["subnets"] == [NET]
 
 
@@ -174,10 +178,10 @@ async def test_what_cannot_go_along_is_left_behind_only_by_force(database: str) 
         await here.report(second, eth("eth0", "10.0.0.2"))
         await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
         with pytest.raises(errors.SubnetsLeftBehind) as refused:
-            await here.vrfs.change_cluster(here.admin, "rack-a", vrf="blue", pairs=False, force=False)
+            await here.edits.change_cluster(here.admin, "rack-a", vrf="blue", pairs=False, force=False)
         assert refused.value.members["subnets"] == [NET]
         assert await here.subnets() == {("default", NET, ("rack-a",), 0)}, "nothing has changed"
-        await here.vrfs.change_cluster(here.admin, "rack-a", vrf="blue", pairs=False, force=True)
+        await here.edits.change_cluster(here.admin, "rack-a", vrf="blue", pairs=False, force=True)
         assert await here.subnets() == {("default", NET, ("rack-a",), 0), ("blue", NET, ("rack-a",), 0)}
         await here.region.clusters.drain_absent()
         (old,) = [view for view in await here.inventory.subnets() if view.vrf == "default"]
@@ -274,7 +278,7 @@ async def test_each_form_of_a_selector_tells_two_vrfs_apart_or_says_what_is_miss
     async with world(database) as here:
         await here.vrfs.add_vrf(here.admin, name="blue", comment=None)
         first, second = await here.cluster("rack-a"), await here.cluster("rack-b")
-        await here.vrfs.change_cluster(here.admin, "rack-b", vrf="blue", pairs=False, force=False)
+        await here.edits.change_cluster(here.admin, "rack-b", vrf="blue", pairs=False, force=False)
         await here.report(first, eth("eth0", vlan=7))
         await here.report(second, eth("eth0", "10.0.0.2", vlan=7))
         vrf_of = {
@@ -380,12 +384,12 @@ async def test_mistakes_are_told_and_a_repeated_request_makes_one_vrf(database: 
             await here.vrfs.add_subnet(here.admin, cidr=NET, vrf="green", release_hold_seconds=None)
         await here.cluster("rack-a")
         with pytest.raises(errors.NotFound, match="there is no VRF green"):
-            await here.vrfs.change_cluster(here.admin, "rack-a", vrf="green", pairs=False, force=False)
+            await here.edits.change_cluster(here.admin, "rack-a", vrf="green", pairs=False, force=False)
         stale = replace(here.admin, if_match=frozenset({'"0000000000000000"'}))
         for act in (
             lambda: here.vrfs.change_vrf(stale, "blue", comment="x"),
             lambda: here.vrfs.remove_vrf(stale, "blue"),
-            lambda: here.vrfs.change_cluster(stale, "rack-a", vrf="blue", pairs=False, force=False),
+            lambda: here.edits.change_cluster(stale, "rack-a", vrf="blue", pairs=False, force=False),
         ):
             with pytest.raises(errors.StaleVersion):
                 await act()
