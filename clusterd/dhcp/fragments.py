@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clusterd.dhcp.dnsmasq.settings import DnsmasqSettings
-from clusterd.dhcp.isc.settings import IscSettings
+from clusterd.dhcp.isc.settings import Ipv6Settings, IscSettings
 from clusterd.dhcp.kea.include_text import file_name
 from clusterd.dhcp.kea.settings import KeaSettings, Way
 from clusterd.protocol.addresses import Family
@@ -55,6 +55,8 @@ def dnsmasq_fragment(
     pooled = sum(_size(pool) for site in networks for pool in site.pools)
     lines = [
         "# What hostmap needs of dnsmasq. Check it with: dnsmasq --test --conf-file=THIS-FILE",
+        "# Make the directory first, writable for clusterd's user and readable for dnsmasq's, which needs it to start:",
+        f"#   install -d -m 0755 {hosts_directory}",
         f"dhcp-hostsfile={hosts_file}",
         f"dhcp-hostsdir={hosts_directory}",
         f"pid-file={settings.pid_file}",
@@ -88,8 +90,15 @@ def isc_fragment(networks: Sequence[SiteNetwork], settings: IscSettings, family:
             f'include "{settings.omapi_key_file}";',
             "omapi-key hostmap;",
         ]
-    elif settings.ipv6 is not None:
-        lines.append(f'include "{settings.ipv6.include_file}";')
+    else:
+        if settings.ipv6 is None:
+            lines.append("# clusterd needs a table [dhcp.ipv6] in its settings, with these paths or others.")
+        include_file = (settings.ipv6 or Ipv6Settings()).include_file
+        lines += [
+            "# Make the file first, writable for clusterd's user and readable for dhcpd's, which needs it to start:",
+            f"#   install -d -m 0755 {include_file.parent} && touch {include_file}",
+            f'include "{include_file}";',
+        ]
     lines += ["authoritative;"] if family == 4 else []
     lines += [f"default-lease-time {LEASE_SECONDS};"] + ([f"max-lease-time {LEASE_SECONDS};"] if family == 4 else [])
     for site in _of(networks, family):
@@ -120,32 +129,54 @@ def kea_fragment(
     sites = list(_of(networks, family))
     server: dict[str, Any] = {
         "interfaces-config": {"interfaces": sorted({site.nic for site in sites if site.nic is not None})},
-        "control-socket": {"socket-type": "unix", "socket-name": str(socket or f"/run/kea/kea{family}-ctrl-socket")},
+        "control-socket": {"socket-type": "unix", "socket-name": str(socket or _usual_socket(family))},
         "lease-database": {"type": "memfile", "persist": True},
         "valid-lifetime": LEASE_SECONDS,
         # A client-id first: with the hardware address first, a NIC alias is given the address of its primary.
         "host-reservation-identifiers": ["client-id", "hw-address"] if family == 4 else ["duid", "hw-address"],
+        # Several machines for one address: docks and bonds.
+        "ip-reservations-unique": False,
         "reservations-global": False,
         "reservations-in-subnet": True,
         "reservations-out-of-pool": False,
         "hooks-libraries": [{"library": str(hooks / "libdhcp_lease_cmds.so")}],
     }
+    if family == 4:
+        # The client-ids of a machine change between PXE and its system.
+        server |= {"authoritative": True, "match-client-id": False}
     if way is Way.HOSTS_DATABASE:
-        server["hosts-database"] = {"type": "postgresql", "name": database, "user": "kea"}
+        # While the database is away Kea serves on, without its host maps, and tries again.
+        retry = {"max-reconnect-tries": 1_000_000, "reconnect-wait-time": 1000, "on-fail": "serve-retry-continue"}
+        server["hosts-database"] = {"type": "postgresql", "name": database, "user": "kea", **retry}
     elif way is Way.RESERVATION_COMMANDS:
         server["hooks-libraries"].append({"library": str(hooks / "libdhcp_host_cmds.so")})
-    includes: dict[str, str] = {}
+    includes: dict[str, tuple[Path, str]] = {}
     server[f"subnet{family}"] = [
         _kea_subnet(site, None if way is not Way.INCLUDE_FILES else settings.include_directory, includes)
         for site in sites
     ]
     text = json.dumps({f"Dhcp{family}": server}, indent=2)
-    for mark, include in includes.items():
+    for mark, (_, include) in includes.items():
         text = text.replace(json.dumps(mark), include)
-    return f"// What hostmap needs of Kea. Check it with: kea-dhcp{family} -t THIS-FILE\n{text}\n"
+    head = [f"// What hostmap needs of Kea. Check it with: kea-dhcp{family} -t THIS-FILE"]
+    if socket == "":
+        head.append(f'// clusterd\'s table [dhcp] has to say dhcp{family}_socket = "{_usual_socket(family)}".')
+    if includes:
+        head += [
+            "// Make the files first, writable for clusterd's user and readable for Kea's, which needs them to start:",
+            f"//   install -d -m 0755 {settings.include_directory}",
+            *(f"//   echo '[]' > {path}" for path, _ in includes.values()),
+        ]
+    return "\n".join([*head, text]) + "\n"
 
 
-def _kea_subnet(site: SiteNetwork, include_directory: Path | None, includes: dict[str, str]) -> dict[str, Any]:
+def _usual_socket(family: Family) -> str:
+    return f"/run/kea/kea{family}-ctrl-socket"
+
+
+def _kea_subnet(
+    site: SiteNetwork, include_directory: Path | None, includes: dict[str, tuple[Path, str]]
+) -> dict[str, Any]:
     names = ("routers", "domain-name-servers") if site.family == 4 else (None, "dns-servers")
     options = zip(names, (site.routers, site.dns_servers), strict=True)
     subnet: dict[str, Any] = {
@@ -160,7 +191,8 @@ def _kea_subnet(site: SiteNetwork, include_directory: Path | None, includes: dic
     if include_directory is not None:
         mark = f"include {site.cidr}"
         subnet["reservations"] = mark
-        includes[mark] = f'<?include "{include_directory / file_name(site.family, site.cidr)}"?>'
+        path = include_directory / file_name(site.family, site.cidr)
+        includes[mark] = path, f'<?include "{path}"?>'
     return subnet
 
 

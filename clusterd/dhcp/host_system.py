@@ -78,6 +78,14 @@ def replace_file(path: Path, content: bytes) -> FileVersion:
     return FileVersion(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+def size_of(path: Path) -> int:
+    """In octets; 0 for a file that is not there or cannot be read."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def _flush_directory(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -89,6 +89,10 @@ def test_isc(family: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     check("isc", path, family=family)
     assert ("omapi-key hostmap;" in text, f'include "{include}";' in text) == (family == 4, family == 6)
     assert "c2VjcmV0" not in text
+    if family == 6:
+        usual = printed(capsys, "isc", *SUBNETS, "--family", "6", *settings_file(tmp_path, 'backend = "dnsmasq"'))
+        assert "clusterd needs a table [dhcp.ipv6]" in usual and "clusterd needs" not in text
+        assert 'include "/etc/dhcp/hostmap6/host-maps.conf";' in usual
     assert found(DhcpdReader([path], [], [], lambda name: False, run_at_once)) == POOLS[family]
 
 
@@ -107,6 +111,8 @@ def test_kea(family: int, way: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     check("kea", path, family=family)
     assert ('"hosts-database"' in text, "<?include" in text) == (way == "hosts-database", way == "include-files")
     assert "libdhcp_lease_cmds.so" in text
+    assert ('say dhcp6_socket = "/run/kea/kea6-ctrl-socket"' in text) == (family == 6)
+    assert (f"echo '[]' > {tmp_path}/dhcp{family}-" in text) == (way == "include-files")
     findings = Findings()
     findings.take(parse(text, lambda name: Path(name).read_text()), "fragment")
     assert pools(findings.picture) == POOLS[family]

@@ -36,7 +36,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from clusterd.dhcp.backend import BackendError, Rejection
-from clusterd.dhcp.dnsmasq.hosts_directory import SHOWN_PREFIX, size_of, take_away, write_shown
+from clusterd.dhcp.dnsmasq.hosts_directory import HostsDirectory
 from clusterd.dhcp.dnsmasq.lease_pages import leases_of, page_of
 from clusterd.dhcp.dnsmasq.leases import stale_leases
 from clusterd.dhcp.dnsmasq.own_settings import Configuration, read_configuration, refusals, settings_obstacles
@@ -48,7 +48,7 @@ from clusterd.dhcp.host_system import (
     RunInThread,
     run_at_once,
     run_in_threads_of,
-    writing_obstacles,
+    size_of,
 )
 from clusterd.dhcp.leases import LeasePage, LeaseQuestion
 from clusterd.dhcp.pacing import sit_out
@@ -95,19 +95,17 @@ class DnsmasqBackend:
         self._file = FileBackend(hosts_file, run_in_thread=run_in_thread, max_host_maps=max_host_maps)
         self.capabilities = self._file.capabilities
         self._hosts_file = hosts_file
-        self._hosts_directory = hosts_directory
+        self._directory = HostsDirectory(hosts_directory, server, run_in_thread, show_timeout)
         self._server = server
         self._clock = clock
         self._leases = leases
         self._run_in_thread = run_in_thread
         self._read_timeout = read_timeout
-        self._show_timeout = show_timeout
         self._now = now
         self._one_at_a_time = DeferredLock()
         self._in_effect: tuple[FileVersion, RunningServer] | None = None
         self._configured: tuple[RunningServer, Configuration] | None = None
         self._blind: RunningServer | None = None  # it did not see what it was shown
-        self._shown = 0
         self._pacing = Pacing()
         self._many = False
         self._told: tuple[str, ...] = ()
@@ -122,9 +120,8 @@ class DnsmasqBackend:
                 server = self._server.find()
                 host_maps = await self._file.parsed()
                 obstacles = await self._settings_obstacles(server, host_maps)
-                if (await self._configuration(server)).reads("dhcp-hostsdir", self._hosts_directory):
-                    shown = self._hosts_directory / SHOWN_PREFIX
-                    obstacles += await self._run_in_thread(lambda: writing_obstacles(shown))
+                if self._looks(await self._configuration(server)):
+                    obstacles += await self._directory.obstacles(server)
                 version = await self._file.version()
                 if version is not None and self._in_effect != (version, server):
                     await self._reload(server)
@@ -239,18 +236,14 @@ class DnsmasqBackend:
         already = await self._file.verify({*removed, *added})
         await sit_out(self._pacing.show, self._clock)
         self._in_effect = None  # dnsmasq has what the file has not, until the file is written
-        self._shown += 1
-        hidden = self._hosts_directory / f".{SHOWN_PREFIX}{self._shown}"
-        shown = self._hosts_directory / f"{SHOWN_PREFIX}{self._shown}"
         try:
-            await self._run_in_thread(lambda: write_shown(hidden, lines))
-            await self._server.show(server, hidden, shown, self._show_timeout)
+            await self._directory.show(server, lines)
         except BackendError as error:
             self._blind = server
             _log.warn(
                 "additions wait for SIGHUP from now on: {reason}",
                 event="dnsmasq.directory-unread",
-                path=str(self._hosts_directory),
+                path=str(self._directory.path),
                 reason=str(error),
             )
             return None
@@ -264,12 +257,15 @@ class DnsmasqBackend:
         server = self._in_effect[1]
         if server == self._blind or self._configured[0] != server:
             return None
-        return server if self._configured[1].reads("dhcp-hostsdir", self._hosts_directory) else None
+        return server if self._looks(self._configured[1]) else None
+
+    def _looks(self, configuration: Configuration) -> bool:
+        return configuration.reads("dhcp-hostsdir", self._directory.path)
 
     async def _is_shown_to(self, server: RunningServer) -> None:
         """The file is written, and says what this process has: nothing else is needed."""
         version = await self._file.version()
-        await self._run_in_thread(lambda: take_away(self._hosts_directory))
+        await self._directory.clear()
         self._in_effect = None if version is None else (version, server)
 
     # ---- SIGHUP ----
@@ -284,7 +280,7 @@ class DnsmasqBackend:
         if version is None or self._in_effect == (version, server):
             return
         self._in_effect = None
-        await self._run_in_thread(lambda: take_away(self._hosts_directory))
+        await self._directory.clear()
         await self._reload(server)
         self._in_effect = (version, server)
 
@@ -326,11 +322,11 @@ class DnsmasqBackend:
             words = self._server.command_line(server)
             configuration = await self._run_in_thread(lambda: read_configuration(words))
             self._configured = (server, configuration)
-            if not configuration.reads("dhcp-hostsdir", self._hosts_directory):
+            if not self._looks(configuration):
                 _log.info(
                     "additions wait for SIGHUP: with dhcp-hostsdir={path} dnsmasq would take them at once",
                     event="dnsmasq.no-hosts-directory",
-                    path=str(self._hosts_directory),
+                    path=str(self._directory.path),
                 )
         return self._configured[1]
 

@@ -75,8 +75,8 @@ class IncludedHosts:
             await self._check()
             if not await self._run_in_thread(self._is_included):
                 obstacles.append(
-                    f'{self._settings.configuration_file} does not say include "{self._path}"; : IPv6 host maps '
-                    "would have no effect."
+                    f'IPv6 host maps would have no effect: add include "{self._path}"; to '
+                    f"{self._settings.configuration_file} and restart dhcpd."
                 )
             self._server.find()
         except BackendError as error:

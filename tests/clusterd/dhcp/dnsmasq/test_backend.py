@@ -373,7 +373,7 @@ def test_a_crash_after_any_step_of_an_addition_is_put_right(
     elif step == "it is shown":
         monkeypatch.setattr("clusterd.dhcp.file.backend.replace_file", crash)
     elif step == "the file is written":
-        monkeypatch.setattr("clusterd.dhcp.dnsmasq.backend.take_away", crash)
+        monkeypatch.setattr("clusterd.dhcp.dnsmasq.hosts_directory.take_away", crash)
     if step == "it is taken away":
         result_of(settled.apply((), {PLAIN}))
     else:
@@ -461,6 +461,21 @@ def test_a_directory_that_cannot_be_written_is_said(settled: DnsmasqBackend, pat
     path.with_name("maps.new").rmdir()
     (sentence,) = finish(clock, Deferred.fromCoroutine(settled.check()))
     assert sentence.startswith(f"The directory {path.parent}/maps.new does not exist: create it")
+
+
+def test_a_directory_that_dnsmasq_does_not_look_into_is_said(
+    settled: DnsmasqBackend, server: FakeSignalledServer, path: Path, clock: Clock
+) -> None:
+    assert finish(clock, Deferred.fromCoroutine(settled.check())) == []
+    server.blind = True
+    (sentence,) = finish(clock, Deferred.fromCoroutine(settled.check()))
+    directory = path.with_name("maps.new")
+    told = f"If {directory} was made again since dnsmasq was started, restart it."
+    assert sentence == f"it did not look: additions wait for SIGHUP. {told}"
+    server.unreadable = "Its user may not."
+    (sentence,) = finish(clock, Deferred.fromCoroutine(settled.check()))
+    assert sentence == "it did not look: additions wait for SIGHUP. Its user may not."
+    assert list(directory.iterdir()) == []
 
 
 def test_a_check_after_all_is_in_effect_sends_no_sighup(

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,8 @@ from clusterd.dhcp.host_lines import render_line
 from clusterd.protocol.values import HostMap, Identifier
 from tests.clusterd.dhcp.dnsmasq.test_real import network
 from tests.clusterd.dhcp.driven_contract import NET, ONE, SCENARIOS, THREE, TWO, Scenario, driven
-from tests.lab.namespaces import Network, in_namespace, within
+from tests.lab.namespaces import Network, in_namespace
+from tests.lab.operator import Operator
 from tests.lab.raw_v4 import RawClient4
 from tests.lab.servers import DnsmasqServer, dnsmasq
 from tests.lab.site import DrivenSite
@@ -188,23 +188,9 @@ def written(path: Path) -> tuple[int, int, int]:
 
 def check(network: Network, troubled: TroubledDnsmasq, directory: Path, hosts_file: Path) -> tuple[int, list[str]]:
     """`twistd clusterd --check` on the server's host: its exit code and what it says."""
-    config = directory / "clusterd.toml"
-    config.write_text(
-        f"""
-        state_directory = "{directory / "state"}"
-        name = "rack-7"
-        [dhcp]
-        backend = "dnsmasq"
-        hosts_file = "{hosts_file}"
-        hosts_directory = "{troubled.server.hosts_directory}"
-        pid_file = "{troubled.server.pid_file}"
-        """
-    )
-    twistd = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
-    command = [*within(network.server), *twistd, "clusterd", "--config", str(config), "--check"]
-    ran = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
-    assert ran.stderr == ""
-    return ran.returncode, ran.stdout.splitlines()
+    server = troubled.server
+    files = f'hosts_file = "{hosts_file}"\nhosts_directory = "{server.hosts_directory}"\npid_file = "{server.pid_file}"'
+    return Operator(network, directory, f'backend = "dnsmasq"\n{files}').check()
 
 
 @pytest_twisted.ensureDeferred

@@ -165,7 +165,7 @@ def test_obstacles(site: Site) -> None:
     assert site.include_file.read_text() == render(())
     site.settings.configuration_file.write_text("subnet6 2001:db8::/64 { }\n")
     [sentence] = result_of(site.hosts.obstacles())
-    assert sentence.startswith(f'{site.settings.configuration_file} does not say include "{site.include_file}"')
+    assert f'no effect: add include "{site.include_file}"; to {site.settings.configuration_file} and' in sentence
     site.server.checker = Done(1, "Can't open /etc/dhcp/dhcpd6.conf: Permission denied\n")
     [sentence] = result_of(site.hosts.obstacles())
     assert "Permission denied" in sentence
