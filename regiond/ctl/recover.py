@@ -1,5 +1,6 @@
 """`regionctl recover`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -15,22 +16,31 @@ _CLUSTER = ("id", "name", "heard", "connected", "last_heard", "software_version"
 @click.option("--begin", metavar="REASON", help="Begin a recovery, e.g. after a backup was restored; say why.")
 @click.option("--end", is_flag=True, help="Wait for no more clusters, and go on with what the others have.")
 @click.option("--force", is_flag=True, help="With --end: also when clusters that may serve addresses were not heard.")
+@click.option("--without", metavar="NAME", multiple=True, help="Wait no more for this cluster, only for the others.")
 @json_option
 @pass_settings
-def recover(settings: Settings, begin: str | None, end: bool, force: bool) -> None:
+def recover(settings: Settings, begin: str | None, end: bool, force: bool, without: tuple[str, ...]) -> None:
     """Show or steer the recovery after the region's database went back in time.
 
     The region notices by itself that a backup was restored or a failover lost commits, from its state directory or from
     clusters that know more than the database; where the state directory is lost, too, begin it by hand before clusters
     connect. Until every cluster that serves a subnet was heard, claims on that subnet are answered 503. Addresses that
     clusters serve and the region does not know become reservations of kind `recovered`.
+
+    A cluster that does not come is waited for until it is forgotten (regionctl clusters forget), or until the recovery
+    goes on without it: --without NAME, or --end --force without all that are missing. What such a cluster serves may
+    then be given to somebody else; that it was given up is shown here and kept in the audit.
     """
-    if begin is not None and end:
-        raise click.UsageError("--begin and --end exclude each other")
+    if begin is not None and (end or without):
+        raise click.UsageError("--begin excludes --end and --without")
+    if end and without:
+        raise click.UsageError("--end waits for nobody any more: leave out --without")
     if force and not end:
         raise click.UsageError("--force goes with --end")
     if begin is not None:
         shown = settings.client.post("/recovery/begin", {"reason": begin}).content
+    elif without:
+        shown = settings.client.post("/recovery/end", {"without": list(without)}).content
     elif end:
         shown = settings.client.post("/recovery/end", {"force": force}).content
     else:
@@ -52,6 +62,7 @@ def _print(shown: Any) -> None:
             ("CLUSTER", "NAME", "HEARD", "CONNECTED", "LAST HEARD OF", "VERSION"),
             ([each[name] for name in _CLUSTER] for each in shown["clusters"]),
         )
+        _print_advice([each for each in shown["clusters"] if each["advice"]])
     if shown["subnets"]:
         click.echo("\nNothing can be claimed on these, nor is anything delivered, before who they wait for was heard:")
         print_table(
@@ -59,6 +70,17 @@ def _print(shown: Any) -> None:
             ([each["id"], each["cidr"], each["vrf"], ",".join(each["waits_for"])] for each in shown["subnets"]),
         )
     _print_findings(shown)
+
+
+def _print_advice(waited_for: Sequence[Any]) -> None:
+    if waited_for:
+        click.echo("\nNot heard yet:")
+        for each in waited_for:
+            click.echo(f"  {each['name']}: {each['advice']}")
+        click.echo(
+            "or go on without one (--without NAME) or without all of them (--end --force): what they serve and the "
+            "region does not know may then be given to somebody else"
+        )
 
 
 def _print_findings(shown: Any) -> None:

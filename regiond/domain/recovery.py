@@ -72,6 +72,7 @@ class FindingKind(StrEnum):
     CONFLICT = "conflict"  # the region's later reservation stands; the cluster will drop its host map
     POSSIBLY_RELEASED = "possibly-released"  # the cluster had it no more; it stays
     UNKNOWN_NETWORK = "unknown-network"  # host maps of a network that is no subnet of the region
+    GIVEN_UP = "given-up"  # a cluster was not heard of a subnet: somebody ended the wait for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +256,22 @@ class RecoveringCluster:
     unheard: bool
     last_heard: datetime | None
     software_version: str
+    revoked: bool = False
+
+    @property
+    def advice(self) -> str | None:
+        """What makes it heard, or ends the wait for it; None where nobody waits."""
+        if not self.unheard:
+            return None
+        if self.connected:
+            return (
+                "it is asked again and again: see recovery.not-heard in the log of regiond; an older clusterd has to "
+                "be upgraded"
+            )
+        off = f"if its DHCP server is off for good: regionctl clusters forget {self.name} --dhcp-is-off"
+        if self.revoked:
+            return f"it is revoked, and not let in before regionctl clusters enrol {self.name}; {off}"
+        return f"start its clusterd, or clear its way to the region; {off}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ async def begin(use: UseCases, call: Call[RecoveryBegin, NoQuery]) -> Answer:
 
 
 async def end(use: UseCases, call: Call[RecoveryEnd, NoQuery]) -> Answer:
-    view = await use.recovery.end(call.context, force=call.body.force)
+    view = await use.recovery.end(call.context, force=call.body.force, without=call.body.without)
     return Answer(200, show.recovery(view))
 
 

@@ -1,6 +1,6 @@
 """What the HTTP API needs of the rest of the region. `Claims`, `Inventory` and `Accounts` are these in earnest."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -364,7 +364,7 @@ class RecoveryUseCases(Protocol):
 
     async def recovery(self, context: RequestContext) -> RecoveryView: ...
     async def begin(self, context: RequestContext, *, reason: str) -> RecoveryView: ...
-    async def end(self, context: RequestContext, *, force: bool) -> RecoveryView: ...
+    async def end(self, context: RequestContext, *, force: bool, without: Collection[str] = ()) -> RecoveryView: ...
 
 
 class MetricsUseCases(Protocol):

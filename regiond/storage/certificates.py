@@ -11,6 +11,7 @@ from regiond.domain.identity import Registered
 from regiond.domain.ids import NewId, Prefix, format_id
 from regiond.storage.changes import Change, once, write_audit
 from regiond.storage.pool import Pool, Session
+from regiond.storage.settling import MAY_HAVE
 
 MAX_CERTIFICATES_A_DAY: Final = 50  # of one cluster, which needs one in 200 days, and another where an answer is lost
 
@@ -229,10 +230,13 @@ class CertificateStore:
         return {row[0] for row in rows}
 
     async def held_subnets(self, cluster: int) -> list[tuple[int, str]]:
-        """The subnets, id and CIDR, of which the cluster has or may still have host maps."""
+        """The subnets, id and CIDR, of which the cluster has or may still have host maps: also those of which a
+        recovery waits to hear what it has.
+        """
         rows = await self._pool.query(
-            """SELECT s.id, s.cidr::text FROM delivery d JOIN subnet s ON s.id = d.subnet
-               WHERE d.cluster = %s AND d.role <> 'former' ORDER BY s.cidr""",
+            f"""SELECT s.id, s.cidr::text FROM subnet s, cluster c WHERE c.id = %s AND (
+                    EXISTS (SELECT FROM delivery d WHERE d.cluster = c.id AND d.subnet = s.id AND d.role <> 'former')
+                    OR c.unheard AND s.recovering_since IS NOT NULL AND {MAY_HAVE}) ORDER BY s.cidr""",  # noqa: S608 (constants only)
             (cluster,),
             retry=True,
         )

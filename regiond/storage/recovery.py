@@ -1,6 +1,6 @@
 """Recoveries in the database: beginning, what clusters hand up, settling subnet by subnet. See Note [Recovery]."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from regiond.domain.recovery import (
     RecoveryView,
 )
 from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, lock_subnet, once, was_done, write_audit
+from regiond.storage.giving_up import give_up
 from regiond.storage.pool import Pool, Session
 from regiond.storage.settling import MAY_HAVE, Settled, settle_subnet
 
@@ -119,8 +120,11 @@ class RecoveryStore:
             return None
         return begun
 
-    async def end_waiting(self, change: Change, *, force: bool) -> tuple[str, ...]:
-        """Settle without the clusters that were not heard; their names. Raises NotRecovering, NotAllHeard."""
+    async def end_waiting(self, change: Change, *, force: bool, without: Collection[str] = ()) -> tuple[str, ...]:
+        """Settle without the clusters that were not heard, or only `without` these; their names.
+
+        Raises NotRecovering, NotAllHeard, and InvalidRequest for one `without` that nobody waits for.
+        """
 
         names: tuple[str, ...] = ()
 
@@ -129,22 +133,32 @@ class RecoveryStore:
             rows = await session.run("SELECT recovering_since IS NOT NULL FROM region FOR UPDATE")
             if not rows[0][0]:
                 raise errors.NotRecovering("no recovery goes on")
-            names = tuple(
-                row[0]
+            unheard = {
+                row[0]: row[1]
                 for row in await session.run(
-                    f"""SELECT c.name FROM cluster c WHERE c.unheard AND EXISTS (
-                            SELECT FROM subnet s WHERE {MAY_HAVE}) ORDER BY c.name"""  # noqa: S608 (constants only)
+                    f"""SELECT c.name, c.id FROM cluster c WHERE c.unheard AND EXISTS (
+                            SELECT FROM subnet s WHERE s.recovering_since IS NOT NULL AND {MAY_HAVE})
+                        ORDER BY c.name FOR UPDATE"""  # noqa: S608 (constants only)
                 )
-            )
-            if names and not force:
+            }
+            for name in without:
+                if name not in unheard:
+                    raise errors.InvalidRequest("/without", f"nobody waits for {name}")
+            names = tuple(name for name in unheard if name in without or not without)
+            if names and not force and not without:
                 raise errors.NotAllHeard(
                     "these may serve addresses that the region does not know of, and were not heard: "
                     f"{', '.join(names[:20])}{' and more' if len(names) > 20 else ''}. Where it is ended by force, the "
                     "region may give such an address to somebody else",
                     clusters=list(names),
                 )
-            await session.run("UPDATE cluster SET unheard = false WHERE unheard")
-            await write_audit(session, change, "recovery.end", "region", {"not_heard": list(names)}, None)
+            given_up: dict[str, list[str]] = {name: [] for name in names}
+            for one in await give_up(session, [unheard[name] for name in names]):
+                given_up[one.cluster].append(one.cidr)
+            if not without:
+                await session.run("UPDATE cluster SET unheard = false WHERE unheard")
+            before = {"not_heard": list(names), "given_up": given_up}
+            await write_audit(session, change, "recovery.end", "region", before, None)
             return 0
 
         await once(self._pool, change, work, sets=True)
@@ -315,11 +329,12 @@ class RecoveryStore:
             return (
                 await session.run("SELECT history::text, recovering_since, recovery_reason FROM region"),
                 await session.run(
-                    f"""SELECT c.id, c.name, {_CONNECTED}, c.unheard, c.last_heard, c.software_version FROM cluster c
+                    f"""SELECT c.id, c.name, {_CONNECTED}, c.unheard, c.last_heard, c.software_version,
+                               c.revoked IS NOT NULL FROM cluster c
                         WHERE c.unheard OR EXISTS (
                             SELECT FROM delivery d JOIN subnet s ON s.id = d.subnet
                             WHERE d.cluster = c.id AND {_HOLDING} AND s.recovering_since IS NOT NULL)
-                        ORDER BY c.name"""  # noqa: S608 (constants only) (constants only)
+                        ORDER BY c.name"""  # noqa: S608 (constants only)
                 ),
                 await session.run(
                     f"""SELECT s.id, s.cidr::text, v.name, s.recovering_since,

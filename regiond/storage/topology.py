@@ -11,6 +11,7 @@ from regiond.domain.ids import NewId, Prefix, format_id
 from regiond.domain.topology import TopologyPlan
 from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, once, rebuild_free_ranges, was_done, write_audit
 from regiond.storage.connection import Row
+from regiond.storage.giving_up import give_up
 from regiond.storage.pool import Pool, Session
 from regiond.storage.registration import register
 from regiond.storage.topology_log import tell
@@ -112,7 +113,7 @@ class ClusterStore:
     async def forget(self, change: Change, cluster: int, held: Sequence[str]) -> None:
         """Take a cluster out of everything that is shown or delivered to. Its row stays under another name: that it
         served subnets once is of interest where an address rests. `held` (CIDRs) is what it might still have
-        served, for the audit. Raises ClusterHoldsHostMaps.
+        served, for the audit. No recovery waits for it any more. Raises ClusterHoldsHostMaps.
         """
 
         async def run(session: Session) -> int:
@@ -123,6 +124,9 @@ class ClusterStore:
             )
             if still:
                 raise ClusterHoldsHostMaps("the cluster began to serve a subnet meanwhile: try again", subnets=[])
+            given_up = await give_up(session, [cluster])
+            if any(one.cidr not in held for one in given_up):
+                raise ClusterHoldsHostMaps("a recovery began meanwhile: try again", subnets=[])
             owned = await session.run(
                 "SELECT DISTINCT subnet FROM infrastructure_address WHERE cluster = %s ORDER BY subnet", (cluster,)
             )
@@ -138,6 +142,8 @@ class ClusterStore:
             for subnet in subnets:
                 await rebuild_free_ranges(session, subnet)
             before = {"name": rows[0][0], "held": list(held), "dhcp_is_off": bool(held)}
+            if given_up:
+                before["not_heard_of"] = [one.cidr for one in given_up]
             await write_audit(session, change, "cluster.forget", format_id(Prefix.CLUSTER, cluster), before, None)
             return cluster
 

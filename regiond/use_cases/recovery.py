@@ -1,5 +1,6 @@
 """Recovery as an admin sees it: how far it is, beginning one by hand, ending the wait for clusters that do not come."""
 
+from collections.abc import Collection
 from typing import Protocol
 
 from twisted.logger import Logger
@@ -15,7 +16,7 @@ class RecoveryStore(Protocol):
 
     async def begin(self, change: Change, reason: str, of_history: str | None = None) -> str | None: ...
 
-    async def end_waiting(self, change: Change, *, force: bool) -> tuple[str, ...]: ...
+    async def end_waiting(self, change: Change, *, force: bool, without: Collection[str] = ()) -> tuple[str, ...]: ...
 
     async def was_done(self, change: Change) -> bool: ...
 
@@ -61,14 +62,17 @@ class Recoveries:
         await self._settles.settle()
         return await self._store.view()
 
-    async def end(self, context: RequestContext, *, force: bool) -> RecoveryView:
-        """Wait for no more clusters; what the heard ones have counts. Raises NotRecovering, NotAllHeard."""
+    async def end(self, context: RequestContext, *, force: bool, without: Collection[str] = ()) -> RecoveryView:
+        """Wait for no more clusters, or not for those `without` which it is to go on; what the others have counts.
+
+        Raises NotRecovering, NotAllHeard, InvalidRequest.
+        """
         _require_admin(context)
         if await self._store.was_done(context.change):
             return await self._store.view()
-        names = await self._store.end_waiting(context.change, force=force)
+        names = await self._store.end_waiting(context.change, force=force, without=without)
         self._log.warn(
-            "{actor} ends the recovery without hearing {clusters}",
+            "{actor} has the recovery go on without hearing {clusters}",
             event="recovery.cut-short",
             actor=context.caller.name,
             clusters=names,

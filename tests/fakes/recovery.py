@@ -56,6 +56,10 @@ class RecoveryTables:
 
     def end_waiting(self) -> None:
         """By force."""
+        for cluster in self.tables.unheard:
+            for subnet in self.may_have(cluster):
+                if self.tables.subnets[subnet]["recovering"]:
+                    self._find(FindingKind.GIVEN_UP, subnet, None)
         self.tables.unheard.clear()
 
     # ---- what clusters hand up ----

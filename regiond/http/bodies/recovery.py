@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from regiond.http.bodies.base import Body
-from regiond.http.fields import Text
+from regiond.http.fields import Name, Text
+
+MAX_GIVEN_UP = 1000
 
 
 class RecoveryBegin(Body):
@@ -16,8 +20,14 @@ class RecoveryBegin(Body):
 
 
 class RecoveryEnd(Body):
-    """`force`: also when clusters that may serve unknown addresses were not heard."""
+    """`force`: also when clusters that may serve unknown addresses were not heard. `without` (names): wait no more for
+    these, and go on waiting for the others.
+    """
 
-    examples: ClassVar[Mapping[str, Any]] = {"a cluster is gone for good": {"force": True}}
+    examples: ClassVar[Mapping[str, Any]] = {
+        "no cluster that is missing will come": {"force": True},
+        "one of them will not": {"without": ["rack-8"]},
+    }
 
     force: bool = False
+    without: list[Name] = Field(default=[], max_length=MAX_GIVEN_UP)

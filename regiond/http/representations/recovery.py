@@ -20,6 +20,8 @@ def recovery(view: RecoveryView) -> shapes.Recovery:
                 "heard": not each.unheard,
                 "last_heard": moment(each.last_heard),
                 "software_version": each.software_version,
+                "revoked": each.revoked,
+                "advice": each.advice,
             }
             for each in view.clusters
         ],

@@ -1,6 +1,9 @@
 """What a recovery looks like."""
 
 from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
 
 from regiond.http.shapes.values import Address, Cidr, ClusterId, Count, Moment, ReservationId, Shape, SubnetId
 
@@ -12,6 +15,8 @@ class RecoveringCluster(Shape):
     heard: bool
     last_heard: Moment | None
     software_version: str
+    revoked: bool
+    advice: Annotated[str | None, Field(description="what makes it heard, or ends the wait for it")]
 
 
 class RecoveringSubnet(Shape):

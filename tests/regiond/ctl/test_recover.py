@@ -28,6 +28,9 @@ async def test_what_goes_on_and_who_is_waited_for() -> None:
         assert cluster.split()[1:] == ["rack-a", "no", "yes", "2026-01-31T12:00:00.123Z", "0.1.0"]
         (subnet,) = [line for line in lines if line.startswith("sn-")]
         assert subnet.split()[1:] == ["192.0.2.0/24", "default", "rack-a"]
+        advice = lines[lines.index("Not heard yet:") + 1 :]
+        assert advice[0].startswith("  rack-a: it is asked again and again")
+        assert "--without NAME" in advice[1] and "--end --force" in advice[1]
         assert lines[-1] == "Reserved again: 1, see regionctl reservations list --kind recovered"
         assert "Worth a look" not in shown
 
@@ -62,7 +65,11 @@ async def test_beginning_and_ending() -> None:
         await run("recover", "--end", "--force", env=env)
         asked = [(name, call.get("reason", call.get("force"))) for name, call in server.region.recovery.calls]
         assert asked == [("begin", "the disk of db1 died"), ("end", False), ("end", True)]
-        check_one_line(await run("recover", "--begin", "x", "--end", env=env), 2, "exclude each other")
+        await run("recover", "--without", "rack-8", "--without", "rack-9", env=env)
+        assert server.region.recovery.calls[-1][1]["without"] == ["rack-8", "rack-9"]
+        check_one_line(await run("recover", "--begin", "x", "--end", env=env), 2, "--begin excludes")
+        check_one_line(await run("recover", "--begin", "x", "--without", "y", env=env), 2, "--begin excludes")
+        check_one_line(await run("recover", "--end", "--without", "y", env=env), 2, "leave out --without")
         check_one_line(await run("recover", "--force", env=env), 2, "--force goes with --end")
         server.region.recovery.answers["end"] = errors.NotAllHeard("were not heard: rack-a", clusters=["rack-a"])
         check_one_line(await run("recover", "--end", env=env), 1, "clusters-not-heard: were not heard: rack-a")

@@ -1,6 +1,7 @@
 """Stories of recoveries: a real PostgreSQL and the fake begin, hear, settle and end them with the same rows."""
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ from twisted.internet import reactor as global_reactor
 
 from clusterd.protocol.addresses import address_to_int
 from clusterd.protocol.values import HostMap, Identifier, IdentifierKind
-from regiond.domain.errors import DomainError
+from regiond.domain.errors import DomainError, NotRecovering
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import Acknowledge, Actor, Claim, Mutation, NewDevice, Release
 from regiond.domain.reservations import Kind
@@ -249,7 +250,7 @@ class InMemory:
         return waited
 
     async def settle(self, waits: bool) -> list[Any]:
-        if not waits:
+        if not waits and self.tables.recovering:
             self.recovery.end_waiting()
         settled = [self.recovery.settle(subnet) for subnet in self.recovery.to_settle()]
         counted = [None if one is None else (one.generation, one.counts) for one in settled]
@@ -347,7 +348,8 @@ class OnPostgres:
 
     async def settle(self, waits: bool) -> list[Any]:
         if not waits:
-            await self.region.pool.execute("UPDATE cluster SET unheard = false")
+            with suppress(NotRecovering):
+                await self.store.end_waiting(Change(ACTOR, "test-request"), force=True)
         settled = [await self.store.settle(subnet) for subnet in await self.store.to_settle()]
         counted = [None if one is None else (one.generation, one.counts) for one in settled]
         return [counted, await self.store.finish() is not None]

@@ -51,6 +51,8 @@ from regiond.enrolment_door import MAX_REFUSALS
 from regiond.region import Region
 from regiond.service import RegionDaemon
 from regiond.storage.certificates import MAX_CERTIFICATES_A_DAY
+from regiond.storage.recovery import RecoveryStore
+from regiond.use_cases.accounts import random_id
 from regiond.use_cases.requests import Caller, RequestContext
 from tests.certificates import now
 from tests.fakes.cluster import FakeCluster
@@ -589,6 +591,43 @@ async def test_a_forgotten_cluster_is_gone_and_stays_out(world: World) -> None:
     again = await world.enrol(await regiond.offer(), "host-b")
     assert again.load().cluster != file.load().cluster
     await world.register(again)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cluster_that_a_recovery_waits_for_can_be_revoked_and_forgotten(world: World) -> None:
+    regiond = await world.start()
+    enrolment, pool = regiond.region.enrolment, regiond.region.reads._pool
+    link, _ = await world.register(await world.enrol(await regiond.offer()))
+    reports = (InterfaceReport("eth0", "192.0.2.0/24", ("192.0.2.1",)),)
+    await link.call(commands.ReportTopology, sequence=1, page=0, pages=1, interfaces=reports)
+    # It serves nothing any more, as far as this database knows.
+    await pool.execute("UPDATE delivery SET role = 'former'")
+    store = RecoveryStore(pool, random_id)
+    assert await store.begin(regiond.admin.change, "a backup was restored") is not None
+    await until(lambda: not link.connected_now, 20)
+
+    async def advice() -> str:
+        (waited_for,) = (await store.view()).clusters
+        assert waited_for.unheard and waited_for.advice is not None
+        return waited_for.advice
+
+    assert "start its clusterd" in await advice()
+    await enrolment.revoke(regiond.admin, "rack-7")
+    assert "regionctl clusters enrol rack-7" in await advice()
+    with pytest.raises(ClusterHoldsHostMaps) as caught:
+        await enrolment.forget(regiond.admin, "rack-7", dhcp_is_off=False)
+    assert caught.value.members["subnets"] == ["192.0.2.0/24"]
+    await enrolment.forget(regiond.admin, "rack-7", dhcp_is_off=True)
+
+    async def is_over() -> bool:
+        return (await store.view()).since is None
+
+    await until(is_over, 20)
+    shown = await store.view()
+    assert (shown.clusters, shown.subnets, shown.counts) == ((), (), {"given-up": 1})
+    assert "rack-7 was not heard" in shown.findings[0].detail
+    [(audited,)] = await pool.query("SELECT before->'not_heard_of' FROM audit WHERE action = 'cluster.forget'")
+    assert audited == ["192.0.2.0/24"]
 
 
 @pytest_twisted.ensureDeferred

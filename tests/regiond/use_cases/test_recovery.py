@@ -272,7 +272,11 @@ async def test_a_cluster_that_does_not_come_is_waited_for_until_an_admin_ends_it
                 with pytest.raises(errors.NotAllHeard) as refusal:
                     await at.recoveries.end_waiting(change_of(at.region), force=False)
                 assert refusal.value.members == {"clusters": ["rack-8"]}
+                with pytest.raises(errors.InvalidRequest, match="nobody waits for rack-7"):
+                    await at.recoveries.end_waiting(change_of(at.region), force=False, without=["rack-7"])
                 assert await at.recoveries.end_waiting(change_of(at.region), force=True) == ("rack-8",)
+                [(audited,)] = await at.region.pool.query("SELECT before FROM audit WHERE action = 'recovery.end'")
+                assert audited == {"not_heard": ["rack-8"], "given_up": {"rack-8": ["198.51.100.0/24"]}}
                 await until(lambda: is_over(at))
                 given = await at.region.do(at.region.user(other, address=conflicting.address))
                 assert given.created
@@ -287,13 +291,34 @@ async def test_a_cluster_that_does_not_come_is_waited_for_until_an_admin_ends_it
                     now = await kinds(at.region)
                     assert now[lost.address] == (Kind.RECOVERED, Status.ACTIVE)
                     assert now[conflicting.address] == (Kind.USER, Status.ACTIVE)
-                    assert (await found(at)).counts == {"recovered": 1, "conflict": 1}
+                    assert (await found(at)).counts == {"given-up": 1, "recovered": 1, "conflict": 1}
 
                     async def delivered() -> bool:
                         await at.sweep()
                         return {m.identifier for m in far.maps} == {mac(1), mac(2)}
 
                     await until(delivered)
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_cluster_is_given_up_and_another_is_still_waited_for(database: str, tmp_path: Path) -> None:
+    disks = tmp_path / "near", tmp_path / "far"
+    async with office(database, tmp_path) as at:
+        for disk, name, cidr in zip(disks, ("rack-7", "rack-8"), (NET, "198.51.100.0/24"), strict=True):
+            async with rack(at, disk, FakeBackend(), name) as one:
+                await one.report(cidr)
+                await claim(at, await at.subnet(cidr), 1)
+    async with office(database, tmp_path) as at:
+        await at.recoveries.begin(change_of(at.region), "an admin was not sure")
+        assert await at.recoveries.end_waiting(change_of(at.region), force=False, without=["rack-8"]) == ("rack-8",)
+        await at.sweep()
+        shown = await found(at)
+        assert [(one.cidr, one.waits_for) for one in shown.subnets] == [(NET, ("rack-7",))]
+        assert [one.name for one in shown.clusters if one.unheard] == ["rack-7"]
+        assert [(finding.kind, finding.cidr) for finding in shown.findings] == [("given-up", "198.51.100.0/24")]
+        assert (await at.region.do(at.region.user(await at.subnet("198.51.100.0/24")))).created
+        with pytest.raises(errors.SubnetRecovering):
+            await at.region.do(at.region.user(await at.subnet(NET)))
 
 
 @pytest_twisted.ensureDeferred
