@@ -4,6 +4,7 @@ import secrets
 import select
 import socket
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 from clusterd.protocol.values import parse_mac
@@ -82,6 +83,32 @@ class RawClient4:
         message = Message(Kind.RELEASE, secrets.randbits(32), parse_mac(mac), client_address=address, options=options)
         self._ip.send(_frame(message))
 
+    def offers(self, macs: Iterable[str], servers: int, timeout: float = 20.0) -> dict[str, dict[str, str]]:
+        """Which address each server would give to each of these machines: by MAC address, by server.
+
+        Asks until so many servers have offered something to each of them, or the time is up.
+        """
+        found: dict[str, dict[str, str]] = {mac: {} for mac in macs}
+        deadline = time.monotonic() + timeout
+        while (left := [mac for mac, by in found.items() if len(by) < servers]) and time.monotonic() < deadline:
+            asked = {}
+            for mac in left:
+                message = _question(Kind.DISCOVER, mac, {}, None)
+                asked[message.transaction] = mac
+                self._ip.send(_frame(message))
+            for message in self._heard(SURE_OF_SILENCE_SECONDS):
+                answer = Answer.of(message)
+                if message.transaction in asked and answer.kind is Kind.OFFER and answer.server_id is not None:
+                    found[asked[message.transaction]][answer.server_id] = answer.address
+        return found
+
+    def _heard(self, silence: float) -> Iterator[Message]:
+        """Every reply until there is none for so many seconds."""
+        while select.select([self._ip], [], [], silence)[0]:
+            message = _message_in(self._ip.recv(4096))
+            if message is not None and message.is_reply:
+                yield message
+
     def _ask(
         self,
         kind: Kind,
@@ -91,14 +118,7 @@ class RawClient4:
         timeout: float,
         own_address: str = "0.0.0.0",
     ) -> Answer | None:
-        message = Message(
-            kind,
-            secrets.randbits(32),
-            parse_mac(mac),
-            client_address=own_address,
-            broadcast=True,
-            options=_with_client_id({**options, Option.PARAMETERS: _WANTED}, client_id),
-        )
+        message = _question(kind, mac, options, client_id, own_address)
         self._ip.send(_frame(message))
         return self._wait(message.transaction, timeout)
 
@@ -121,6 +141,19 @@ class RawClient4:
         if question == b"\0\1" and mac is not None:
             head = frame[6:12] + mac + _ETHERNET_ARP.to_bytes(2)
             self._arp.send(head + b"\0\1\x08\0\6\4\0\2" + mac + wanted + asker)
+
+
+def _question(
+    kind: Kind, mac: str, options: dict[int, bytes], client_id: bytes | None, own_address: str = "0.0.0.0"
+) -> Message:
+    return Message(
+        kind,
+        secrets.randbits(32),
+        parse_mac(mac),
+        client_address=own_address,
+        broadcast=True,
+        options=_with_client_id({**options, Option.PARAMETERS: _WANTED}, client_id),
+    )
 
 
 def _with_client_id(options: dict[int, bytes], client_id: bytes | None) -> dict[int, bytes]:
