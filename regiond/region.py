@@ -202,7 +202,7 @@ class Region:
         use_cases = UseCases(
             self.claims,
             Exports(ExportReads(pool), ReservationFilters(self.catalogue, self.reads)),
-            Batches(self.writer, self.reads, self.claims, self.progress),
+            Batches(self.reads, self.claims, self.progress),
             Imports(reactor, imports, self.import_worker.wake),
             edits,
             self.inventory,

@@ -13,7 +13,7 @@ from twisted.logger import Logger, LogLevel
 
 from regiond.domain.errors import DomainError
 from regiond.domain.ids import parse_id
-from regiond.http.bodies.base import Claiming, Forcing, Page, Query, Waiting
+from regiond.http.bodies.base import Forcing, Page, Probing, Query, Waiting
 from regiond.http.openapi import refusals
 from regiond.http.problems import MEDIA_TYPE, Problem, invalid, of_database, of_domain_error
 from regiond.http.rate import RateLimit
@@ -197,7 +197,7 @@ class Application:
             fingerprint = sha256(b"\0".join(told)).hexdigest()
         if_match = read_if_match(incoming.headers.get("if-match"))
         wait = query.wait if isinstance(query, Waiting) else None
-        probe = query.probe if isinstance(query, Claiming) else None
+        probe = query.probe if isinstance(query, Probing) else None
         return RequestContext(exchange.caller or _NOBODY, exchange.request_id, fingerprint, key, wait, if_match, probe)
 
     def _refusal(self, exchange: _Exchange, problem: Problem) -> Outgoing:

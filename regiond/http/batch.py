@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from regiond.http.bodies import batch as bodies
-from regiond.http.bodies.base import Waiting
+from regiond.http.bodies.base import Probing
 from regiond.http.representations import batch as show
 from regiond.http.routing import BASE, Access, Answer, Call, Route
 from regiond.http.shapes import batch as shapes
@@ -19,8 +19,11 @@ from regiond.use_cases.steps import (
 )
 
 
-async def run(use: UseCases, call: Call[bodies.Batch, Waiting]) -> Answer:
-    """All members happen, or none: then `refused` says what is wrong with each that is wrong, by its position."""
+async def run(use: UseCases, call: Call[bodies.Batch, Probing]) -> Answer:
+    """All members happen, or none: then `refused` says what is wrong with each that is wrong, by its position.
+
+    Addresses are probed together, where `probe` or their subnet wants it, as those of single claims.
+    """
     members = call.body.members
     results = await use.batches.run(call.context, members=[_understood(member, call.now) for member in members])
     shown = [show.member_result(member.operation, result) for member, result in zip(members, results, strict=True)]
@@ -78,8 +81,8 @@ ROUTES = [
         Access.USER,
         "Claim and release many addresses at once",
         bodies.Batch,
-        Waiting,
+        Probing,
         shows=shapes.BatchResult,
-        refusals=("batch-refused", "not-found"),
+        refusals=("batch-refused", "not-found", "not-probed"),
     )
 ]

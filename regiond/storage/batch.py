@@ -93,6 +93,7 @@ def facts_request(mutations: Sequence[Mutation]) -> str:
     identifiers: dict[tuple[int, Identifier], dict[str, Any]] = {}
     keys: dict[tuple[int, str], dict[str, Any]] = {}
     quotas: set[tuple[int, int]] = set()
+    probed: set[int] = set()
     for mutation in mutations:
         if (idempotency := mutation.idempotency) is not None:
             keys[idempotency.account, idempotency.key] = {"account": idempotency.account, "key": idempotency.key}
@@ -101,7 +102,7 @@ def facts_request(mutations: Sequence[Mutation]) -> str:
                 # A named address may use up the range that a later claim would have taken its own from.
                 wants[step.subnet] += step.count
                 if step.probing is Probing.YES:
-                    wants[step.subnet] += PROBED_RANGES
+                    probed.add(step.subnet)
                 for address in step.vetted:
                     addresses[step.subnet, address] = _address(step.subnet, address)
                 if step.kind is Kind.USER:
@@ -115,6 +116,8 @@ def facts_request(mutations: Sequence[Mutation]) -> str:
                     addresses[place.subnet, place.address] = _address(place.subnet, place.address)
                     for i in _new_identifiers(step):
                         identifiers[place.subnet, i] = _identifier(place.subnet, i)
+    for subnet in probed:
+        wants[subnet] += PROBED_RANGES
     request = to_json(
         {
             "subnets": [{"id": subnet, "want": want} for subnet, want in wants.items()],

@@ -9,7 +9,6 @@ from regiond.domain.reservations import Reservation, Status
 from regiond.domain.views import ReservationView
 from regiond.progress import Progress
 from regiond.storage.reads import Reads
-from regiond.storage.writer import Writer
 from regiond.use_cases.claims import Claims
 from regiond.use_cases.repeats import once
 from regiond.use_cases.requests import RequestContext
@@ -43,18 +42,18 @@ class MemberResult:
 class Batches:
     """See the module. A member means what the request that it stands for means, and needs the same role."""
 
-    def __init__(self, writer: Writer, reads: Reads, claims: Claims, progress: Progress) -> None:
-        self._writer = writer
+    def __init__(self, reads: Reads, claims: Claims, progress: Progress) -> None:
         self._reads = reads
         self._steps = claims.steps
         self._leases = claims.leases
+        self._probed = claims.probed
         self._progress = progress
 
     async def run(self, context: RequestContext, *, members: Sequence[Member]) -> Sequence[MemberResult]:
         """One result for each member, in order.
 
         Raises BatchRefused with every member that is wrong, what is wrong with their names first: what names nothing
-        is not tried. Raises InvalidRequest for more than MAX_MEMBERS, and DatabaseUnavailable.
+        is not tried. Raises InvalidRequest for more than MAX_MEMBERS, NotProbed, and DatabaseUnavailable.
         """
         if not 1 <= len(members) <= MAX_MEMBERS:
             raise errors.InvalidRequest("/members", f"between 1 and {MAX_MEMBERS}")
@@ -68,7 +67,7 @@ class Batches:
                 context.idempotency,
                 tuple(member for member, _ in steps),
             )
-            return await self._writer.submit(mutation)
+            return await self._probed.submit(context, mutation)
 
         outcome = await once(self._reads, context.idempotency, run)
         return await self._results(context, members, outcome)

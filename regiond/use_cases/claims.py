@@ -65,7 +65,7 @@ class Claims:
         probed: ProbedClaims,
     ) -> None:
         self._writer = writer
-        self._probed = probed
+        self.probed = probed
         self._reads = reads
         self._nodes = nodes
         self._catalogue = catalogue
@@ -293,7 +293,8 @@ class Claims:
                 return first
             raise
         (claim,) = await self.leases.look([claim], over=force)
-        outcome = await self._probed.submit(context, claim)
+        mutation = Mutation(context.caller.actor, (claim,), context.request_id, context.idempotency)
+        outcome = await self.probed.submit(context, mutation)
         # Whoever has a lease on it when the request is repeated may have it by right: the address is another's by then.
         if force and claim.leases and not outcome.replayed:
             await self.leases.end(claim.leases, context.request_id)

@@ -98,9 +98,13 @@ def test_a_squatters_address_is_never_given_to_who_probes(
             region.ctl("subnets", "set", cidr, "--probe")
             by_default = claim(api, cidr, "wait=0")
             assert by_default["probed"] is True and by_default["address"] not in SQUATTED.values()
+            members = [{"operation": "reserve", "interface": cidr}] * 2
+            batch = [each["reservations"][0] for each in api.post("batch?wait=0", {"members": members}, 200)["results"]]
+            assert {each["probed"] for each in batch} == {True}
+            assert not {each["address"] for each in batch} & set(SQUATTED.values())
             region.ctl("subnets", "set", cidr, "--no-probe")
             region.ctl("in-use", "clear", cidr, "--all")
-            for held in (probed, plain, by_default):
+            for held in (probed, plain, by_default, *batch):
                 api.delete(f"reservations/{held['id']}")
         unprivileged = [line for line in cluster.lines() if line.get("event") == "probing.unprivileged"]
         assert len(unprivileged) == (1 if enter else 0)

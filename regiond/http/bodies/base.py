@@ -101,14 +101,22 @@ class Forcing(Query):
     force: Flag = False
 
 
-class Claiming(Waiting, Forcing):
+class Probing(Waiting):
+    """How long the answer may wait.
+
+    `probe`: find out on the wire that nobody uses an address before it is handed out; 503 where that cannot be.
+    Without it as the subnet says, and where that cannot be the address is claimed all the same: see `probed`.
+    """
+
+    probe: Flag | None = None
+
+
+class Claiming(Probing, Forcing):
     """How long the answer may wait; `force`: take an address that is leased to another client, or in use (admin).
 
     `probe`: find out on the wire that nobody uses the address before it is handed out; 503 where that cannot be.
     Without it as the subnet says, and where that cannot be the address is claimed all the same: see `probed`.
     """
-
-    probe: Flag | None = None
 
 
 class Page(Query):

@@ -47,6 +47,9 @@ async def test_a_claim_says_whether_it_is_probed(query: str, said: bool | None) 
         ):
             assert (await server.request("POST", f"/api/v1/{path}{query}", body)).status == 201
             assert server.region.claims.calls[-1][1]["context"].probe is said
+        members = {"members": [{"operation": "claim-device", **device}]}
+        assert (await server.request("POST", f"/api/v1/batch{query}", members)).status == 200
+        assert server.region.batches.calls[-1][1]["context"].probe is said
 
 
 @pytest_twisted.ensureDeferred

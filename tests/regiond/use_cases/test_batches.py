@@ -36,9 +36,7 @@ class Asking:
 
     def __init__(self, requests: Requests) -> None:
         self.requests = requests
-        self.batches = Batches(
-            requests.region.writer, requests.reads, requests.claims, Progress(reactor, requests.reads)
-        )
+        self.batches = Batches(requests.reads, requests.claims, Progress(reactor, requests.reads))
 
     async def run(
         self, *members: Member, key: str | None = None, fingerprint: str = "f", caller: Caller | None = None

@@ -270,7 +270,7 @@ async def test_a_batch_is_refused_for_the_member_whose_address_is_leased(databas
     async with world(database, tmp_path) as it:
         it.backend.leased[WANTED] = FOREIGN
         reads = it.office.region.reads
-        batches = Batches(it.office.region.writer, reads, it.claims, it.office.progress)
+        batches = Batches(reads, it.claims, it.office.progress)
         free = UserClaim(NET, "10.9.0.78", None, 1, None, None, None, None, None)
         with pytest.raises(errors.BatchRefused) as refused:
             await batches.run(it.context(), members=[free, replace(free, address=WANTED)])
