@@ -161,6 +161,11 @@ def kea_fragment(
     head = [f"// What hostmap needs of Kea. Check it with: kea-dhcp{family} -t THIS-FILE"]
     if socket == "":
         head.append(f'// clusterd\'s table [dhcp] has to say dhcp{family}_socket = "{_usual_socket(family)}".')
+    if family == 6 and (relayed_by := {site.nic or "NIC" for site in sites if site.relayed}):
+        head += [
+            "// What a relay sends to an address of this host is heard only where that is named, too:",
+            *(f'//   "interfaces": ["{nic}", "{nic}/ADDRESS"]' for nic in sorted(relayed_by)),
+        ]
     if includes:
         head += [
             "// Make the files first, writable for clusterd's user and readable for Kea's, which needs them to start:",

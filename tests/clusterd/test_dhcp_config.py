@@ -161,3 +161,10 @@ def test_relayed_networks_of_the_configuration_are_among_them(
     assert "interface" not in relayed, "Kea would only look for its clients on that NIC itself"
     assert relayed["option-data"] == [{"name": "routers", "data": "10.5.0.1"}]
     assert "not-here0" in server["interfaces-config"]["interfaces"]
+
+
+def test_kea_is_told_to_listen_where_relays_send_to(capsys: pytest.CaptureFixture[str]) -> None:
+    told = '//   "interfaces": ["eth0", "eth0/ADDRESS"]'
+    assert told in printed(capsys, "kea", "--family", "6", "--subnet", "2001:db8:7::/64,via=eth0")
+    assert told not in printed(capsys, "kea", "--family", "6", "--subnet", "2001:db8:7::/64,nic=eth0")
+    assert told not in printed(capsys, "kea", "--family", "4", "--subnet", "10.5.0.0/24,via=eth0")

@@ -140,7 +140,7 @@ restart_command = ["{server.restart_command}"]"""
 def kea_table(servers: KeaServers) -> str:
     """clusterd's [dhcp] table for Kea."""
     return f"""backend = "kea"
-dhcp4_socket = "{servers.socket(4)}"
+dhcp4_socket = "{servers.socket(4) if 4 in servers.families else ""}"
 dhcp6_socket = "{servers.socket(6) if 6 in servers.families else ""}"
 include_directory = "{servers.include_directory}"
 dhcp4_config = "{servers.config_file(4)}"

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from ipaddress import ip_network
@@ -38,7 +38,7 @@ class KeaServers:
 
     `changes` are keys of `Dhcp4` and `Dhcp6` that are not as they are here. With `hosts_database`, what Kea calls
     by that name, reservations are kept there, and otherwise in files that the configuration includes. `pools` are
-    ranges to lease from, by network.
+    ranges to lease from, by network; `relayed` are networks on no cable.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class KeaServers:
         lease_commands: bool = True,
         families: tuple[Family, ...] = (4, 6),
         pools: Mapping[str, str] | None = None,
+        relayed: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.include_directory = directory / "include"
@@ -60,6 +61,7 @@ class KeaServers:
         self._hosts_database = hosts_database
         self._lease_commands = lease_commands
         self.pools = dict(pools or {})
+        self._relayed = [*MORE_NETWORKS, *relayed]
         self._processes: dict[Family, subprocess.Popen[bytes]] = {}
         for family in families:
             self.configure(family, (changes or {}).get(family, {}))
@@ -160,7 +162,7 @@ class KeaServers:
             for cidr in wire.networks
             if ip_network(cidr).version == family
         ]
-        return found + ([(None, cidr) for cidr in MORE_NETWORKS] if family == 4 else [])
+        return found + [(None, cidr) for cidr in self._relayed if ip_network(cidr).version == family]
 
     def _configuration(self, family: Family) -> dict[str, Any]:
         subnets = []
