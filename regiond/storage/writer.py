@@ -45,7 +45,7 @@ from regiond.storage.nodes import name_taken
 from regiond.storage.pool import SETTLE, Pool, Session
 
 MAX_BATCH_WEIGHT = 512  # steps, or addresses of a claim: planning more would stall the reactor for over 20 ms
-ANSWERED_AT_ONCE = 64  # steps, or addresses of a claim
+ANSWERED_AT_ONCE = 4  # steps, or addresses of a claim
 MAX_WAITING = 20_000
 ATTEMPTS = 4
 RETRY_DELAY_SECONDS = 0.2
