@@ -171,7 +171,8 @@ class DeliveryReads:
         rows = await self._pool.query(
             f"""SELECT {_HEADER}, m.kind, m.identifier, host(m.address), m.hostname, m.removed, m.request_id
                FROM subnet s LEFT JOIN cluster c ON c.id = %s LEFT JOIN LATERAL (
-                   SELECT * FROM host_map h WHERE h.subnet = s.id AND h.generation > %s ORDER BY h.generation LIMIT %s
+                   SELECT * FROM host_map h WHERE h.subnet + 0 = s.id AND h.generation > %s
+                   ORDER BY h.generation LIMIT %s
                ) m ON true WHERE s.id = %s""",  # noqa: S608 (constants only)
             (cluster, accepted, at_most + 1, subnet),
             retry=True,
@@ -189,11 +190,13 @@ class DeliveryReads:
             if not rows:
                 return None
             cidr, generation, digest, _, epoch = rows[0]
-            condition, args = ("NOT removed", ()) if accepted is None else ("generation > %s", (accepted,))
+            condition, args = "subnet = %s AND NOT removed", [subnet]
+            if accepted is not None:
+                condition, args = "subnet + 0 = %s AND generation > %s", [subnet, accepted]
             await session.run(
                 f"""DECLARE maps NO SCROLL CURSOR FOR SELECT kind, identifier, host(address), hostname, removed
-                    FROM host_map WHERE subnet = %s AND {condition}""",  # noqa: S608 (constants only)
-                (subnet, *args),
+                    FROM host_map WHERE {condition}""",  # noqa: S608 (constants only)
+                args,
             )
             packing = _Packing()
             while rows := await session.run(f"FETCH {MAX_PAGE_ROWS} FROM maps"):

@@ -30,7 +30,7 @@ SELECT number_events();
                 SELECT h.reservation, bool_or(EXISTS (
                     SELECT FROM rejected_map j WHERE j.subnet = h.subnet AND j.cluster = v.cluster
                         AND j.kind = h.kind AND j.identifier = h.identifier)) AS refused
-                FROM (SELECT * FROM host_map g WHERE g.subnet = v.subnet
+                FROM (SELECT * FROM host_map g WHERE g.subnet + 0 = v.subnet
                           AND g.generation > v.from_generation AND g.generation <= v.to_generation
                       ORDER BY g.generation LIMIT {MAX_MAPS + 1}) h
                 GROUP BY h.reservation) m

@@ -16,7 +16,7 @@ SELECT (SELECT count(*) FROM cluster),
        count(*) FILTER (WHERE d.error IS NOT NULL),
        coalesce(extract(epoch FROM now() - min(d.since) FILTER (WHERE d.applied_generation < d.generation)), 0)::float8,
        coalesce(sum((SELECT count(*) FROM host_map m
-                     WHERE m.subnet = d.subnet AND m.generation > d.applied_generation))
+                     WHERE m.subnet + 0 = d.subnet AND m.generation > d.applied_generation))
                 FILTER (WHERE d.applied_generation < d.generation), 0)::bigint,
        (SELECT count(*) FROM rejected_map)
 FROM (SELECT d.*, s.generation FROM delivery d JOIN subnet s ON s.id = d.subnet

@@ -193,12 +193,11 @@ class Writer:
         return batch, Deferred.fromCoroutine(self._decide([mutation for mutation, _ in batch]))
 
     async def _answer(self, batch: Batch, outcomes: Outcomes) -> None:
-        """Tell of what was committed, and then those who asked for it: a few in a turn of the reactor, since the next
-        batch's facts may have come, and PostgreSQL waits for its plan.
+        """Tell the clusters' side of what was committed, then those who asked for it, and the log last: a few in a turn
+        of the reactor, since the next batch's facts may have come, and PostgreSQL waits for its plan.
         """
         committed, self._untold = self._untold, []
-        for decided in committed:
-            self._tell(decided)
+        self._tell(self._announce, committed)
         weight = 0
         for (mutation, answer), outcome in zip(batch, outcomes, strict=True):
             if weight >= ANSWERED_AT_ONCE:
@@ -209,6 +208,7 @@ class Writer:
                 answer.callback(outcome)
             else:
                 answer.errback(Failure(outcome))
+        self._tell(self._log_audit, committed)
 
     def _refuse_late(self) -> None:
         """Those who waited too long behind a batch in trouble."""
@@ -362,23 +362,29 @@ class Writer:
         self._untold.append(decided)
         return decided.outcomes
 
-    def _tell(self, decided: Plan) -> None:
+    def _tell(self, tell: Callable[[Plan], None], committed: Sequence[Plan]) -> None:
         """Nothing that goes wrong here may look as if it were not committed."""
-        try:
-            for row in decided.changes.audit:
-                self._log.info(
-                    "{actor}: {action} {object}",
-                    event=row.action,
-                    actor=row.actor.name,
-                    action=row.action,
-                    object=row.object,
-                    request_id=row.request_id,
-                    **dict(row.after or row.before or {}),
-                )
-            if decided.mapped_subnets:
-                self._on_commit(decided.mapped_subnets)
-        except Exception:
-            self._log.failure("a commit was not told", event="writer.untold")
+        for decided in committed:
+            try:
+                tell(decided)
+            except Exception:
+                self._log.failure("a commit was not told", event="writer.untold")
+
+    def _announce(self, decided: Plan) -> None:
+        if decided.mapped_subnets:
+            self._on_commit(decided.mapped_subnets)
+
+    def _log_audit(self, decided: Plan) -> None:
+        for row in decided.changes.audit:
+            self._log.info(
+                "{actor}: {action} {object}",
+                event=row.action,
+                actor=row.actor.name,
+                action=row.action,
+                object=row.object,
+                request_id=row.request_id,
+                **dict(row.after or row.before or {}),
+            )
 
 
 def _is_nobodys_fault(error: psycopg2.Error) -> bool:

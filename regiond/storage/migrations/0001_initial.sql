@@ -240,7 +240,9 @@ CREATE TABLE host_map (
     request_id text NOT NULL,
     PRIMARY KEY (subnet, kind, identifier)
 ) WITH (fillfactor = 80);
-CREATE INDEX host_map_generation ON host_map (subnet, generation);
+-- `subnet + 0`, so that only what asks for changes since a generation can use it: before PostgreSQL has statistics it takes
+-- an index on `subnet` for as good as the primary key, and reads all maps of the subnet to look up one.
+CREATE INDEX host_map_generation ON host_map ((subnet + 0), generation);
 CREATE INDEX host_map_reservation ON host_map (reservation);
 
 -- ---- what happened ----

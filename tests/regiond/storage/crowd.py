@@ -23,15 +23,15 @@ _RESERVATIONS = """
     UPDATE subnet SET digest = host_map_digest(id) WHERE id = %(subnet)s;
     INSERT INTO delivery (subnet, cluster, role, accepted_generation) VALUES (%(subnet)s, %(cluster)s, 'serving', 1);
     SELECT rebuild_free_ranges(%(subnet)s);
-    ANALYZE reservation, host_map, free_range, subnet, delivery;
     RESET statement_timeout
 """
 
 
-async def crowd(region: Region, count: int, cidr: str = "10.0.0.0/8") -> tuple[int, int]:
+async def crowd(region: Region, count: int, cidr: str = "10.0.0.0/8", *, analyzed: bool = True) -> tuple[int, int]:
     """A served subnet of which every second address is a device's, as (subnet, cluster).
 
-    Reservation `n` of 1 to `count` has the MAC address 02:00:00 and then n. One in a hundred is releasing.
+    Reservation `n` of 1 to `count` has the MAC address 02:00:00 and then n. One in a hundred is releasing. Not
+    `analyzed`, PostgreSQL has no statistics of them, as after a restore.
     """
     subnet, net = new_id(), network(cidr)
     registered = await region.clusters.register(ByName(f"rack-{subnet}"), Introduction("rack", "file", "0"))
@@ -46,4 +46,6 @@ async def crowd(region: Region, count: int, cidr: str = "10.0.0.0/8") -> tuple[i
         "count": count,
     }
     await region.pool.query(_RESERVATIONS, values, deadline=LONG_SECONDS)
+    if analyzed:
+        await region.pool.query("ANALYZE reservation, host_map, free_range, subnet, delivery", deadline=LONG_SECONDS)
     return subnet, registered.cluster

@@ -16,6 +16,7 @@ from regiond.domain.mutations import Acknowledge, Idempotency, Mutation, Outcome
 from regiond.domain.plan import plan
 from regiond.storage.batch import facts_request, read_facts, subnets_of
 from regiond.storage.batch_changes import changes_document
+from regiond.storage.deliveries import DeliveryReads
 from regiond.storage.pool import Pool, Session
 from tests.regiond.storage.crowd import crowd
 from tests.regiond.storage.region import Region, region_on
@@ -90,6 +91,41 @@ async def test_no_batch_scans_a_table(database: str) -> None:
                 assert after[table][1] > before[table][1] + 8, f"the counters of {table} do not count"
             assert await region.tiles([subnet])
             assert await region.digest_is_right(subnet)
+        finally:
+            await pool.close()
+
+
+async def rows_read(pool: Pool) -> dict[str, int]:
+    """Per table, entries that were read of its indexes, and rows of the table itself without one."""
+    rows = await pool.query(
+        """SELECT t.relname, t.seq_tup_read + (SELECT sum(i.idx_tup_read) FROM pg_stat_user_indexes i
+               WHERE i.relid = t.relid) FROM pg_stat_user_tables t WHERE t.relname = ANY(%s)""",
+        (list(TABLES),),
+    )
+    return {name: int(count) for name, count in rows}
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_statistics_a_batch_reads_no_more_than_it_needs(database: str) -> None:
+    """As after a restore, or where very much came in the minute before autovacuum looked."""
+    async with region_on(database, reactor) as region:
+        subnet, cluster = await crowd(region, 5000, analyzed=False)
+        pool = Pool(reactor, database, size=1)
+        pool.start()
+        try:
+            before = await rows_read(pool)
+            batches = [every_sort(region, subnet, cluster, turn) for turn in range(4)]
+            for batch in batches:
+                await committed(pool, batch)
+            after = await rows_read(pool)
+            mutations = sum(map(len, batches))
+            for table in TABLES:
+                assert after[table] - before[table] < 20 * mutations, (table, after, before)
+            difference = await DeliveryReads(pool).difference(cluster, subnet, 1, 500)
+            assert difference is not None
+            assert difference.upserts
+            await pool.query("SELECT pg_stat_force_next_flush()")
+            assert (await rows_read(pool))["host_map"] - after["host_map"] < 1000
         finally:
             await pool.close()
 
