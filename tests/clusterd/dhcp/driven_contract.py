@@ -75,6 +75,15 @@ async def a_lost_host_map_is_put_back_and_told(server: TroubledServer, site: Dri
     assert site.state(NET).error is None
 
 
+async def a_server_that_has_none_left_is_given_all_again(server: TroubledServer, site: DrivenSite) -> None:
+    """Its list is empty, which is no reason to take anything from anybody."""
+    await server.lose(ONE)
+    await server.lose(TWO)
+    await until(lambda: sum(state.drift_repaired for state in site.reported) == 2)
+    assert await server.serves(ONE) and await server.serves(TWO)
+    assert site.state(NET).error is None and site.state(NET).applied_generation == 1
+
+
 async def a_server_that_is_away_is_said_and_given_everything_at_its_return(
     server: TroubledServer, site: DrivenSite
 ) -> None:
@@ -122,6 +131,7 @@ async def a_refused_host_map_is_reported_and_the_others_are_served(server: Troub
 
 SCENARIOS: list[Scenario] = [
     a_lost_host_map_is_put_back_and_told,
+    a_server_that_has_none_left_is_given_all_again,
     a_server_that_is_away_is_said_and_given_everything_at_its_return,
     a_server_that_was_restarted_behind_our_back_serves_what_it_did,
     a_full_disk_is_said_and_heals,
