@@ -4,7 +4,7 @@ name = "rack-7"                            # the cluster's name until it enrols;
 state_directory = "/var/lib/hostmap/cluster"
 
 [region]
-endpoints = ["tcp:region.example.org:5250"]   # tried in turn; default: what the region said when this host enrolled,
+endpoints = ["tcp:region.example.org:5250"]   # tried in turn; default: what the region said last, from enrolment on,
                                            # or, of a host that has not, "unix:/var/lib/hostmap/region/clusters.sock"
 
 [dhcp]

@@ -3,7 +3,7 @@
 import random
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -28,6 +28,7 @@ from clusterd.host_maps.store import HostMapStore
 from clusterd.host_maps.store_thread import StoreThread
 from clusterd.metrics_file import MetricsFile
 from clusterd.probing.prober import make_prober
+from clusterd.region_link.addresses import RegionAddresses
 from clusterd.region_link.certificate_renewal import CertificateRenewal
 from clusterd.region_link.connection import Introduction, Region, RegionConnection
 from clusterd.region_link.contact_reporter import ContactReporter
@@ -144,13 +145,14 @@ class ClusterDaemon(Service):
         self._prober = make_prober(self._reactor, look)
         connection = RegionConnection(
             self._reactor,
-            [Region(str(address), self._endpoint(address)) for address in self._regions],
+            self._at(self._regions),
             introduction,
             accepted,
             LeaseAnswers(self._backend),
             self._registered,
             random.random,
             self._prober.probe,
+            RegionAddresses(self._identity_file, None if settings.region.endpoints else self._move).told,
         )
         self._renewal = CertificateRenewal(self._reactor, self._identity_file, connection.renew_certificate)
         self._topology = TopologyReporter(
@@ -175,6 +177,12 @@ class ClusterDaemon(Service):
             lambda: (connection.is_registered, connection.registrations),
             lambda: self._convergence.standing,
         )
+
+    def _at(self, addresses: Sequence[LinkAddress]) -> Sequence[Region]:
+        return [Region(str(address), self._endpoint(address)) for address in addresses]
+
+    def _move(self, addresses: Sequence[LinkAddress]) -> None:
+        self._connection.move(self._at(addresses))
 
     def _endpoint(self, address: LinkAddress) -> IStreamClientEndpoint:
         if isinstance(address, UnixAddress):

@@ -87,6 +87,8 @@ class Doors:
         region = self._region
         listen = self._settings.enrolment_listen
         told = self._settings.clusters.endpoints
+        # Only what was said: one regiond's own address would be all that its clusters know of the others.
+        region.links.endpoints = [str(address) for address in told]
         reached = [*told] or [_as_reached(address) for address in clusters if isinstance(address, TlsAddress)]
         if listen is None or not reached:
             return

@@ -73,6 +73,7 @@ class Register(Command):
     with one identity.
     `reports_dhcp_server` says that `ReportDhcpServer` follows: until then the region claims no address of a subnet
     that this cluster serves. A cluster that does not know that command does not say so, and is not waited for.
+    `endpoints`, where the region has been told them, are where its clusters connect from now on, as `Enrol` has them.
     """
 
     arguments: ClassVar = [
@@ -91,6 +92,7 @@ class Register(Command):
         (b"region", Text(MAX_ID_LENGTH)),
         (b"history", Text(MAX_ID_LENGTH)),
         (b"cluster", Text(MAX_ID_LENGTH)),
+        (b"endpoints", Text(MAX_PEM_LENGTH, optional=True)),
     ]
     errors: ClassVar[dict[type[Exception], bytes]] = {
         errors.IncompatibleVersion: b"INCOMPATIBLE_VERSION",

@@ -58,7 +58,8 @@ class CertificateRenewal:
                 return
             key = new_key()
             certificate, authority = await self._renew(signing_request(key))
-            renewed = with_certificate(key, certificate, authority, identity.name, identity.endpoints)
+            endpoints = self._file.load().endpoints  # the region may have said others meanwhile
+            renewed = with_certificate(key, certificate, authority, identity.name, endpoints)
             if (renewed.region, renewed.cluster) != (identity.region, identity.cluster):
                 raise IdentityUnusable("the new certificate is another cluster's")
             self._file.save(renewed)

@@ -55,7 +55,7 @@ class Introduction:
 
 class RegionConnection(Service):
     """Holds one connection, trying the regions in turn; `registered` is called after each registration, and `probe`
-    answers whether addresses are in use.
+    answers whether addresses are in use. `endpoints_told` hears where the region says that it is.
 
     `jitter` answers numbers from 0 to 1.
     """
@@ -72,6 +72,7 @@ class RegionConnection(Service):
         registered: Callable[[], None],
         jitter: Callable[[], float],
         probe: Probe,
+        endpoints_told: Callable[[str], None] = lambda endpoints: None,
     ) -> None:
         self._clock = clock
         self._regions = regions
@@ -81,6 +82,7 @@ class RegionConnection(Service):
         self._registered = registered
         self._jitter = jitter
         self._probe = probe
+        self._endpoints_told = endpoints_told
         self._link: Link | None = None  # only while registered
         self._sequence = 0
         self.registrations = 0  # since the start
@@ -90,6 +92,10 @@ class RegionConnection(Service):
     def is_registered(self) -> bool:
         """Whether a region is there now."""
         return self._link is not None
+
+    def move(self, regions: Sequence[Region]) -> None:
+        """Try these from the next connection on; the one that there is stays."""
+        self._regions = regions
 
     def startService(self) -> None:
         super().startService()
@@ -253,6 +259,8 @@ class RegionConnection(Service):
         )
         session = Origin(region=answer["region"], cluster=introduction.cluster, history=answer["history"])
         await self._accepted.connected(session, _reporting_on(link))
+        if (endpoints := answer.get("endpoints")) is not None:
+            self._endpoints_told(endpoints)
 
 
 def _reporting_on(link: Link) -> Callable[[HostMapState], Awaitable[None]]:

@@ -20,6 +20,7 @@ from clusterd.daemon.mutual_tls import TlsConnections, enrolling_context, finger
 from clusterd.protocol.commands import MAX_TOKEN_LENGTH, Enrol
 from clusterd.protocol.connection import CallTimedOut, Link, LinkLost
 from clusterd.protocol.errors import ProtocolError
+from clusterd.region_link.addresses import parse_endpoints
 from clusterd.region_link.identity import (
     Identity,
     IdentityFile,
@@ -30,7 +31,6 @@ from clusterd.region_link.identity import (
 )
 
 USUAL_CONFIG: Final = Path("/etc/hostmap/clusterd.toml")
-MAX_ENDPOINTS: Final = 32
 
 
 class NotJoined(Exception):
@@ -57,12 +57,8 @@ async def enrol(reactor: Any, address: TlsAddress, fingerprint: str, token: str)
     finally:
         if link.connected_now:
             link.abort()
-    endpoints = tuple(str(answer["endpoints"]).split())
     try:
-        for endpoint in endpoints:
-            parse_link_address(endpoint)
-        if not 1 <= len(endpoints) <= MAX_ENDPOINTS:
-            raise ValueError(f"the region names {len(endpoints)} addresses to connect to")
+        endpoints = tuple(map(str, parse_endpoints(answer["endpoints"])))
         identity = with_certificate(key, answer["certificate"], answer["authority"], answer["name"], endpoints)
     except (ValueError, IdentityUnusable) as error:
         raise NotJoined(f"the region's answer cannot be used: {error}") from None

@@ -1,6 +1,6 @@
 """Makes the region's end of each cluster's connection, and ends them."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.interfaces import IAddress, IReactorTime
@@ -38,7 +38,10 @@ class ClusterLinkFactory(Factory):
     ) -> None:
         self._clock = clock
         turns = DeferredSemaphore(MAX_HEARD_AT_ONCE)
-        self._shared = Shared(region, connections, listeners, identify, self._in_background, turns)
+        self.endpoints: Sequence[str] = ()  # where clusters are told to connect, if the region was told
+        self._shared = Shared(
+            region, connections, listeners, identify, self._in_background, turns, lambda: self.endpoints
+        )
         self.peers: dict[Link, ClusterResponders] = {}
         self._by_serial: dict[str, list[ClusterResponders]] = {}  # the oldest first
         self._notes: set[Deferred[None]] = set()  # of ends that are being recorded

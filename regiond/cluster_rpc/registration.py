@@ -32,7 +32,8 @@ T = TypeVar("T")
 class Shared:
     """What the connections of one listener have in common.
 
-    `later` runs what nobody waits for; `turns` are MAX_HEARD_AT_ONCE.
+    `later` runs what nobody waits for; `turns` are MAX_HEARD_AT_ONCE; `endpoints` are where clusters are told to
+    connect, none where the region was not told.
     """
 
     region: RegionIdentity
@@ -41,6 +42,7 @@ class Shared:
     identify: Identify
     later: Callable[[Awaitable[None]], None]
     turns: DeferredSemaphore
+    endpoints: Callable[[], Sequence[str]]
 
 
 class RegistrationResponders(Responders):
@@ -114,6 +116,7 @@ class RegistrationResponders(Responders):
             "region": self._shared.region.region,
             "history": connection.history,
             "cluster": format_id(Prefix.CLUSTER, connection.cluster),
+            "endpoints": " ".join(self._shared.endpoints()) or None,
         }
 
     async def _enter(self, claimed_name: str | None, said: Introduction) -> Connection:

@@ -79,6 +79,7 @@ class FakeRegion:
         self.dhcp_servers: list[ReportedServer] = []
         self.states: list[ReportedState] = []
         self.refusal: str | None = None
+        self.endpoints: str | None = None  # where it says that it is
         self.link: Link | None = None
         self._clock = clock
         self._held_registrations: list[Deferred[None]] | None = None
@@ -199,7 +200,12 @@ class _RegionResponders(Responders):
     ) -> dict[str, Any]:
         await self._told.admit()
         self._told.registrations.append(Registration(cluster, history, held, hostname, backend, region))
-        return {"region": self._told.region, "history": self._told.history, "cluster": "cluster-1"}
+        return {
+            "region": self._told.region,
+            "history": self._told.history,
+            "cluster": "cluster-1",
+            "endpoints": self._told.endpoints,
+        }
 
     @commands.ReportTopology.responder
     def report_topology(

@@ -223,7 +223,7 @@ def largest(argument: amp.Argument) -> Any:
 
 
 def over_the_wire(box: amp.AmpBox) -> amp.AmpBox:
-    """The box after a Link has taken it, as long as that is; an empty one arrives as none."""
+    """The box as a Link takes it, with what a call adds. Nothing arrives of one that is too large."""
     arrived: list[amp.AmpBox] = []
     link: Any = Link(Clock())
     link.makeConnection(StringTransport())

@@ -95,6 +95,7 @@ class Cluster:
         self.convergence = Convergence(self.store, self.backend, self.clock, run_at_once, lambda: 0.5)
         self.registered = 0
         self.prober = FakeProber()
+        self.told: list[str] = []  # where the region is
         self.connection = RegionConnection(
             self.clock,
             [Region(f"region {number}", endpoint) for number, endpoint in enumerate(self.endpoints)],
@@ -104,6 +105,7 @@ class Cluster:
             self.count_registration,
             lambda: 1.0,
             self.prober.probe,
+            self.told.append,
         )
 
     def count_registration(self) -> None:
@@ -286,6 +288,25 @@ def test_regions_are_tried_in_turn(cluster: Cluster) -> None:
     cluster.pass_time(2)
     assert cluster.registered == 1 and len(cluster.regions[1].registrations) == 1
     assert [endpoint.attempts for endpoint in cluster.endpoints] == [1, 1]
+
+
+def test_where_the_region_says_that_it_is_counts_from_the_next_connection_on(cluster: Cluster) -> None:
+    cluster.start()
+    assert cluster.told == []
+    cluster.cut()
+    for region in cluster.regions:
+        region.endpoints = "tcp:elsewhere:5250"
+    cluster.pass_time(LAST_RETRY_SECONDS)
+    assert cluster.told == ["tcp:elsewhere:5250"] and cluster.registered == 2
+    elsewhere = WireEndpoint(FakeRegion(cluster.clock))
+    cluster.connection.move([Region("elsewhere", elsewhere)])
+    assert cluster.connection.is_registered and elsewhere.attempts == 0
+    cluster.endpoints.append(elsewhere)
+    for endpoint in cluster.endpoints:
+        if endpoint.wire is not None and endpoint.wire.client.connected_now:
+            endpoint.wire.cut()
+    cluster.pass_time(LAST_RETRY_SECONDS)
+    assert elsewhere.attempts == 1 and cluster.connection.is_registered
 
 
 def attempt_times(cluster: Cluster, count: int) -> Sequence[float]:

@@ -28,6 +28,14 @@ def test_nothing_but_a_registration_is_answered_first(site: Site, cluster: FakeC
         site.ask(cluster.report(SUBNET, 1, HISTORY))
 
 
+def test_a_cluster_is_told_where_to_connect_if_the_region_was_told(site: Site, cluster: FakeCluster) -> None:
+    site.connect(cluster)
+    assert site.ask(cluster.register())["endpoints"] is None
+    site.factory.endpoints = ["tcp:a.example:5250", "tcp:b.example:5250"]
+    site.connect(cluster)
+    assert site.ask(cluster.register())["endpoints"] == "tcp:a.example:5250 tcp:b.example:5250"
+
+
 def test_a_connection_asks_once(site: Site, cluster: FakeCluster) -> None:
     """Each time the database is asked, and other clusters wait for that."""
     refused = FakeCluster("../etc")
