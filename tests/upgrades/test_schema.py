@@ -59,7 +59,7 @@ def test_whatever_is_not_an_addition_is_seen() -> None:
             "new": {"id": ["bigint", True, False]},
         },
         "functions": {"f(text)": "text"},
-        "unique": ["kept: UNIQUE (name)", "new: PRIMARY KEY (id)"],
+        "unique": ["kept: UNIQUE (name)", "kept: UNIQUE (name, optional)", "new: PRIMARY KEY (id)"],
     }
     assert complaints(then, now) == [
         "f(text) is gone or answers something else",
