@@ -41,7 +41,7 @@ class Evidences(Protocol):
 
     async def knows(self, history: str) -> bool: ...
 
-    async def knows_subnet(self, subnet: int) -> bool: ...
+    async def generation(self, subnet: int) -> int | None: ...
 
     async def take(self, evidence: Evidence) -> None: ...
 
@@ -103,9 +103,9 @@ class Hearing:
             await self.begin(reason, connection.history)
         await self._store.hearing(connection.cluster, history)
 
-    async def knows_subnet(self, subnet: int) -> bool:
-        """Whether the database has this subnet."""
-        return await self._store.knows_subnet(subnet)
+    async def generation(self, subnet: int) -> int | None:
+        """The subnet's generation in the database; None when that has no such subnet."""
+        return await self._store.generation(subnet)
 
     async def hear(self, connection: Connection, subnets: Sequence[int]) -> None:
         """Take what the cluster has of these subnets, however often it takes, unless an admin ends the wait for it.

@@ -45,7 +45,7 @@ class Hears(Protocol):
 
     async def expects(self, connection: Connection, history: str) -> None: ...
 
-    async def knows_subnet(self, subnet: int) -> bool: ...
+    async def generation(self, subnet: int) -> int | None: ...
 
     async def hear(self, connection: Connection, subnets: Sequence[int]) -> None: ...
 
@@ -133,10 +133,11 @@ class ClusterArrivals:
             if subnet is None:
                 continue
             state = known.get(subnet)
-            if state is None and not await self._hearing.knows_subnet(subnet):
+            generation = state.generation if state is not None else await self._hearing.generation(subnet)
+            if generation is None:
                 reason = f"cluster {connection.name} has host maps of {row.subnet}, which the database does not know"
-            elif state is not None and is_beyond(row, state.generation):
-                reason = ahead(connection, subnet, row.accepted_generation, state.generation)
+            elif is_beyond(row, generation):
+                reason = ahead(connection, subnet, row.accepted_generation, generation)
             else:
                 continue
             await self._hearing.begin(reason, connection.history)

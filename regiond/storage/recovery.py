@@ -194,10 +194,13 @@ class RecoveryStore:
         )
         return bool(rows[0][0])
 
-    async def knows_subnet(self, subnet: int) -> bool:
-        """Whether this database has the subnet: none is ever deleted."""
-        rows = await self._pool.query("SELECT EXISTS (SELECT FROM subnet WHERE id = %s)", (subnet,), retry=True)
-        return bool(rows[0][0])
+    async def generation(self, subnet: int) -> int | None:
+        """The subnet's generation; None when this database has no such subnet.
+
+        One is deleted only when every cluster has forgotten it: a cluster that has it is of another past.
+        """
+        rows = await self._pool.query("SELECT generation FROM subnet WHERE id = %s", (subnet,), retry=True)
+        return int(rows[0][0]) if rows else None
 
     async def take(self, evidence: Evidence) -> None:
         """From now on pages of it come; what came before is dropped."""

@@ -18,6 +18,7 @@ class FakeHearing:
     examined: list[int] = field(default_factory=list)
     other_pasts: set[int] = field(default_factory=set)
     unknown: set[int] = field(default_factory=set)
+    generations: dict[int, int] = field(default_factory=dict)  # 1000 for every other subnet
     until: Deferred[None] | None = None
 
     async def begin(self, reason: str, of_history: str | None) -> None:
@@ -26,8 +27,8 @@ class FakeHearing:
     async def expects(self, connection: Connection, history: str) -> None:
         self.expected.append((connection.name, history))
 
-    async def knows_subnet(self, subnet: int) -> bool:
-        return subnet not in self.unknown
+    async def generation(self, subnet: int) -> int | None:
+        return None if subnet in self.unknown else self.generations.get(subnet, 1000)
 
     async def hear(self, connection: Connection, subnets: Sequence[int]) -> None:
         if self.until is not None:

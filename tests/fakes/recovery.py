@@ -71,8 +71,8 @@ class RecoveryTables:
     def knows(self, history: str) -> bool:
         return history in self.tables.former_histories
 
-    def knows_subnet(self, subnet: int) -> bool:
-        return subnet in self.tables.subnets
+    def generation(self, subnet: int) -> int | None:
+        return self.tables.subnets[subnet]["generation"] if subnet in self.tables.subnets else None
 
     def take(self, evidence: Evidence) -> None:
         number = parse_id(Prefix.SUBNET, evidence.name)

@@ -8,6 +8,7 @@ from twisted.protocols.amp import RemoteAmpError
 from clusterd.protocol import errors
 from clusterd.protocol.arguments import MAX_PAGE_ROWS
 from clusterd.protocol.connection import CALL_DEADLINE_SECONDS
+from regiond.domain.ids import Prefix, format_id
 from regiond.host_map_dispatch.dispatch import LONGEST_BACK_OFF_SECONDS
 from regiond.host_map_dispatch.targets import FIRST_BACK_OFF_SECONDS
 from tests.clusterd.log_events import logged
@@ -104,6 +105,20 @@ def test_a_cluster_ahead_of_the_region_is_shown_and_confirms_nothing(site: Site,
     assert site.recorded() == ("serving", 0, 0)
     (row,) = site.tables.reservations.values()
     assert row["confirmed_at"] is None
+
+
+def test_a_cluster_ahead_in_a_subnet_that_it_is_not_to_have_tells_of_a_loss_too(
+    site: Site, cluster: FakeCluster
+) -> None:
+    """It began to serve the subnet in what was lost: telling it to forget would overwrite the evidence."""
+    site.hearing.generations[999] = 7
+    cluster.history = HISTORY
+    cluster.subnets = {format_id(Prefix.SUBNET, 999): Stored(8, {})}
+    with pytest.raises(errors.RegistrationRefused, match="the region recovers"):
+        site.register(cluster)
+    name = format_id(Prefix.SUBNET, 999)
+    assert site.hearing.begun == [f"cluster rack-7 is at generation 8 of {name}, the database at 7"]
+    assert cluster.calls == []
 
 
 def test_what_the_cluster_cannot_store_is_said_and_tried_again(site: Site, cluster: FakeCluster) -> None:

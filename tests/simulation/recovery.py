@@ -41,8 +41,12 @@ class SimulatedRecovery:
     async def knows(self, history: str) -> bool:
         return await self._done(lambda: self._rows.knows(history))
 
-    async def knows_subnet(self, subnet: int) -> bool:
-        return await self._done(lambda: self._rows.knows_subnet(subnet))
+    async def generation(self, subnet: int) -> int | None:
+        return await self._done(lambda: self._rows.generation(subnet))
+
+    async def end_waiting(self) -> None:
+        """By force."""
+        await self._done(self._rows.end_waiting)
 
     async def take(self, evidence: Evidence) -> None:
         await self._done(lambda: self._rows.take(evidence))

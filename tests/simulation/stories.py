@@ -85,6 +85,7 @@ EVENTS: dict[str, tuple[st.SearchStrategy[int], ...]] = {
     "old-disk": (_cluster,),
     "save-region": (),
     "restore-region": (),
+    "end-recovery": (),
 }
 _OFTEN = (
     "claim",
@@ -125,8 +126,10 @@ def _restore() -> st.SearchStrategy[list[Event]]:
     lost = ("claim", "claim", "release", "serve", "unserve", "confirm-pair", "partition", "restart-cluster", "calm")
     some: st.SearchStrategy[list[Event]] = st.lists(st.sampled_from(lost).flatmap(_event), min_size=1, max_size=6)
     beats: Event = ("pass", (3, 100, 0))
-    return st.tuples(some, some).map(
-        lambda parts: [("save-region", ()), beats, *parts[0], beats, ("restore-region", ()), *parts[1], beats]
+    seen: st.SearchStrategy[list[Event]] = st.sampled_from([[beats], [beats], []])  # by the witness
+    ended: st.SearchStrategy[list[Event]] = st.sampled_from([[], [], [("end-recovery", ())]])
+    return st.tuples(some, some, seen, ended).map(
+        lambda p: [("save-region", ()), *p[2], *p[0], *p[2], ("restore-region", ()), *p[1], beats, *p[3], beats]
     )
 
 

@@ -136,7 +136,7 @@ class Teller:
 
     def _submit_claim(self, network: int, claim: Callable[[int], Claim]) -> None:
         subnet = self.world.subnet_with(NETWORKS[network])
-        if subnet is None or not self.world.region.is_open:
+        if subnet is None or not self.world.region.is_open or self.watch.goes_back:
             return
 
         def acknowledged(outcome: Outcome) -> None:
@@ -149,7 +149,7 @@ class Teller:
         answer.addCallbacks(acknowledged, _only_refusals)
 
     def release(self, nth: int, force: int) -> None:
-        if not self._claims or not self.world.region.is_open:
+        if not self._claims or not self.world.region.is_open or self.watch.goes_back:
             return
         held = self._claims[-1 - nth % len(self._claims)]
         place = (held.subnet, number_of(held.address))
@@ -322,14 +322,25 @@ class Teller:
         self._backup = self.world.database.backup()
 
     def restore_region(self) -> None:
-        """From the backup, unless no beat of the witness came after it: what is lost then, clusters have to tell."""
-        kept = self.world.region.witness.kept
-        if self._backup is None or kept is None or kept[1] <= self._backup.beats.get(kept[0], 0):
+        """From the backup. Without a beat of the witness after it clusters have to tell what is lost; one that forgets
+        a subnet does not tell of what generation that was.
+        """
+        kept, backup = self.world.region.witness.kept, self._backup
+        if backup is None:
+            return
+        is_seen = kept is not None and kept[1] > backup.beats.get(kept[0], 0)
+        if not is_seen and any(r.forgetting for one in self.world.clusters for r, _ in one.disk.contents()):
             return
         self.kill_region()
-        self.watch.before_restore(self._backup)
-        self.world.database.restore(self._backup)
+        self.watch.before_restore(backup, noticed=is_seen or self.watch.knows_more(backup))
+        self.world.database.restore(backup)
         self.start_region()
+
+    def end_recovery(self) -> None:
+        """By force: an admin does not wait any longer for the clusters that were not heard."""
+        if self.world.region.is_open and self.world.tables.recovering and not self.watch.goes_back:
+            self.watch.give_up()
+            self.world.region.end_waiting()
 
     # ---- operators ----
 

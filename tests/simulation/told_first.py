@@ -105,6 +105,14 @@ TOLD_FIRST = {
         "claim 0 1 1; pass 3 100 0; calm 0; slow-server 0 1; release 0 0; calm 0; restore-region; pass 45 100 0;"
         "calm 0; slow-server 0 0; calm 0"
     ),
+    "what is lost between two beats of the witness is heard of the clusters": (
+        "hold 0; pair 0; claim 0 1 0; calm 0; save-region; claim 0 2 1; calm 0; restore-region; pass 20 100 0;"
+        "claim 0 3 1; calm 0; release 0 0; calm 0"
+    ),
+    "who comes after the wait for it was ended is heard late": (
+        "hold 0; pair 1; calm 0; save-region; pass 3 100 0; claim 0 2 1; pass 3 100 0; calm 0; partition 1 1;"
+        "restore-region; pass 20 100 0; calm 0; end-recovery; pass 3 100 0; claim 0 3 1; calm 0; partition 1 0"
+    ),
     "a backup of the middle of a recovery is noticed, too": (
         "hold 0; pair 0; claim 0 0 0; save-region; pass 3 100 0; confirm-pair; pass 3 100 0; restore-region;"
         "restart-cluster 0; pass 3 100 0; save-region; pass 3 100 0; claim 0 0 0; pass 3 100 0; restore-region;"

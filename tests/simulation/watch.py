@@ -11,8 +11,13 @@ A database that was restored knows nothing of what happened since the backup. Wh
 history, the lost ones too. Until the region recovers, nothing can be claimed; from the moment in which a subnet is
 settled everything holds again that held before: what is served is somebody's, or rests, and what was acknowledged and
 is on the disk of some cluster that did not lose it is reserved as it was.
+
+A backup of after the last beat of the witness is not noticed before a cluster says more than the database knows; until
+then nobody asks for anything in a story. When the wait for a cluster is ended by force, what it serves or has on its
+disk then is excused until it is gone from both, and what only such a cluster knew need not come back.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clusterd.convergence.acceptance import SubnetRecord
@@ -61,6 +66,7 @@ class Watch:
         # With an old disk: the history and what was applied by subnet. See Note [Taint].
         self._old: dict[str, dict[int, tuple[str, int]]] = {cluster.name: {} for cluster in world.clusters}
         self._to_recover: dict[Place, frozenset[str]] = {}  # the region's record of it was lost: identifiers
+        self._given_up: dict[str, set[HostMap]] = {cluster.name: set() for cluster in world.clusters}
         self.forced: set[Place] = set()
         self.claimed: dict[int, Place] = {}  # acknowledged and not given back: reservation → where
 
@@ -81,9 +87,27 @@ class Watch:
         self._accepted = {key: record for key, record in self._accepted.items() if key[0] != cluster.name}
         self._forget_what_nobody_has()
 
-    def before_restore(self, backup: Tables) -> None:
-        """The region goes back to that. See Note [Other pasts]."""
-        self._goes_back = True
+    @property
+    def goes_back(self) -> bool:
+        """Whether a backup was restored, and the region does not know yet."""
+        return self._goes_back
+
+    def knows_more(self, backup: Tables) -> bool:
+        """Whether some cluster's disk has anything that a database as of then would not know of."""
+        for cluster in self._world.clusters:
+            for record, _ in cluster.disk.contents():
+                subnet = backup.subnets.get(parse_id(Prefix.SUBNET, record.subnet) or 0)
+                beyond = subnet is None or record.accepted_generation > subnet["generation"]
+                if beyond or record.origin.history not in {backup.history, *backup.former_histories}:
+                    return True
+        return False
+
+    def before_restore(self, backup: Tables, *, noticed: bool) -> None:
+        """The region goes back to that, which somebody will notice, or nobody. See Note [Other pasts]."""
+        self._goes_back = noticed
+        for (history, subnet), sets in self._sets.items():
+            if not noticed and history == backup.history and subnet in backup.subnets:
+                del sets[backup.subnets[subnet]["generation"] + 1 :]
         for number, place in list(self.claimed.items()):
             known = backup.reservations.get(place)
             if known is None or known["id"] != number:
@@ -92,10 +116,19 @@ class Watch:
         self._forget_what_nobody_has()
         self._holders = {}
 
-    def _forget_what_nobody_has(self) -> None:
+    def give_up(self) -> None:
+        """The wait for those that were not heard is ended by force. See Note [Other pasts]."""
+        unheard = [c for c in self._world.clusters if self._world.cluster_id(c) in self._world.tables.unheard]
+        for cluster in unheard:
+            self._given_up[cluster.name] |= cluster.server.maps.union(*(maps for _, maps in cluster.disk.contents()))
+        self._forget_what_nobody_has(but_for=unheard)
+
+    def _forget_what_nobody_has(self, but_for: Sequence[Cluster] = ()) -> None:
         """A reservation that the region lost can come back only from a disk."""
         on_disk: dict[Place, set[str]] = {}
         for cluster in self._world.clusters:
+            if cluster in but_for:
+                continue
             for record, maps in cluster.disk.contents():
                 for host_map in () if record.forgetting else maps:
                     subnet = parse_id(Prefix.SUBNET, record.subnet)
@@ -202,6 +235,8 @@ class Watch:
         maps, here = cluster.server.maps, cluster.name
         self._tainted[here] &= maps
         self._lost[here] -= maps
+        if self._given_up[here]:
+            self._given_up[here] &= maps.union(*(held for _, held in cluster.disk.contents()))
         if self._old[here]:
             self._end_excuses(cluster)
         by_subnet: dict[int, set[HostMap]] = {}
@@ -211,6 +246,8 @@ class Watch:
             assert subnet is not None
             if subnet not in self._old[here]:
                 by_subnet.setdefault(subnet, set()).add(host_map)
+                if host_map in self._given_up[here]:
+                    continue
                 place = (subnet, number_of(host_map.address))
                 self._last_served[here, place] = self._world.seconds
                 self._must_be_held(cluster, host_map, place)
