@@ -9,7 +9,7 @@ STATUS_FILE ?=
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test soak conformance lint clean
+.PHONY: help demo run test servers soak conformance lint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -28,6 +28,11 @@ test: ## lint and all tests (REQUIRE_ALL=1: a test that cannot run here fails; T
 	@.ci/prepare programs ip sysctl nsenter unshare nft faketime dnsmasq dhcpd kea-dhcp4 kea-dhcp6 kea-admin udhcpc dhclient curl
 	@.ci/check all $(TESTS) || { status=$$?; [ -n "$(STATUS_FILE)" ] || exit $$status; }; \
 	  [ -z "$(STATUS_FILE)" ] || echo $${status:-0} > "$(STATUS_FILE)"
+
+servers: ## the tests with real DHCP servers, timed: as root in namespaces, and as an ordinary user in user namespaces
+	@.ci/prepare python test
+	@.ci/prepare programs ip sysctl nsenter unshare dnsmasq dhcpd kea-dhcp4 kea-dhcp6 kea-admin udhcpc dhclient
+	@.venv/bin/python -m tests.lab.server_suite
 
 soak: ## both daemons in memory under any fault, hostile peers; kill regionds, PostgreSQL and its backends under load; 10,000 slow clients (SECONDS=300 SEED=…: as long, and the same again)
 	@.ci/prepare python test

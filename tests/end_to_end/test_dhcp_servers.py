@@ -18,6 +18,7 @@ from tests.end_to_end.dhcp_sites import MAC, SERVERS, DhcpSite, dhcp_site, subne
 from tests.lab.clients import dhclient, duid_of_mac, udhcpc
 from tests.lab.dhcp_messages import Answer, Kind
 from tests.lab.raw_v4 import RawClient4
+from tests.lab.running_client import running_client
 
 pytestmark = pytest.mark.namespaces
 
@@ -101,6 +102,15 @@ def at_once(*questions: Callable[[], str | None]) -> list[str | None]:
         return [answer.result() for answer in [threads.submit(question) for question in questions]]
 
 
+def nobody_answers(site: DhcpSite) -> list[str | None]:
+    """What each of the real clients is given."""
+    return at_once(
+        lambda: udhcpc(site.network, attempts=1),
+        lambda: dhclient(site.network, 4, timeout=2.0),
+        lambda: dhclient(site.network, 6, timeout=2.0),
+    )
+
+
 def acknowledged(answer: Answer | None) -> str | None:
     return answer.address if answer is not None and answer.kind is Kind.ACK else None
 
@@ -126,16 +136,12 @@ def test_claim_and_release(site: DhcpSite, api: Api) -> None:
             view = api.get(f"reservations/{each['id']}")
             assert view["status"] == "releasing"
             assert view["waits_for"][0].startswith(f"cluster {site.cluster.name} to confirm the removal")
-            refused = api.request("POST", "devices", {"interface": cidr, "mac": OTHER_MAC, "address": each["address"]})
+            wanted = {"interface": cidr, "mac": OTHER_MAC, "address": each["address"]}
+            refused = api.request("POST", "devices?probe=false", wanted)  # who would probe is stopped
             assert (refused.status, refused.body["type"]) == (409, "address-taken")
             assert each["address"] not in api.get(f"{subnet_path(cidr)}/available")
     free(api, held, held6)
-    answers = at_once(
-        lambda: udhcpc(site.network, attempts=1),
-        lambda: dhclient(site.network, 4, timeout=2.0),
-        lambda: dhclient(site.network, 6, timeout=2.0),
-    )
-    assert answers == [None, None, None]
+    assert nobody_answers(site) == [None] * 3
 
     # Confirmed, and so the next machine can have them.
     next4 = device(api, site.v4, mac=OTHER_MAC, address=held["address"])
@@ -160,14 +166,36 @@ def test_an_address_moves_to_another_mac(site: DhcpSite, api: Api, v4: RawClient
     release(api, held)
 
 
+def test_addresses_move_from_one_machine_to_another(site: DhcpSite, api: Api) -> None:
+    """As when a broken machine is replaced: real clients of either, IPv4 and IPv6."""
+    held = [device(api, cidr, mac=MAC) for cidr in (site.v4, site.v6)]
+    addresses = [each["address"] for each in held]
+    assert [udhcpc(site.network), dhclient(site.network, 6)] == addresses
+    for each in held:
+        moved = api.patch(f"devices/{each['device']}?wait=20", {"macs": [OTHER_MAC]})["reservations"][0]
+        assert (moved["address"], moved["host_map"]["state"]) == (each["address"], "applied")
+    assert nobody_answers(site) == [None] * 3
+    site.network.set_client_mac(OTHER_MAC)
+    try:
+        assert [udhcpc(site.network), dhclient(site.network, 6)] == addresses
+        assert dhclient(site.network, 4) == addresses[0]
+    finally:
+        site.network.set_client_mac(MAC)
+    release(api, *held)
+
+
 def test_a_nic_alias_beside_its_primary(site: DhcpSite, api: Api, v4: RawClient4) -> None:
     node = api.post("nodes", {"hostname": f"lb-{site.v4.split('.')[2]}", "macs": [MAC]})["id"]
     primary = api.post(f"nodes/{node}/addresses?wait=20", {"interface": site.v4, "mac": MAC})
     alias = api.post(f"nodes/{node}/addresses?wait=20", {"interface": site.v4, "alias": "eth0:1"})
     assert [each["host_map"]["state"] for each in (primary, alias)] == ["applied", "applied"]
     alias_id = bytes.fromhex(alias["client_id"].replace(":", ""))
-    assert udhcpc(site.network, client_id=alias_id) == alias["address"]
-    assert udhcpc(site.network) == primary["address"]
+    # Two clients on one NIC, as long as they like.
+    with running_client(site.network) as first, running_client(site.network, client_id=alias_id) as second:
+        assert (first.address, second.address) == (primary["address"], alias["address"])
+        for _ in range(2):
+            assert first.renew() == f"renew {primary['address']}"
+            assert second.renew() == f"renew {alias['address']}"
     for _ in range(2):
         for client_id, held in ((OWN_ID, primary), (alias_id, alias)):
             assert acknowledged(v4.obtain(MAC, client_id=client_id)) == held["address"]
@@ -185,6 +213,9 @@ def test_client_ids_that_change_on_the_way_from_pxe_to_the_system(site: DhcpSite
     held = device(api, site.v4, mac=MAC)
     for client_id in (b"\x00" + bytes(range(16)), None, OWN_ID, b"\xff\x12\x34\x56\x78\x00\x02", None):
         assert acknowledged(v4.obtain(MAC, client_id=client_id)) == held["address"]
+    for client_id in (b"\x00" + bytes(range(16)), None, b"\xff\x12\x34\x56\x78\x00\x02"):
+        assert udhcpc(site.network, client_id=client_id) == held["address"]
+    assert dhclient(site.network, 4) == held["address"]
     release(api, held)
 
 

@@ -5,32 +5,22 @@ Every test with a real DHCP server, from the code that root runs, too, with root
 
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from tests.lab.server_suite import ROOT, suite
 from tests.lab.unprivileged import command_line
 from tests.requirements import need
 
-ROOT = Path(__file__).parents[2]
-PLACES = (
-    "tests/clusterd/dhcp",
-    "tests/end_to_end/test_dhcp_servers.py",
-    "tests/end_to_end/test_adopting_a_site.py",
-    "tests/end_to_end/test_foreign_leases.py",
-)
-PLACES_OF = {"dnsmasq": ("tests/end_to_end/test_first_contact.py",), "isc": (), "kea": ()}
 TIMEOUT_SECONDS = 600.0
 
 
-@pytest.mark.parametrize("server", PLACES_OF)
+@pytest.mark.parametrize("server", ["dnsmasq", "isc", "kea"])
 def test_every_test_with_a_real_server(server: str) -> None:
     probe = subprocess.run(command_line(["true"]), check=False, capture_output=True, text=True)
     need(probe.returncode == 0, f"user namespaces are not available: {probe.stderr.strip()}")
-    pytest_command = [sys.executable, "-m", "pytest", "-q", "-m", "namespaces", "-k", server]
     done = subprocess.run(
-        command_line([*pytest_command, *PLACES, *PLACES_OF[server]]),
+        command_line(suite("-k", server)),
         check=False,
         capture_output=True,
         text=True,
