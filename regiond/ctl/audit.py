@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from regiond.ctl.command import Settings, json_option, pass_settings
+from regiond.ctl.command import Settings, given, json_option, pass_settings
 from regiond.ctl.output import print_json, print_table
 
 
@@ -19,6 +19,8 @@ def audit() -> None:
 @click.option("--actor", multiple=True, metavar="NAME", help="By this account; `region` is the region itself.")
 @click.option("--action", multiple=True, metavar="ACTION", help="Of this sort, e.g. reservation.force-release.")
 @click.option("--request-id", multiple=True, metavar="ID", help="In this request: its X-Request-ID.")
+@click.option("--since", metavar="TIME", help="At this time or later, e.g. 2026-01-31T12:00:00Z.")
+@click.option("--until", metavar="TIME", help="Before this time.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many entries.")
 @json_option
 @pass_settings
@@ -28,11 +30,14 @@ def list_entries(
     actor: tuple[str, ...],
     action: tuple[str, ...],
     request_id: tuple[str, ...],
+    since: str | None,
+    until: str | None,
     limit: int,
 ) -> None:
     """List what was done, the newest first. An option given more than once means any of its values."""
     chosen = {"object": object_id, "actor": actor, "action": action, "request_id": request_id}
     query = [(name, value) for name, values in chosen.items() for value in values]
+    query += given(since=since, until=until).items()
     found = settings.client.get_all("/audit", query, most=limit)
     if settings.as_json:
         print_json(found)

@@ -265,6 +265,12 @@ class LastServing(DomainError):
     slug = "last-serving-cluster"
 
 
+class NodeFull(DomainError):
+    """The node has as many extra addresses as a node may have."""
+
+    slug = "node-full"
+
+
 class BatchRefused(DomainError):
     """Members of a batch are refused, and with them the whole. `refused`: each by its position, from 0."""
 

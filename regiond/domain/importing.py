@@ -112,10 +112,14 @@ class Labels:
         if is_new:
             self._ids[key] = self._new_id()
         number = self._ids[key]
+        self.count(sort, number)
+        return number, is_new
+
+    def count(self, sort: str, number: int) -> None:
+        """One more line is of this. Raises LineRefused beyond MAX_LABELLED of them."""
         self._uses[number] += 1
         if self._uses[number] > MAX_LABELLED:
-            raise LineRefused(sort, f"{MAX_LABELLED} lines have this label already, and no {sort} has more addresses")
-        return number, is_new
+            raise LineRefused(sort, f"{MAX_LABELLED} lines have this {sort} already, and no {sort} has more addresses")
 
 
 def claim_of(line: Line, kind: Kind, named: Named, labels: Labels, alias_of: Callable[[int, str], Identifier]) -> Claim:
@@ -144,6 +148,8 @@ def claim_of(line: Line, kind: Kind, named: Named, labels: Labels, alias_of: Cal
             identifiers = (alias_of(named.node, line.alias),)
         if len(identifiers) != 1:
             raise LineRefused("macs", "a node's address is for one MAC address, client-id, DUID or alias")
+        if named.node is not None:
+            labels.count("node", named.node)
         return Claim(*place, identifiers=identifiers, alias=line.alias, node=named.node, **common)
     if not identifiers:
         raise LineRefused("macs", f"a reservation of kind {kind} needs a MAC address, a client-id or a DUID")

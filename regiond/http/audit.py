@@ -11,7 +11,14 @@ from regiond.http.use_cases import UseCases
 async def read_list(use: UseCases, call: Call[None, AuditPage]) -> Answer:
     """The newest first: a page goes on with what is older."""
     query = call.query
-    rows = await use.audit.entries(call.context, filters=query.filters, limit=query.limit + 1, after=query.after)
+    rows = await use.audit.entries(
+        call.context,
+        filters=query.filters,
+        since=query.since,
+        until=query.until,
+        limit=query.limit + 1,
+        after=query.after,
+    )
     return page(call, rows, show.audit_entry, lambda entry: format_id(Prefix.AUDIT_ENTRY, entry.id))
 
 

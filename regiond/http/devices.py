@@ -6,7 +6,7 @@ from regiond.http.bodies.base import Claiming, Forcing, NoQuery, Page, Waiting
 from regiond.http.bodies.devices import DeviceChange, NewDevice
 from regiond.http.representations import devices as show
 from regiond.http.representations.reservations import reservation
-from regiond.http.routing import BASE, CLAIMING, Access, Answer, Call, Route, created, page, released, shown
+from regiond.http.routing import BASE, CLAIMING, Access, Answer, Call, Route, created, next_page, released, shown
 from regiond.http.shapes import devices as shapes
 from regiond.http.shapes.reservations import Releasing
 from regiond.http.use_cases import UseCases
@@ -35,8 +35,10 @@ async def create(use: UseCases, call: Call[NewDevice, Claiming]) -> Answer:
 
 
 async def read_list(use: UseCases, call: Call[None, Page]) -> Answer:
-    rows = await use.claims.list_devices(call.context, filters={}, limit=call.query.limit + 1, after=call.query.after)
-    return page(call, rows, show.device, _id)
+    """A page has fewer than `limit` devices where they have more than 1,000 addresses together."""
+    query = call.query
+    rows, more = await use.claims.list_devices(call.context, filters={}, limit=query.limit, after=query.after)
+    return Answer(200, [show.device(row) for row in rows], next_page(call, _id(rows[-1]) if more else None))
 
 
 async def read(use: UseCases, call: Call[None, NoQuery]) -> Answer:

@@ -1,6 +1,7 @@
 """The types of single values in bodies and queries: read once, normalised, with errors that tell what is expected."""
 
 import re
+from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
@@ -72,6 +73,16 @@ def _flag(value: Any) -> Any:
     return value == "true"
 
 
+def _time(value: Any) -> Any:
+    try:
+        found = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise ValueError("a time with its offset from UTC, as 2026-01-31T12:00:00Z (in a URL a + is %2B)")
+    return found
+
+
 def _described(form: str, *examples: str, **more: Any) -> Any:
     """How the schema tells of a text that only its parser knows exactly."""
     return Field(json_schema_extra={"format": form, "examples": list(examples), **more})
@@ -116,5 +127,6 @@ Wait = Annotated[
     float, Field(ge=0, le=MAX_WAIT_SECONDS, description="seconds", examples=[2.5]), BeforeValidator(_seconds)
 ]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE), BeforeValidator(_number)]
+Time = Annotated[datetime, BeforeValidator(_time), Field(examples=["2026-01-31T12:00:00Z"])]
 Line = Annotated[str, Field(json_schema_extra={"format": "hostmap-line"})]
 Flag = Annotated[bool, BeforeValidator(_flag)]

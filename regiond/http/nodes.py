@@ -148,7 +148,7 @@ ROUTES = [
         Claiming,
         (201, 200),
         shows=Reservation,
-        refusals=CLAIMING,
+        refusals=(*CLAIMING, "node-full"),
     ),
     Route(
         "GET",

@@ -62,6 +62,7 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "cluster-holds-host-maps": (409, "The cluster may still serve host maps"),
     "cluster-not-on-subnet": (409, "The cluster is not on the subnet"),
     "last-serving-cluster": (409, "No other cluster serves the subnet"),
+    "node-full": (409, "The node has as many addresses as it may"),
     "quota-exceeded": (409, "The account has as many reservations as it may"),
     "events-gone": (410, "What followed this event is not known any more"),
     "stale-version": (412, "It was changed since it was read"),

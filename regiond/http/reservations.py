@@ -9,6 +9,7 @@ from regiond.domain.views import ReservationView
 from regiond.http.bodies.base import Claiming, Forcing, NoQuery, Waiting
 from regiond.http.bodies.reservations import NewReservation, ReservationChange, ReservationPage
 from regiond.http.groups import GROUPS
+from regiond.http.problems import invalid
 from regiond.http.representations import reservations as show
 from regiond.http.routing import (
     BASE,
@@ -64,6 +65,8 @@ async def read_list(use: UseCases, call: Call[None, ReservationPage]) -> Answer:
     """
     query = call.query
     if query.format is not None:
+        if "limit" in query.model_fields_set:
+            raise invalid("?limit", "a file has all that the filters mean: leave it out")
         form = LineFormat(query.format)
         pieces = await use.exports.export(call.context, form, filters=query.filters, after=query.after)
         name = f"reservations-{call.now:%Y-%m-%d}.{form}"

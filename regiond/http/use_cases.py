@@ -56,7 +56,7 @@ class ClaimUseCases(Protocol):
 
     async def list_devices(
         self, context: RequestContext, *, filters: Mapping[str, Sequence[str]], limit: int, after: str | None
-    ) -> Sequence[DeviceView]: ...
+    ) -> tuple[Sequence[DeviceView], bool]: ...
 
     async def device(self, context: RequestContext, device_id: str) -> DeviceView: ...
 
@@ -306,7 +306,14 @@ class AuditUseCases(Protocol):
     """What happened."""
 
     async def entries(
-        self, context: RequestContext, *, filters: Mapping[str, Sequence[str]], limit: int, after: str | None
+        self,
+        context: RequestContext,
+        *,
+        filters: Mapping[str, Sequence[str]],
+        since: datetime | None,
+        until: datetime | None,
+        limit: int,
+        after: str | None,
     ) -> Sequence[AuditEntry]: ...
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from regiond.domain.views import AuditEntry
@@ -10,12 +11,17 @@ from regiond.storage.pool import Pool
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """A conjunction of conditions; several values of one mean any of them. Empty means no condition."""
+    """A conjunction of conditions; several values of one mean any of them. Empty means no condition.
+
+    From `since` on, before `until`.
+    """
 
     objects: Sequence[str] = ()
     actors: Sequence[str] = ()
     actions: Sequence[str] = ()
     request_ids: Sequence[str] = ()
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 class AuditReads:
@@ -33,6 +39,10 @@ class AuditReads:
             "request_id = ANY(%s)": list(wanted.request_ids),
         }
         used = {text: values for text, values in conditions.items() if values}
+        if wanted.since is not None:
+            used["at >= %s"] = wanted.since
+        if wanted.until is not None:
+            used["at < %s"] = wanted.until
         if after is not None:
             used["id < %s"] = after
         where = " AND ".join(used) or "true"

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from itertools import accumulate
+from typing import Any, Final
 
 from regiond.domain.facts import Answered
 from regiond.domain.ids import Prefix, format_id, parse_id
@@ -20,8 +21,11 @@ from regiond.domain.views import (
     SubnetView,
 )
 from regiond.storage.batch import read_delivery, read_reservation
+from regiond.storage.connection import Row
 from regiond.storage.pool import SETTLE, Pool
 from regiond.storage.reservation_filter import ReservationFilter
+
+AT_ONCE: Final = 1000  # reservations
 
 # A cluster whose regiond was killed stays marked as connected; nothing was heard of it since then.
 CONNECTED = "(c.connected_since IS NOT NULL AND c.last_heard > now() - interval '60 s')"
@@ -66,6 +70,15 @@ class Reads:
         rows = await self._pool.query(f"{_VIEW} WHERE {where} ORDER BY r.id LIMIT %s", (*arguments, limit), retry=True)
         return [_reservation_view(row[0], row[1]) for row in rows]
 
+    async def all_reservations(self, wanted: ReservationFilter) -> list[ReservationView]:
+        """However many there are, in order of id: some at a time, since making thousands would stall the reactor."""
+        found: list[ReservationView] = []
+        while True:
+            part = await self.reservations(wanted, AT_ONCE, found[-1].reservation.id if found else None)
+            found += part
+            if len(part) < AT_ONCE:
+                return found
+
     async def reservation(self, reservation: int) -> ReservationView | None:
         found = await self.reservations(ReservationFilter(ids=[reservation]), limit=1)
         return found[0] if found else None
@@ -87,21 +100,46 @@ class Reads:
     async def devices(
         self, ids: Sequence[int] = (), owner: int | None = None, limit: int = 1000, after: int | None = None
     ) -> list[DeviceView]:
-        rows = await self._pool.query(
+        return await self._with_addresses(await self._device_rows(ids, owner, limit, after))
+
+    async def device_page(
+        self, owner: int | None, limit: int, after: int | None = None
+    ) -> tuple[list[DeviceView], bool]:
+        """At most so many, and fewer where they have more than AT_ONCE addresses together; whether more follow."""
+        rows = await self._device_rows((), owner, limit + 1, after)
+        counted = await self._pool.query(
+            "SELECT device, count(*) FROM reservation WHERE device = ANY(%s) GROUP BY device",
+            ([row[0] for row in rows],),
+            retry=True,
+        )
+        addresses: dict[int, int] = dict(counted)
+        together = accumulate(addresses.get(row[0], 0) for row in rows[:limit])
+        fitting = max(1, sum(so_far <= AT_ONCE for so_far in together))
+        return await self._with_addresses(rows[:fitting]), len(rows) > fitting
+
+    async def _device_rows(self, ids: Sequence[int], owner: int | None, limit: int, after: int | None) -> list[Row]:
+        return await self._pool.query(
             """SELECT d.id, d.hostname, a.name, d.comment, d.created FROM device d JOIN account a ON a.id = d.owner
                WHERE (%s OR d.id = ANY(%s)) AND (%s IS NULL OR d.owner = %s) AND d.id > %s ORDER BY d.id LIMIT %s""",
             (not ids, list(ids), owner, owner, after or 0, limit),
             retry=True,
         )
+
+    async def _with_addresses(self, rows: Sequence[Row]) -> list[DeviceView]:
         if not rows:
             return []
         held: dict[int | None, list[ReservationView]] = {}
-        for view in await self.reservations(ReservationFilter(devices=[row[0] for row in rows]), limit=10_000):
+        for view in await self.all_reservations(ReservationFilter(devices=[row[0] for row in rows])):
             held.setdefault(view.reservation.device, []).append(view)
         return [
             DeviceView(id_, hostname, owner_name, comment, created, tuple(held.get(id_, ())))
             for id_, hostname, owner_name, comment, created in rows
         ]
+
+    async def node_addresses(self, node: int) -> int:
+        """How many extra addresses a node has."""
+        rows = await self._pool.query("SELECT count(*) FROM reservation WHERE node = %s", (node,), retry=True)
+        return int(rows[0][0])
 
     async def nodes(
         self, ids: Sequence[int] = (), owner: int | None = None, limit: int = 1000, after: int | None = None

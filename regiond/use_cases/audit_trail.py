@@ -1,6 +1,7 @@
 """What happened, for admins: who did what to which object, in which request."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Final
 
 from regiond.domain import errors
@@ -19,9 +20,19 @@ class AuditTrail:
         self._reads = reads
 
     async def entries(
-        self, context: RequestContext, *, filters: Mapping[str, Sequence[str]], limit: int, after: str | None
+        self,
+        context: RequestContext,
+        *,
+        filters: Mapping[str, Sequence[str]],
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int,
+        after: str | None,
     ) -> Sequence[AuditEntry]:
-        """The newest first. Raises NotPermitted, and InvalidRequest for a filter that there is not."""
+        """The newest first, of what happened from `since` on and before `until`.
+
+        Raises NotPermitted, and InvalidRequest for a filter that there is not.
+        """
         if not context.caller.is_admin:
             raise errors.NotPermitted("this needs the role admin")
         conditions = {}
@@ -32,4 +43,4 @@ class AuditTrail:
         number = None if after is None else parse_id(Prefix.AUDIT_ENTRY, after)
         if after is not None and number is None:
             raise errors.InvalidRequest("?after", f"not an id: {after[:64]}")
-        return await self._reads.entries(AuditFilter(**conditions), limit, number)
+        return await self._reads.entries(AuditFilter(**conditions, since=since, until=until), limit, number)

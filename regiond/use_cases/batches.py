@@ -23,7 +23,9 @@ from regiond.use_cases.steps import (
 
 MAX_MEMBERS = 256
 MAX_ADDRESSES = 256
-"""Of all the claims of a batch together: planning more at once would hold up everybody else's claims."""
+"""Of all the claims of a batch together."""
+MAX_STEPS = 512
+"""Of a batch in all, a released address being one: planning more at once would hold up everybody else's claims."""
 
 ClaimMember = DeviceClaim | NodeAddressClaim | UserClaim
 Member = ClaimMember | DeviceRelease | NodeAddressRelease | ReservationRelease
@@ -85,6 +87,10 @@ class Batches:
                 steps.extend((position, step) for step in await self._steps_of(context, member))
             except errors.DomainError as error:
                 refused.append((position, error))
+            if len(steps) > MAX_STEPS:
+                detail = f"more than {MAX_STEPS} addresses in all are claimed and released, with this member"
+                refused.append((position, errors.InvalidRequest("", detail)))
+                break
         if refused:
             raise errors.BatchRefused(refused)
         return steps

@@ -107,10 +107,11 @@ class Claims:
 
     async def list_devices(
         self, context: RequestContext, *, filters: Mapping[str, Sequence[str]], limit: int, after: str | None
-    ) -> Sequence[DeviceView]:
+    ) -> tuple[Sequence[DeviceView], bool]:
+        """A page, and whether more follow: it has fewer than `limit` where they have very many addresses."""
         inputs.no_filters(filters)
-        return await self._reads.devices(
-            owner=only_own(context), limit=limit, after=inputs.optional_id(Prefix.DEVICE, after, "after")
+        return await self._reads.device_page(
+            only_own(context), limit, inputs.optional_id(Prefix.DEVICE, after, "after")
         )
 
     async def device(self, context: RequestContext, device_id: str) -> DeviceView:
@@ -317,4 +318,4 @@ class Claims:
         return await once(self._reads, context.idempotency, delete)
 
     async def _addresses_of(self, node: NodeView) -> Sequence[ReservationView]:
-        return await self._reads.reservations(ReservationFilter(nodes=[node.id]), limit=10_000)
+        return await self._reads.all_reservations(ReservationFilter(nodes=[node.id]))

@@ -32,8 +32,6 @@ from regiond.use_cases.claims import Claims
 from regiond.use_cases.conditions import path_of, place_of, places_of, require_admin, required, while_it_changes
 from regiond.use_cases.requests import RequestContext
 
-MAX_ADDRESSES = 10_000
-
 
 class Edits:
     """See the module. Who may not see a thing gets NotFound; all raise StaleVersion."""
@@ -111,7 +109,7 @@ class Edits:
         async def edit() -> Outcome:
             node = await self._claims.node(context, node_id)
             wanted = ReservationFilter(nodes=[node.id])
-            held = [view.reservation for view in await self._reads.reservations(wanted, limit=MAX_ADDRESSES)]
+            held = [view.reservation for view in await self._reads.all_reservations(wanted)]
             condition = required(context, Prefix.NODE, node.id, held)
             return await self._submit(context, *condition, EditNode(node.id, places_of(held), values))
 

@@ -17,11 +17,14 @@ from regiond.domain.networks import network
 from regiond.domain.reservations import Kind, Reservation, Status
 from regiond.domain.views import DeviceView, NodeView, ReservationView, SubnetView
 from regiond.storage.reads import Reads
+from regiond.storage.reservation_filter import ReservationFilter
 from regiond.use_cases import inputs
 from regiond.use_cases.conditions import path_of, require_admin, required
 from regiond.use_cases.requests import RequestContext
 
 MAX_COUNT = 256
+MAX_NODE_ADDRESSES = 256
+"""As many as a group or an imported device may have: what is taken away with one request is planned at once."""
 ALIAS_PREFIX = b"\x00hostmap:"  # type 0: not a hardware address (RFC 2132, 9.14)
 
 
@@ -164,6 +167,9 @@ class Steps:
     async def claim_node_address(self, context: RequestContext, asked: NodeAddressClaim) -> Claim:
         node = await self.node(context, asked.node)
         subnet = await self._catalogue.resolve(asked.interface)
+        identifier = _node_identifier(node, subnet, asked)
+        if await self._reads.node_addresses(node.id) >= MAX_NODE_ADDRESSES:
+            await self._need_old(node, subnet, identifier)
         return Claim(
             self._new_id(),
             Kind.NODE,
@@ -171,11 +177,21 @@ class Steps:
             node.owner,
             node.owner_name,
             address=inputs.address(asked.address),
-            identifiers=(_node_identifier(node, subnet, asked),),
+            identifiers=(identifier,),
             alias=asked.alias,
             hostname=inputs.hostname(asked.hostname),
             node=node.id,
         )
+
+    async def _need_old(self, node: NodeView, subnet: SubnetView, identifier: Identifier) -> None:
+        """Raises NodeFull, unless the claim is for who has an address there already: it makes none."""
+        wanted = ReservationFilter(nodes=[node.id], subnets=[subnet.id])
+        if not any(identifier in view.reservation.identifiers for view in await self._reads.all_reservations(wanted)):
+            raise errors.NodeFull(
+                f"node {node.hostname} has {MAX_NODE_ADDRESSES} extra addresses already, and no node has more: give "
+                "some back, or make another node",
+                limit=MAX_NODE_ADDRESSES,
+            )
 
     async def claim_for_user(self, context: RequestContext, asked: UserClaim) -> Claim:
         wanted = inputs.address(asked.address)

@@ -340,7 +340,7 @@ class FakeRegion:
             Claims,
             {
                 "create_device": (DEVICE_VIEW, True),
-                "list_devices": [DEVICE_VIEW],
+                "list_devices": ([DEVICE_VIEW], False),
                 "device": DEVICE_VIEW,
                 "delete_device": [],
                 "create_node": NODE_VIEW,

@@ -151,7 +151,7 @@ async def test_a_claim_is_answered_when_the_database_goes_away_after_its_commit(
         ours.reads.is_away = True
         device = await ours.device(wait=5.0)
         ours.reads.is_away = False
-        (kept,) = await ours.claims.list_devices(ours.context(), filters={}, limit=10, after=None)
+        (kept,), _ = await ours.claims.list_devices(ours.context(), filters={}, limit=10, after=None)
         assert [view.reservation.address for view in kept.reservations] == [
             view.reservation.address for view in device.reservations
         ]

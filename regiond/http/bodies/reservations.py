@@ -75,9 +75,3 @@ class ReservationPage(FilteredPage):
     owner: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-name"})]] = Field(default=[])
 
     not_filters: ClassVar[frozenset[str]] = FilteredPage.not_filters | {"format"}
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if self.format is not None and "limit" in self.model_fields_set:
-            raise ValueError("a file has all that the filters mean: leave out limit")
-        return self

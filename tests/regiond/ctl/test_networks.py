@@ -166,7 +166,8 @@ async def test_the_audit() -> None:
         bare = replace(AUDIT_ENTRY, action="device.delete", after=None)
         server.region.audit.answers["entries"] = [AUDIT_ENTRY, changed, gone, bare]
         filters = ["--object", "rg-000000000d", "--actor", "root", "--actor", "bob", "--request-id", "deploy-7"]
-        result = await run("audit", "list", *filters, "--limit", "7", env=env)
+        times = ["--since", "2026-01-31T12:00:00Z", "--until", "2026-02-01T00:00:00+01:00"]
+        result = await run("audit", "list", *filters, *times, "--limit", "7", env=env)
         header, *lines = result.stdout.splitlines()
         assert header.split() == ["AT", "ACTOR", "ACTION", "OBJECT", "REQUEST", "CHANGE"]
         assert lines[0].split() == [
@@ -181,6 +182,11 @@ async def test_the_audit() -> None:
             "request_id": ["deploy-7"],
         }
         assert call["limit"] == 8
+        assert [call[name].isoformat() for name in ("since", "until")] == [
+            "2026-01-31T12:00:00+00:00",
+            "2026-02-01T00:00:00+01:00",
+        ]
+        check_one_line(await run("audit", "list", "--since", "yesterday", env=env), 1, "?since", "2026-01-31T12:00:00Z")
         check_one_line(await run("audit", "list", env=over_tcp(server, "alice")), 1, "not-permitted")
 
 

@@ -25,7 +25,11 @@ async def test_a_file_has_its_name_and_its_filters(form: LineFormat) -> None:
 @pytest_twisted.ensureDeferred
 async def test_what_is_wrong_with_the_request_is_a_problem() -> None:
     async with serving() as server:
-        for query, pointer in (("format=xml", "?format"), ("format=csv&limit=3", "?"), ("format=csv&sort=x", "?sort")):
+        for query, pointer in (
+            ("format=xml", "?format"),
+            ("format=csv&limit=3", "?limit"),
+            ("format=csv&sort=x", "?sort"),
+        ):
             reply = await server.request("GET", f"/api/v1/reservations?{query}")
             assert (reply.status, reply.json["errors"][0]["pointer"]) == (400, pointer)
         after = format_id(Prefix.RESERVATION, 7)

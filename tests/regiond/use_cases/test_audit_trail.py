@@ -64,6 +64,26 @@ async def test_filters_are_alternatives_within_and_conditions_between(database: 
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_happened_from_a_time_on_and_before_another(database: str) -> None:
+    async with subnet_world(database, reactor) as world:
+        number, _ = await world.subnet()
+        for _ in range(3):
+            await world.region.do(world.region.user(number))
+        third, second, first = await entries(world, filters={"action": ["reservation.claim"]})
+        assert first.at < second.at < third.at
+
+        async def between(**times: Any) -> list[int]:
+            wanted = {"action": ["reservation.claim"]}
+            found = await world.audit.entries(world.admin, filters=wanted, limit=10, after=None, **times)
+            return [entry.id for entry in found]
+
+        assert await between(since=second.at) == [third.id, second.id]
+        assert await between(until=second.at) == [first.id]
+        assert await between(since=second.at, until=third.at) == [second.id]
+        assert await between(since=third.at, until=first.at) == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_pages_go_on_with_what_is_older_whatever_is_added_meanwhile(database: str) -> None:
     async with subnet_world(database, reactor) as world:
         number, _ = await world.subnet()
