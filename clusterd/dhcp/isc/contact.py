@@ -35,15 +35,14 @@ class DhcpdReader:
 
     def _read(self) -> ServerPicture:
         seen: set[Path] = set(self._ours)
-        # dhcpd reads an included file relative to its own directory, which is the root for a daemon.
-        findings = Findings(lambda name: self._statements(Path("/") / name, seen), self._is_ours)
+        findings = Findings(lambda name: _statements(_included(name), seen), self._is_ours)
         present = [path for path in self._configurations if path.exists()]
         if not present:
             names = " and ".join(map(str, self._configurations))
             raise Unreadable(f"there is no {names}: set configuration_file in [dhcp] to dhcpd's configuration")
         try:
             for path in present:
-                findings.take(self._statements(path, seen))
+                findings.take(_statements(path, seen))
             for path in self._leases:
                 if path.exists():
                     findings.take_leases(read_text(path), str(path))
@@ -51,11 +50,34 @@ class DhcpdReader:
             raise Unreadable(str(error)) from error
         return findings.picture
 
-    @staticmethod
-    def _statements(path: Path, seen: set[Path]) -> Sequence[Statement]:
-        if path in seen:
-            return ()
-        if len(seen) >= MAX_FILES:
-            raise Unreadable(f"dhcpd's configuration has more than {MAX_FILES} files")
-        seen.add(path)
-        return parse(read_text(path), str(path))
+
+def includes(configuration: Path, wanted: Path) -> bool:
+    """Whether dhcpd's configuration, or a file that it includes, includes this one. Blocks; raises Unreadable."""
+    met: set[Path] = set()
+
+    def take(name: str) -> Sequence[Statement]:
+        path = _included(name)
+        if path != wanted:
+            return _statements(path, met)
+        met.add(path)
+        return ()
+
+    try:
+        Findings(take, lambda name: True).take(_statements(configuration, met))
+    except Malformed as error:
+        raise Unreadable(str(error)) from error
+    return wanted in met
+
+
+def _included(name: str) -> Path:
+    """dhcpd reads an included file relative to its own directory, which is the root for a daemon."""
+    return Path("/") / name
+
+
+def _statements(path: Path, seen: set[Path]) -> Sequence[Statement]:
+    if path in seen:
+        return ()
+    if len(seen) >= MAX_FILES:
+        raise Unreadable(f"dhcpd's configuration has more than {MAX_FILES} files")
+    seen.add(path)
+    return parse(read_text(path), str(path))

@@ -17,7 +17,9 @@ from twisted.logger import Logger
 from clusterd.dhcp.apparmor import why_confined
 from clusterd.dhcp.backend import BackendError, Rejection
 from clusterd.dhcp.commands import Command
+from clusterd.dhcp.first_contact import Unreadable
 from clusterd.dhcp.host_system import RunInThread, replace_file, writing_obstacles
+from clusterd.dhcp.isc.contact import includes
 from clusterd.dhcp.isc.include import parse, render
 from clusterd.dhcp.isc.settings import Ipv6Settings
 from clusterd.dhcp.pacing import Pause, sit_out
@@ -134,7 +136,7 @@ class IncludedHosts:
             await self._go_back()
             await self._restart_as_before(error)
             raise
-        await self._files(lambda: replace_file(self._served, self._path.read_bytes()))
+        await self._files(lambda: replace_file(self._served, self._path.read_bytes()), "cannot write")
         _log.info("dhcpd was restarted for IPv6 host maps", event="dhcpd6.restarted", count=len(host_maps))
 
     async def _check(self) -> None:
@@ -172,7 +174,7 @@ class IncludedHosts:
 
     async def _go_back(self) -> None:
         """Make the file what it was when dhcpd was last restarted with it."""
-        await self._files(lambda: replace_file(self._path, self._read_served()))
+        await self._files(lambda: replace_file(self._path, self._read_served()), "cannot write")
 
     async def _restart_as_before(self, reason: BackendError) -> None:
         _log.warn(
@@ -205,14 +207,14 @@ class IncludedHosts:
             if text != self._text():
                 replace_file(self._path, text.encode("ascii"))
 
-        await self._files(write)
+        await self._files(write, "cannot write")
 
-    async def _files(self, work: Callable[[], T]) -> T:
+    async def _files(self, work: Callable[[], T], trouble: str = "cannot read") -> T:
         def guarded() -> T:
             try:
                 return work()
             except OSError as error:
-                raise BackendError(f"{error.filename or self._path}: {error.strerror or error}") from error
+                raise BackendError(f"{trouble} {error.filename or self._path}: {error.strerror or error}") from error
 
         return await self._run_in_thread(guarded)
 
@@ -235,10 +237,9 @@ class IncludedHosts:
 
     def _is_included(self) -> bool:
         try:
-            text = self._settings.configuration_file.read_text(errors="replace")
-        except OSError:
+            return includes(self._settings.configuration_file, self._path)
+        except Unreadable:
             return True  # the checker, which may read it as somebody else, found it good
-        return str(self._path) in text
 
 
 def sentence(error: Exception) -> str:

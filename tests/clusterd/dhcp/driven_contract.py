@@ -40,6 +40,9 @@ class TroubledServer(Protocol):
     async def lose(self, host_map: HostMap) -> None:
         """Somebody else takes the host map out of the server's state."""
 
+    async def lose_everything(self) -> None:
+        """While the server is stopped: its state is gone, that of others stays."""
+
     async def stop(self) -> None: ...
 
     async def start(self) -> None: ...
@@ -108,6 +111,19 @@ async def a_server_that_was_restarted_behind_our_back_serves_what_it_did(
     assert await server.serves(ONE) and await server.serves(TWO) and await server.serves(THREE)
 
 
+async def a_server_that_came_back_without_its_state_is_given_it_again(server: TroubledServer, site: DrivenSite) -> None:
+    async def serves_as_before() -> bool:
+        return await server.serves(ONE) and await server.serves(TWO)
+
+    await server.stop()
+    await server.lose_everything()
+    await server.start()
+    await until(serves_as_before)
+    await site.change(NET, [THREE])
+    assert await serves_as_before() and await server.serves(THREE)
+    assert site.state(NET).error is None
+
+
 async def a_full_disk_is_said_and_heals(server: TroubledServer, site: DrivenSite) -> None:
     await server.fill_disk()
     await site.accept(NET, [THREE])
@@ -134,6 +150,7 @@ SCENARIOS: list[Scenario] = [
     a_server_that_has_none_left_is_given_all_again,
     a_server_that_is_away_is_said_and_given_everything_at_its_return,
     a_server_that_was_restarted_behind_our_back_serves_what_it_did,
+    a_server_that_came_back_without_its_state_is_given_it_again,
     a_full_disk_is_said_and_heals,
     a_refused_host_map_is_reported_and_the_others_are_served,
 ]

@@ -34,6 +34,9 @@ class TroubledFake:
     async def lose(self, host_map: HostMap) -> None:
         self.backend.forget({host_map})
 
+    async def lose_everything(self) -> None:
+        self.backend.maps.clear()
+
     async def stop(self) -> None:
         self.backend.refuse_all("it is out of order")
 

@@ -66,6 +66,9 @@ class TroubledDnsmasq:
         assert gone in lines
         self.server.hosts_file.write_text("".join(line for line in lines if line != gone))
 
+    async def lose_everything(self) -> None:
+        self.server.hosts_file.unlink(missing_ok=True)
+
     async def stop(self) -> None:
         await deferToThread(self.server.kill)
 

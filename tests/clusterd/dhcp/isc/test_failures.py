@@ -170,6 +170,9 @@ class TroubledDhcpd:
     async def lose(self, host_map: HostMap) -> None:
         await self._by_somebody_else(lambda other: other.apply({host_map}, ()))
 
+    async def lose_everything(self) -> None:
+        self.server.leases_file.write_text("")
+
     async def stop(self) -> None:
         await in_thread(self.server.kill)
 
@@ -257,6 +260,20 @@ async def test_a_configuration_that_the_checker_refuses_restarts_nothing(
     assert await backend.verify({V6, moved}) == {V6}
     [sentence] = await backend.check()
     assert "Invalid IPv6 address" in sentence
+
+
+@pytest_twisted.ensureDeferred
+async def test_on_a_full_disk_the_ipv6_host_maps_stay_as_they_are(troubled: TroubledDhcpd) -> None:
+    await troubled.backend.apply((), {V6})
+    before, new = troubled.server.identity6, HostMap(Identifier.mac(OTHER_MAC), "2001:db8:0:1::51")
+    await troubled.fill_disk()
+    with pytest.raises(BackendError, match=r"cannot write /.*: No space left on device$"):
+        await troubled.backend.apply((), {new})
+    assert await troubled.backend.verify({V6, new}) == {V6}
+    assert troubled.server.identity6 == before
+    await troubled.free_disk()
+    assert await troubled.backend.apply((), {new}) == ()
+    assert await troubled.backend.verify({V6, new}) == {V6, new}
 
 
 @pytest_twisted.ensureDeferred

@@ -165,6 +165,8 @@ def test_obstacles(site: Site) -> None:
     assert site.include_file.read_text() == render(())
     site.settings.configuration_file.write_text("subnet6 2001:db8::/64 { }\n")
     [sentence] = result_of(site.hosts.obstacles())
+    site.settings.configuration_file.write_text(f'# include "{site.include_file}";\nsubnet6 2001:db8::/64 {{ }}\n')
+    [sentence] = result_of(site.hosts.obstacles())
     assert f'no effect: add include "{site.include_file}"; to {site.settings.configuration_file} and' in sentence
     site.server.checker = Done(1, "Can't open /etc/dhcp/dhcpd6.conf: Permission denied\n")
     [sentence] = result_of(site.hosts.obstacles())

@@ -62,6 +62,14 @@ class TroubledKea:
             subnet["reservations"] = kept
         await control.order("config-set", document)
 
+    async def lose_everything(self) -> None:
+        if self._database is not None:
+            self._database.run("DELETE FROM hosts WHERE user_context IS NOT NULL")
+        for path in self.servers.include_directory.glob("*.json"):
+            path.write_text("[]")
+        for path in self.servers.include_directory.glob(".*.good"):
+            path.unlink()
+
     async def stop(self) -> None:
         await in_thread(lambda: self.servers.stop(4, how=SIGKILL))
 

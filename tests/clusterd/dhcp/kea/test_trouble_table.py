@@ -1,11 +1,16 @@
 """A real Kea with a hosts table, and what goes wrong: repaired, or told in the words of whoever refuses."""
 
+import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGKILL
 
+import psycopg2
+import psycopg2.errors
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
@@ -215,12 +220,57 @@ async def test_what_postgresql_refuses_is_told_in_its_words_and_nothing_is_half_
     assert await backend.read() == {PLAIN}
 
 
+@pytest.fixture
+def small_disk(hosts_database: HostsDatabase) -> Iterator[Path]:
+    """A file system with room for next to nothing, on which PostgreSQL's user may write."""
+    place = Path(tempfile.mkdtemp(prefix="hostmap-small-disk-"))
+    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(place)]
+    mounted = subprocess.run(command, check=False, capture_output=True, text=True)
+    need(mounted.returncode == 0, f"no file system can be mounted: {mounted.stderr.strip()}")
+    try:
+        owner = Path(hosts_database.parameters["host"]).stat()
+        os.chown(place, owner.st_uid, owner.st_gid)
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+        place.rmdir()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_disk_of_postgresql_is_told_and_heals(
+    backend: KeaBackend, hosts_database: HostsDatabase, postgres: TestServer, small_disk: Path, v4: RawClient4
+) -> None:
+    await backend.apply((), {V4})
+    space = f"small_{hosts_database.name}"
+    await postgres.run(f"CREATE TABLESPACE {space} LOCATION '{small_disk}'")
+    try:
+        hosts_database.run(f"ALTER TABLE hosts SET TABLESPACE {space}")
+        with suppress(OSError), (small_disk / "ballast").open("wb", buffering=0) as ballast:
+            while ballast.write(bytes(4096)):
+                pass
+        # What is left is room in the last page of the table.
+        fill = "DO $$ BEGIN FOR n IN 1..1000 LOOP INSERT INTO hosts (dhcp_identifier, dhcp_identifier_type, "
+        fill += "dhcp4_subnet_id, ipv4_address) VALUES (decode(to_hex(n + 1048576), 'hex'), 0, 1, 1); COMMIT; "
+        with pytest.raises(psycopg2.errors.DiskFull):
+            await postgres.run(f"{fill} END LOOP; END $$", database=hosts_database.name)
+        words = r"the hosts database .*: could not extend file .*: No space left on device$"
+        with pytest.raises(BackendError, match=words):
+            await backend.apply((), {PLAIN})
+        assert await backend.read() == {V4}
+        answer = await in_thread(v4.discover, CLIENT_MAC)
+        assert answer is not None and answer.address == V4.address
+        (small_disk / "ballast").unlink()
+        assert await backend.apply((), {PLAIN}) == ()
+        assert await backend.read() == {V4, PLAIN}
+    finally:
+        hosts_database.run("ALTER TABLE hosts SET TABLESPACE pg_default")
+        await postgres.run(f"DROP TABLESPACE {space}")
+
+
 @pytest_twisted.ensureDeferred
 async def test_somebody_who_holds_the_table_is_told_of(
     backend: KeaBackend, hosts_database: HostsDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import psycopg2
-
     from clusterd.dhcp.kea import database
 
     monkeypatch.setitem(database._CONNECTION, "options", "-c lock_timeout=100ms")
