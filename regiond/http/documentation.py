@@ -105,14 +105,16 @@ def page_of(document: Mapping[str, Any]) -> str:
 def _operation(method: str, path: str, operation: Mapping[str, Any]) -> Iterator[str]:
     yield f"<details><summary><span class='method {method}'>{method.upper()}</span> <code>{escape(path)}</code>"
     yield f"<span class='about'>{escape(operation['summary'])}</span></summary>"
-    yield f"<p>{escape(operation.get('description', ''))} <em>For: {_WHO[operation['x-access']]}.</em></p>"
+    for paragraph in filter(None, operation.get("description", "").split("\n\n")):
+        yield f"<p>{_code(paragraph)}</p>"
+    yield f"<p><em>For: {_WHO[operation['x-access']]}.</em></p>"
     if operation["parameters"]:
-        yield "<table><tr><th>parameter<th>in<th>type<th></tr>"
+        yield "<table><tr><th>parameter<th>in<th>type<th>meaning</tr>"
         for parameter in operation["parameters"]:
             schema = parameter["schema"]
             about = parameter.get("description") or schema.get("description", "")
             yield f"<tr><td><code>{escape(parameter['name'])}</code><td>{parameter['in']}"
-            yield f"<td>{_type(schema)}<td>{escape(about)}</tr>"
+            yield f"<td>{_type(schema)}<td>{_code(about)}</tr>"
         yield "</table>"
     if "requestBody" in operation:
         for media_type, content in operation["requestBody"]["content"].items():
@@ -121,7 +123,7 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> Iterator
                 yield f"<p>{escape(name)}:</p><pre>{_json(example['value'])}</pre>"
             if "example" in content:
                 yield f"<pre>{escape(content['example'])}</pre>"
-    yield "<table><tr><th>status<th>body<th></tr>"
+    yield "<table><tr><th>status<th>body<th>meaning</tr>"
     for status, answer in operation["responses"].items():
         shown = [_type(content["schema"]) for content in answer.get("content", {}).values()]
         yield f"<tr><td>{status}<td>{' '.join(shown)}<td>{_code(answer['description'])}</tr>"
@@ -138,7 +140,7 @@ def _schema(schema: Mapping[str, Any]) -> Iterator[str]:
         yield f"<p>{_type(schema)}</p>"
         return
     required = schema.get("required", ())
-    yield "<table><tr><th>member<th>type<th></tr>"
+    yield "<table><tr><th>member<th>type<th>meaning</tr>"
     for name, member in schema["properties"].items():
         about = _code(member.get("description", "")) + ("" if name in required else " <em>not always there</em>")
         yield f"<tr><td><code>{escape(name)}</code><td>{_type(member)}<td>{about}</tr>"
@@ -164,8 +166,8 @@ def _type(schema: Mapping[str, Any]) -> str:
 _BOUNDS: Final = {
     "minimum": "from",
     "maximum": "to",
-    "minLength": "at least",
-    "maxLength": "at most",
+    "minLength": "characters: at least",
+    "maxLength": "characters: at most",
     "default": "default",
 }
 

@@ -124,9 +124,11 @@ ReservationLimit = Annotated[int, Field(ge=0, le=MAX_LIMIT), Whole]
 
 # values of the query are text
 Wait = Annotated[
-    float, Field(ge=0, le=MAX_WAIT_SECONDS, description="seconds", examples=[2.5]), BeforeValidator(_seconds)
+    float,
+    Field(ge=0, le=MAX_WAIT_SECONDS, description="how many seconds the answer may wait", examples=[2.5]),
+    BeforeValidator(_seconds),
 ]
-Limit = Annotated[int, Field(ge=1, le=MAX_PAGE), BeforeValidator(_number)]
+Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, description="at most so many"), BeforeValidator(_number)]
 Time = Annotated[datetime, BeforeValidator(_time), Field(examples=["2026-01-31T12:00:00Z"])]
 Line = Annotated[str, Field(json_schema_extra={"format": "hostmap-line"})]
 Flag = Annotated[bool, BeforeValidator(_flag)]

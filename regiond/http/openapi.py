@@ -52,6 +52,13 @@ _HEADERS: Final[Mapping[str, dict[str, Any]]] = {
 }
 
 
+_PATH_PARAMETERS: Final = {
+    "cluster": "the id of the cluster, or its name",
+    "subnet": "the id of the subnet, or a selector",
+    "user": "the id of the account, or its name",
+    "vrf": "the id of the VRF, or its name",
+    "interface": "the id of the cluster interface",
+}
 _ABOUT_HEADERS: Final = {"Last-Event-ID": "the last `id` that came: what happened since then comes first"}
 
 
@@ -137,7 +144,8 @@ def _operation(route: Route) -> dict[str, Any]:
 def _parameters(route: Route) -> Iterator[dict[str, Any]]:
     for name in re.findall(r"\{([a-z_]+)\}", route.path):
         schema = {"type": "string", "minLength": 1}
-        yield {"name": name, "in": "path", "required": True, "schema": schema, "description": f"the id of the {name}"}
+        about = _PATH_PARAMETERS.get(name, f"the id of the {name}")
+        yield {"name": name, "in": "path", "required": True, "schema": schema, "description": about}
     described = _plain_schema(route.query)
     for name, schema in described["properties"].items():
         required = name in described.get("required", ())

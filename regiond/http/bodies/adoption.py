@@ -25,4 +25,4 @@ class Adopting(Body):
 class ForeignEntryPage(Page):
     """With `subnet`, an id or a selector, only what lies in that subnet."""
 
-    subnet: SelectorText | None = None
+    subnet: Annotated[SelectorText | None, Field(description="only what lies in this subnet, by id or selector")] = None

@@ -13,9 +13,11 @@ class AuditPage(FilteredPage):
 
     not_filters: ClassVar[frozenset[str]] = FilteredPage.not_filters | {"since", "until"}
 
-    object: list[Line] = Field(default=[])
-    actor: list[Line] = Field(default=[])
-    action: list[Line] = Field(default=[])
-    request_id: list[Line] = Field(default=[])
+    object: list[Line] = Field(default=[], description="the id of what it was done to")
+    actor: list[Line] = Field(
+        default=[], description="the name of the account that did it; `region` is the region itself"
+    )
+    action: list[Line] = Field(default=[], description="such as `reservation.force-release`")
+    request_id: list[Line] = Field(default=[], description="the X-Request-ID of the request")
     since: Annotated[Time | None, Field(description="at this time or later")] = None
     until: Annotated[Time | None, Field(description="before this time")] = None

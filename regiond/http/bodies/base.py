@@ -98,25 +98,27 @@ class Waiting(Query):
 class Forcing(Query):
     """Free the address at once, without the clusters' confirmation (admin)."""
 
-    force: Flag = False
+    force: Annotated[Flag, Field(description="free it at once, without the clusters' confirmation (admin)")] = False
 
 
 class Probing(Waiting):
-    """How long the answer may wait.
+    """Whether addresses are probed, and how long the answer may wait."""
 
-    `probe`: find out on the wire that nobody uses an address before it is handed out; 503 where that cannot be.
-    Without it as the subnet says, and where that cannot be the address is claimed all the same: see `probed`.
-    """
-
-    probe: Flag | None = None
+    probe: Annotated[
+        Flag | None,
+        Field(
+            description="find out on the wire that nobody uses an address before it is handed out; 503 where that "
+            "cannot be. Without it as the subnet says, and where that cannot be it is claimed all the same (`probed`)"
+        ),
+    ] = None
 
 
 class Claiming(Probing, Forcing):
-    """How long the answer may wait; `force`: take an address that is leased to another client, or in use (admin).
+    """Of one claim."""
 
-    `probe`: find out on the wire that nobody uses the address before it is handed out; 503 where that cannot be.
-    Without it as the subnet says, and where that cannot be the address is claimed all the same: see `probed`.
-    """
+    force: Annotated[Flag, Field(description="take an address that is leased to another client, or in use (admin)")] = (
+        False
+    )
 
 
 class Page(Query):

@@ -1,7 +1,9 @@
 """What is sent to change clusters and cluster interfaces."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from regiond.http.bodies.base import Change, Query
 from regiond.http.fields import AccountName, Flag
@@ -19,13 +21,14 @@ class ClusterChange(Change):
 
 
 class LeavingBehind(Query):
-    """`pairs`: the clusters that serve subnets together with this one get the VRF, too, and these subnets go with them.
+    """What becomes of subnets that cannot go along."""
 
-    `force`: stop serving subnets that cannot go along; their reservations stay where they are.
-    """
-
-    pairs: Flag = False
-    force: Flag = False
+    pairs: Annotated[
+        Flag, Field(description="take the clusters along that serve subnets together with this one, and these subnets")
+    ] = False
+    force: Annotated[
+        Flag, Field(description="stop serving subnets that cannot go along; their reservations stay where they are")
+    ] = False
 
 
 class ServingChange(Change):
@@ -37,6 +40,9 @@ class ServingChange(Change):
 
 
 class Unserving(Query):
-    """Also where no other cluster serves the subnet: its host maps are pending until one does (admin)."""
+    """Leave a subnet to nobody."""
 
-    force: Flag = False
+    force: Annotated[
+        Flag,
+        Field(description="also where no other cluster serves the subnet: its host maps are pending until one does"),
+    ] = False

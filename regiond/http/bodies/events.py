@@ -16,7 +16,13 @@ class Following(Query):
     seconds.
     """
 
-    kind: list[Annotated[str, Field(json_schema_extra={"enum": list(EventKind)})]] = Field(default=[])
-    subnet: list[SelectorText] = Field(default=[])
-    after: Line | None = None
-    wait: Wait | None = None
+    kind: list[Annotated[str, Field(json_schema_extra={"enum": list(EventKind)})]] = Field(
+        default=[], description="only events of these kinds"
+    )
+    subnet: list[SelectorText] = Field(default=[], description="only of the subnets that these selectors mean")
+    after: Annotated[
+        Line | None, Field(description="for those who cannot send Last-Event-ID: what happened after this id")
+    ] = None
+    wait: Annotated[
+        Wait | None, Field(description="the stream ends when nothing has come for so many seconds; without it, never")
+    ] = None

@@ -14,7 +14,8 @@ class Importing(Waiting):
     `wait`: how long the answer may wait until the import is over, 2 s by default.
     """
 
-    dry_run: Flag = True
-    ignore: list[Annotated[str, Field(max_length=100, json_schema_extra={"format": "hostmap-line"})]] = Field(
-        default=[], max_length=100
-    )
+    dry_run: Annotated[Flag, Field(description="only say what would be done")] = True
+    ignore: Annotated[
+        list[Annotated[str, Field(max_length=100, json_schema_extra={"format": "hostmap-line"})]],
+        Field(description="columns of the file that are passed over"),
+    ] = Field(default=[], max_length=100)

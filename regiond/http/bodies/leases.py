@@ -17,6 +17,6 @@ class LeasePage(Query):
     """A part of a list: leases on at most `limit` addresses above `after`; of these addresses and clients only."""
 
     limit: Limit = DEFAULT_PAGE
-    after: _Address | None = None
-    address: list[_Address] = Field(default=[], max_length=MAX_FILTERED)
-    mac: list[_Mac] = Field(default=[], max_length=MAX_FILTERED)
+    after: Annotated[_Address | None, Field(description="the last address of the page before")] = None
+    address: list[_Address] = Field(default=[], max_length=MAX_FILTERED, description="on these addresses only")
+    mac: list[_Mac] = Field(default=[], max_length=MAX_FILTERED, description="of these clients only")

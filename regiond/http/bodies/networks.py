@@ -22,10 +22,12 @@ class NewEnrolmentBody(Body):
 class Forgetting(Query):
     """Forget a cluster that may still serve host maps: its DHCP server is off for good, says the admin."""
 
-    dhcp_is_off: Flag = False
+    dhcp_is_off: Annotated[
+        Flag, Field(description="its DHCP server is off for good and answers nobody with what it may still have")
+    ] = False
 
 
 class InterfacePage(Page):
     """With `selector`, only the cluster interfaces that it names."""
 
-    selector: SelectorText | None = None
+    selector: Annotated[SelectorText | None, Field(description="only those that it means: try one")] = None

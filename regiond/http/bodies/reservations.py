@@ -65,13 +65,27 @@ class ReservationPage(FilteredPage):
     """
 
     format: ExportFormat | None = None
-    kind: list[Annotated[str, Field(json_schema_extra={"enum": list(Kind)})]] = Field(default=[])
-    status: list[Annotated[str, Field(json_schema_extra={"enum": list(Status)})]] = Field(default=[])
-    subnet: list[SelectorText] = Field(default=[])
-    address: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-address"})]] = Field(default=[])
-    mac: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-mac"})]] = Field(default=[])
-    device: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-device"})]] = Field(default=[])
-    node: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-node"})]] = Field(default=[])
-    owner: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-name"})]] = Field(default=[])
+    kind: list[Annotated[str, Field(json_schema_extra={"enum": list(Kind)})]] = Field(
+        default=[], description="of these kinds"
+    )
+    status: list[Annotated[str, Field(json_schema_extra={"enum": list(Status)})]] = Field(
+        default=[], description="in these states"
+    )
+    subnet: list[SelectorText] = Field(default=[], description="of the subnet that a selector means")
+    address: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-address"})]] = Field(
+        default=[], description="at these addresses, in whatever subnet"
+    )
+    mac: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-mac"})]] = Field(
+        default=[], description="of these MAC addresses, in whatever form"
+    )
+    device: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-device"})]] = Field(
+        default=[], description="of the devices with these ids"
+    )
+    node: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-node"})]] = Field(
+        default=[], description="of the nodes with these ids"
+    )
+    owner: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-name"})]] = Field(
+        default=[], description="of the accounts with these names; a user sees its own only"
+    )
 
     not_filters: ClassVar[frozenset[str]] = FilteredPage.not_filters | {"format"}

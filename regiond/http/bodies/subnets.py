@@ -65,7 +65,9 @@ class RangeChange(Change):
 class ForcingRange(Query):
     """Take a dynamic range although reservations lie in it; they stay with their holders (admin)."""
 
-    force: Flag = False
+    force: Annotated[
+        Flag, Field(description="take a dynamic range although reservations lie in it; they stay with their holders")
+    ] = False
 
 
 class Available(Query):

@@ -12,10 +12,17 @@ from regiond.http.fields import Line
 class TopologyChangePage(FilteredPage):
     """Filters; the values of one are alternatives, and all filters hold."""
 
-    change: list[Annotated[str, Field(json_schema_extra={"enum": list(Happened)})]] = Field(default=[])
-    nic: list[Line] = Field(default=[])
-    cidr: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-network"})]] = Field(default=[])
-    vrf: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-name"})]] = Field(default=[])
-    interface: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-cluster-interface"})]] = Field(
-        default=[]
+    change: list[Annotated[str, Field(json_schema_extra={"enum": list(Happened)})]] = Field(
+        default=[], description="what happened"
     )
+    nic: list[Line] = Field(default=[], description="by name")
+    cidr: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-network"})]] = Field(
+        default=[], description="the network of the interface"
+    )
+    vrf: list[Annotated[str, Field(json_schema_extra={"format": "hostmap-name"})]] = Field(
+        default=[], description="the VRF of that network"
+    )
+    interface: Annotated[
+        list[Annotated[str, Field(json_schema_extra={"format": "hostmap-cluster-interface"})]],
+        Field(description="the id of the cluster interface"),
+    ] = Field(default=[])

@@ -1,7 +1,7 @@
 """What is sent about accounts and tokens."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -43,4 +43,4 @@ class NewTokenBody(Body):
 
 
 class TokenPage(Page):
-    account: AccountName | None = None
+    account: Annotated[AccountName | None, Field(description="only those of this account, by id or name")] = None

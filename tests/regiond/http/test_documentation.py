@@ -53,6 +53,14 @@ def test_examples_are_bodies_that_are_taken(model: type[Body]) -> None:
         read_body(model, "application/json", json.dumps(example).encode())
 
 
+def test_each_parameter_says_what_it_means() -> None:
+    operations = [each for item in described()["paths"].values() for each in item.values()]
+    parameters = [(one["operationId"], each) for one in operations for each in one["parameters"]]
+    assert len(parameters) > len(operations)
+    for operation, each in parameters:
+        assert each.get("description") or each["schema"].get("description"), f"{operation}: {each['name']}"
+
+
 def test_every_problem_is_some_routes() -> None:
     """`method-not-allowed` is what a path answers, not a route."""
     assert {slug for route in ROUTES for slug in refusals(route)} == set(PROBLEMS) - {"method-not-allowed"}
