@@ -25,6 +25,7 @@ MAX_REFUSALS: Final = 10
 REFUSALS_FORGOTTEN_SECONDS: Final = 60.0
 MAX_REMEMBERED_ADDRESSES: Final = 1000
 MAX_BOX_BYTES: Final = 1 << 16  # a token and a signing request; here anybody may speak
+MAX_COMMANDS_IN_FLIGHT: Final = 4
 
 
 class Enrols(Protocol):
@@ -117,7 +118,7 @@ class EnrolmentFactory(Factory):
         host = str(getattr(addr, "host", ""))
         if len(self._links) >= MAX_CONNECTIONS or not self._limit.allows(host):
             return None
-        link = Link(self._clock, max_box_bytes=MAX_BOX_BYTES)
+        link = Link(self._clock, max_box_bytes=MAX_BOX_BYTES, max_commands=MAX_COMMANDS_IN_FLIGHT)
         link.answer_with(_Responders(link, host, self._region, self._enrols, self._limit))
         self._links.add(link)
         timer = self._clock.callLater(CONNECTION_SECONDS, link.abort)

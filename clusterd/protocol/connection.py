@@ -65,18 +65,23 @@ class Link(amp.AMP):
 
     `made` fires with None when it is there, `lost` when it is gone, whatever the reason.
     `responders` may also be set right after construction, by a caller whose responders need the link itself. A box with
-    more than `max_box_bytes` of values ends the connection.
+    more than `max_box_bytes` of values ends the connection; while `max_commands` of the peer's wait, no more are read.
     """
 
     _log = Logger(namespace="link")
 
     def __init__(
-        self, clock: IReactorTime, responders: amp.CommandLocator | None = None, max_box_bytes: int = MAX_BOX_BYTES
+        self,
+        clock: IReactorTime,
+        responders: amp.CommandLocator | None = None,
+        max_box_bytes: int = MAX_BOX_BYTES,
+        max_commands: int = MAX_COMMANDS_IN_FLIGHT,
     ) -> None:
         # Never AMP's default, the protocol itself: it answers StartTLS to whoever asks.
         super().__init__(locator=Responders() if responders is None else responders)
         self._clock = clock
         self._max_box_bytes = max_box_bytes
+        self._max_commands = max_commands
         self._peer = "unconnected"
         self._calls: set[defer.Deferred[dict[str, Any]]] = set()
         self._pinging: LoopingCall | None = None
@@ -205,7 +210,7 @@ class Link(amp.AMP):
         return answered
 
     def _is_full(self) -> bool:
-        return self._commands_in_flight >= MAX_COMMANDS_IN_FLIGHT or self._bytes_in_flight >= MAX_BYTES_IN_FLIGHT
+        return self._commands_in_flight >= self._max_commands or self._bytes_in_flight >= MAX_BYTES_IN_FLIGHT
 
     def _answered(self, result: T, size: int) -> T:
         if self._is_stuffed:

@@ -20,6 +20,7 @@ from regiond.cluster_rpc.reports import ClusterResponders
 from regiond.storage.reads import RegionIdentity
 
 LONGEST_NOTING_SECONDS = 1.0
+MAX_COMMANDS_IN_FLIGHT = 16  # of one cluster, which reports one thing after the other; unpacked each may be megabytes
 MAX_LINKS_EACH = 8  # with one certificate: one that speaks for the cluster, and those that are about to
 
 
@@ -48,7 +49,7 @@ class ClusterLinkFactory(Factory):
         self._log = Logger(namespace="region.link")
 
     def buildProtocol(self, addr: IAddress | None) -> amp.AMP:
-        link = Link(self._clock)
+        link = Link(self._clock, max_commands=MAX_COMMANDS_IN_FLIGHT)
         responders = ClusterResponders(link, Newcomer(self._clock, link), self._shared)
         link.answer_with(responders)
         responders.newcomer.wait()

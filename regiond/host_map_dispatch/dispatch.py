@@ -303,11 +303,20 @@ class HostMapDispatch:
                 return await self._calls.send_difference(target.connection, target.subnet, change)
             except errors.MalformedArgument:
                 pass  # 500 maps with long identifiers can be more than one value holds
-        cluster, accepted = target.connection.cluster, None if whole else target.accepted
-        transfer = await self._reads.transfer(cluster, target.subnet, accepted)
-        if transfer is None or transfer.epoch > target.connection.epoch:
-            raise LinkLost("the cluster has another connection, or the subnet is gone")
-        return await self._calls.transfer(target.connection, target.subnet, transfer)
+        return await self._send_in_pages(target, None if whole else target.accepted)
+
+    async def _send_in_pages(self, target: Target, accepted: int | None) -> int:
+        connection = target.connection
+        await connection.transfers.acquire()
+        try:
+            if not connection.link.connected_now:
+                raise LinkLost(f"{connection.name} is not connected any more")
+            transfer = await self._reads.transfer(connection.cluster, target.subnet, accepted)
+            if transfer is None or transfer.epoch > connection.epoch:
+                raise LinkLost("the cluster has another connection, or the subnet is gone")
+            return await self._calls.transfer(connection, target.subnet, transfer)
+        finally:
+            connection.transfers.release()
 
     async def _may_replace(self, target: Target) -> bool:
         """Whether what the cluster has can be overwritten: nothing of it is of a past that the region lost."""

@@ -51,7 +51,7 @@ class FakeCluster(Responders):
         self.link: Link | None = None
         self._at_once: dict[str, int] = {}
         self._held: list[Deferred[None]] | None = None
-        self._transfer: tuple[int | None, int, int, list[HostMap], list[Identifier]] | None = None
+        self._transfers: dict[str, tuple[int | None, int, int, list[HostMap], list[Identifier]]] = {}
 
     # ---- a test's handle ----
 
@@ -129,7 +129,7 @@ class FakeCluster(Responders):
         from_generation: int | None = None,
     ) -> dict[str, Any]:
         await self._seen("BeginTransfer", subnet, {"from": from_generation, "to": to_generation, "count": count})
-        self._transfer = (from_generation, to_generation, digest, [], [])
+        self._transfers[subnet] = (from_generation, to_generation, digest, [], [])
         return {}
 
     @commands.TransferPage.responder
@@ -137,16 +137,14 @@ class FakeCluster(Responders):
         self, subnet: str, to_generation: int, upserts: Sequence[HostMap], removals: Sequence[Identifier]
     ) -> dict[str, Any]:
         await self._seen("TransferPage", subnet, {"upserts": len(upserts), "removals": len(removals)})
-        assert self._transfer is not None
-        self._transfer[3].extend(upserts)
-        self._transfer[4].extend(removals)
+        self._transfers[subnet][3].extend(upserts)
+        self._transfers[subnet][4].extend(removals)
         return {}
 
     @commands.CommitTransfer.responder
     async def commit_transfer(self, subnet: str, to_generation: int) -> dict[str, Any]:
         await self._seen("CommitTransfer", subnet, {"to": to_generation})
-        assert self._transfer is not None
-        from_generation, to, digest, upserts, removals = self._transfer
+        from_generation, to, digest, upserts, removals = self._transfers.pop(subnet)
         return {"accepted_generation": self._accept(subnet, from_generation, to, digest, upserts, removals)}
 
     @commands.UploadHostMaps.responder

@@ -7,6 +7,7 @@ import pytest
 from clusterd.protocol import errors
 from clusterd.protocol.arguments import MAX_PAGE_ROWS
 from clusterd.protocol.values import Identifier, IdentifierKind
+from regiond.cluster_rpc.connections import MAX_TRANSFERS_AT_ONCE
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import Acknowledge, Claim, NewDevice
 from regiond.domain.reservations import Kind
@@ -214,6 +215,35 @@ def test_a_long_difference_goes_in_pages(site: Site, cluster: FakeCluster, extra
     else:
         assert cluster.names() == ["ApplyHostMaps"]
     assert site.is_settled(cluster)
+
+
+def test_few_large_changes_are_on_their_way_to_one_cluster_at_a_time(site: Site, cluster: FakeCluster) -> None:
+    """Each is in memory until the cluster, which may be slow on purpose, has all of it."""
+    subnets = [NET, OTHER_NET, *range(110, 114)]
+    for number, subnet in enumerate(subnets):
+        if subnet >= 110:
+            site.tables.add_subnet(subnet, f"10.{number}.0.0/16", hold=600)
+            site.tables.rebuild_free_ranges(subnet)
+        if subnet != NET:
+            site.tables.add_delivery(subnet, RACK, "serving")
+        site.claim(MAX_PAGE_ROWS + 1, subnet)
+    cluster.hold()
+    site.register(cluster)
+    assert cluster.names() == ["BeginTransfer"] * MAX_TRANSFERS_AT_ONCE
+    cluster.let_go()
+    site.flush()
+    site.flush()
+    assert all(site.is_settled(cluster, subnet) for subnet in subnets)
+    assert cluster.names().count("CommitTransfer") == len(subnets)
+    # Whoever waited for a link that is gone asks the database for nothing.
+    cluster.subnets.clear()
+    cluster.hold()
+    site.register(cluster).cut()
+    cluster.let_go()
+    assert cluster.names()[-MAX_TRANSFERS_AT_ONCE:] == ["BeginTransfer"] * MAX_TRANSFERS_AT_ONCE
+    site.register(cluster)
+    site.flush()
+    assert all(site.is_settled(cluster, subnet) for subnet in subnets)
 
 
 def test_a_difference_from_before_the_horizon_goes_as_the_whole_set(site: Site, cluster: FakeCluster) -> None:
