@@ -10,9 +10,10 @@ A released address is free only when every holder has confirmed that its host ma
 and the release hold has passed: a server that forgot an address does not stop the client from using it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 
 from pydantic import TypeAdapter
 
@@ -194,7 +195,7 @@ class _Planner(Editing, Acknowledging, Choosing):
         if claim.leases and not claim.over_leases:
             raise leased_to_another(claim.leases)
         generation = subnet.generation + 1 if claim.identifiers else None
-        reservation = self._reservation(subnet, claim, claim.reservation, address, generation)
+        reservation = _reserving(subnet, claim, self.facts.now, generation)(claim.reservation, address)
         self.put(self.reservations, (subnet.id, address), reservation)
         self.count(reservation, 1)
         for identifier in claim.identifiers:
@@ -215,47 +216,18 @@ class _Planner(Editing, Acknowledging, Choosing):
     def _claim_several(self, mutation: Mutation, claim: Claim) -> Sequence[Reservation]:
         subnet = self._claimable(mutation, claim)
         claimed: list[Reservation] = []
+        reservation_at = _reserving(subnet, claim, self.facts.now, None)
         for number in (claim.reservation, *claim.others):
             address = self.choose(subnet, claim, None)
-            reservation = self._reservation(subnet, claim, number, address, None)
+            reservation = reservation_at(number, address)
             self.put(self.reservations, (subnet.id, address), reservation)
-            self.count(reservation, 1)
             claimed.append(reservation)
+        self.count(claimed[0], len(claimed))
         after = summary(claimed[0]) | {"addresses": [one.address for one in claimed]}
         del after["address"]
         object_id = format_id(Prefix.GROUP, claim.group or claim.reservation)
         self.audit(mutation, "reservation.claim", object_id, None, after)
         return claimed
-
-    def _reservation(
-        self, subnet: SubnetFacts, claim: Claim, number: int, address: int, generation: int | None
-    ) -> Reservation:
-        macs, client_id, duid = _texts(claim)
-        return Reservation(
-            id=number,
-            kind=claim.kind,
-            status=Status.ACTIVE,
-            address=subnet.network.text(address),
-            subnet=subnet.id,
-            cidr=subnet.network.cidr,
-            vrf=subnet.vrf,
-            owner=claim.owner,
-            owner_name=claim.owner_name,
-            macs=macs,
-            client_id=client_id,
-            duid=duid,
-            alias=claim.alias,
-            hostname=claim.hostname,
-            device=claim.device_id,
-            node=claim.node,
-            purpose=claim.purpose,
-            comment=claim.comment,
-            group=claim.group,
-            created=self.facts.now,
-            expires_at=claim.expires_at,
-            map_generation=generation,
-            probed=was_probed(subnet, claim, address),
-        )
 
     def _is_that_very(self, claim: Claim, subnet: SubnetFacts, holder: Reservation) -> bool:
         """Would this claim make the reservation that is already there?"""
@@ -338,6 +310,39 @@ def replayed(key: Idempotency, known: Answered) -> Outcome:
     if known.fingerprint != key.fingerprint:
         raise errors.IdempotencyKeyReused("this Idempotency-Key was used for another request")
     return replace(_OUTCOME.validate_json(known.answer), replayed=True)
+
+
+def _reserving(
+    subnet: SubnetFacts, claim: Claim, now: datetime, generation: int | None
+) -> Callable[[int, int], Reservation]:
+    """What makes the reservations of a claim, from their ids and addresses."""
+    macs, client_id, duid = _texts(claim)
+    make = partial(
+        Reservation,
+        kind=claim.kind,
+        status=Status.ACTIVE,
+        subnet=subnet.id,
+        cidr=subnet.network.cidr,
+        vrf=subnet.vrf,
+        owner=claim.owner,
+        owner_name=claim.owner_name,
+        macs=macs,
+        client_id=client_id,
+        duid=duid,
+        alias=claim.alias,
+        hostname=claim.hostname,
+        device=claim.device_id,
+        node=claim.node,
+        purpose=claim.purpose,
+        comment=claim.comment,
+        group=claim.group,
+        created=now,
+        expires_at=claim.expires_at,
+        map_generation=generation,
+    )
+    return lambda number, address: make(
+        id=number, address=subnet.network.text(address), probed=was_probed(subnet, claim, address)
+    )
 
 
 def _texts(claim: Claim) -> tuple[tuple[str, ...], str | None, str | None]:
