@@ -49,7 +49,8 @@ class Vrfs:
 class KnownSubnet:
     """A subnet that a reported network is or overlaps, in a VRF that matters, or that the cluster has an interface on.
 
-    `others` tells whether another cluster is on it, `serves` whether this one serves it.
+    `others` tells whether another cluster is on it, or was and will serve it when it is back; `serves` whether this one
+    serves it.
     """
 
     id: int

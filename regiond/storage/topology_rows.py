@@ -46,8 +46,8 @@ _SUBNETS: Final = f"""
 SELECT s.id, s.cidr::text,
        EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id AND d.cluster <> %(cluster)s AND d.role <> 'former'
                AND NOT {_GOES_ALONG % {"alias": "d"}})
-       OR EXISTS (SELECT FROM cluster_interface i WHERE i.subnet = s.id AND i.cluster <> %(cluster)s AND i.present
-                  AND NOT {_GOES_ALONG % {"alias": "i"}}),
+       OR EXISTS (SELECT FROM cluster_interface i WHERE i.subnet = s.id AND i.cluster <> %(cluster)s
+                  AND (i.present OR i.serving = 'serving') AND NOT {_GOES_ALONG % {"alias": "i"}}),
        s.vrf, EXISTS (SELECT FROM delivery d WHERE d.subnet = s.id AND d.cluster = %(cluster)s AND d.role = 'serving')
 FROM subnet s
 WHERE s.vrf = ANY(%(vrfs)s) AND s.cidr && ANY(%(cidrs)s::inet[])

@@ -121,7 +121,8 @@ def _known_subnets(tables: Tables, cluster: int, reports: Sequence[InterfaceRepo
                 s == subnet and c != cluster and d["role"] != "former" for (s, c), d in tables.deliveries.items()
             )
             seen = any(
-                i["subnet"] == subnet and i["cluster"] != cluster and i["present"] for i in tables.interfaces.values()
+                i["subnet"] == subnet and i["cluster"] != cluster and (i["present"] or i["serving"] == "serving")
+                for i in tables.interfaces.values()
             )
             serves = tables.deliveries.get((subnet, cluster), {}).get("role") == "serving"
             known.append(KnownSubnet(subnet, row["cidr"], held or seen, row["vrf_id"], serves))

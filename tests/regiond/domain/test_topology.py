@@ -84,7 +84,7 @@ class Kept:
             row.subnet
             for other, rows in self.interfaces.items()
             for row in rows.values()
-            if other != cluster and row.present
+            if other != cluster and (row.present or row.serving == "serving")
         }
         others |= {subnet for other, served in self.serving.items() if other != cluster for subnet in served}
         serves = self.serving.get(cluster, set())
@@ -118,6 +118,15 @@ def test_subnets_never_overlap_an_id_names_one_subnet_for_ever_and_one_cluster_s
         assert not again.changes_interfaces
         assert not again.moved_subnets
         assert not again.replaced
+
+
+def test_who_comes_while_the_first_cluster_is_away_does_not_serve_beside_it_when_it_is_back() -> None:
+    kept = Kept()
+    wire = [report("eth0", "10.0.0.0/8")]
+    assert [row.serving for row in kept.apply(1, wire).interfaces] == ["serving"]
+    kept.apply(1, [], forget_absent=True)
+    assert [row.serving for row in kept.apply(2, wire).interfaces] == ["shared-subnet"]
+    assert [row.serving for row in kept.apply(1, wire).interfaces] == ["serving"]
 
 
 def test_a_report_that_is_repeated_says_the_same_of_a_conflict() -> None:

@@ -277,3 +277,20 @@ async def test_registrations_count_and_only_the_latest_connection_ends_it(databa
         assert not (await region.reads.clusters())[0].connected, "its regiond was killed"
         await region.clusters.heard([third.cluster])
         assert (await region.reads.clusters())[0].connected
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_comes_while_the_first_cluster_is_away_is_no_pair_with_it_when_it_is_back(database: str) -> None:
+    async with region_on(database, reactor) as region:
+        first, second = await registered(region, "rack-a"), await registered(region, "rack-b")
+        await region.clusters.apply_topology(first, [report()])
+        subnet = await subnet_of(region, NET)
+        await region.clusters.apply_topology(first, [])
+        await an_hour_passes(region)
+        await region.clusters.drain_absent()
+        await region.do(Forgotten(first, subnet))
+        assert await roles(region, subnet) == {first: "former"}
+        await region.clusters.apply_topology(second, [report(own="192.0.2.2")])
+        await region.clusters.apply_topology(first, [report()])
+        assert await roles(region, subnet) == {first: "serving"}
+        assert (await interfaces(region))["rack-b", "eth0", NET] == ("shared-subnet", True, True)

@@ -134,7 +134,9 @@ COMES_AND_GOES: list[Word] = [
     Sweep(),
     Forgot(0, CIDRS[0]),
     Sweep(),
-    Reports(1, (_report("eth0", CIDRS[0], 2, None),), late=False),  # where nobody serves any more
+    Reports(
+        1, (_report("eth0", CIDRS[0], 2, None),), late=False
+    ),  # nobody serves any more; who did will when it is back
 ]
 
 
