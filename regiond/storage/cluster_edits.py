@@ -27,7 +27,7 @@ WITH RECURSIVE going (cluster) AS (
     JOIN subnet s ON s.id = d.subnet AND s.vrf = c.vrf
     JOIN delivery o ON o.subnet = s.id AND o.cluster <> c.id AND o.role = 'serving'
     JOIN cluster p ON p.id = o.cluster AND p.vrf = c.vrf AND p.forgotten IS NULL
-) SELECT cluster FROM going ORDER BY cluster
+) SELECT c.id, c.name FROM going g JOIN cluster c ON c.id = g.cluster ORDER BY c.id
 """
 
 
@@ -77,8 +77,10 @@ class ClusterEditStore:
                 before["name"], after["name"] = former_name, name
             if vrf is not None and vrf != vrf_id:
                 called = await _name_of(session, vrf)
-                going = [row[0] for row in await session.run(_PAIRED, (cluster,))] if pairs else [cluster]
-                reconsidered = await self._move(session, going, vrf, called, with_pairs=pairs, force=force)
+                together = {row[0]: str(row[1]) for row in await session.run(_PAIRED, (cluster,))}
+                going = list(together) if pairs else [cluster]
+                others = [other for number, other in together.items() if number not in going]
+                reconsidered = await self._move(session, going, vrf, called, others, force=force)
                 before["vrf"], after["vrf"] = former_vrf, called
                 for other in going:
                     if other != cluster:
@@ -95,17 +97,19 @@ class ClusterEditStore:
         return await done_before(self._pool, change)
 
     async def _move(
-        self, session: Session, going: list[int], vrf: int, called: str, *, with_pairs: bool, force: bool
+        self, session: Session, going: list[int], vrf: int, called: str, others: list[str], *, force: bool
     ) -> Reconsidered:
-        """What became of the networks of these clusters."""
+        """What became of the networks of these clusters; `others` are those that could have gone along."""
         await session.run("UPDATE cluster SET vrf = %s WHERE id = ANY(%s)", (vrf, going))
         reconsidered = await reconsider(session, self._new_id, going, Company(frozenset(going)))
         left = await _served_elsewhere(session, going)
         if left and not force:
-            with_them = "" if with_pairs else " (pairs=true takes those along that serve it with this one)"
+            along = (
+                f"; pairs=true (--with-pairs) takes along what serves it, too: {', '.join(others)}" if others else ""
+            )
             raise errors.SubnetsLeftBehind(
-                f"{', '.join(left)} would lose a cluster that serves it: another cluster is there too{with_them}, or "
-                f"VRF {called} has such a network already; the reservations would stay where they are (force=true)",
+                f"{', '.join(left)} would lose a cluster that serves it, for another cluster is there too, or VRF "
+                f"{called} has such a network already{along}; with force=true (--force) the reservations stay behind",
                 subnets=left,
             )
         return reconsidered

@@ -122,8 +122,10 @@ async def apply_reports(
     subnets = await _known_subnets(session, cluster, wanted, [report.cidr for report in near], company)
     names = {number: name for name, number in vrfs.ids.items()}
     planned = plan_topology(reports, interfaces, subnets, new_id, vrfs)
-    company.moved |= {row.id: row.vrf for row in subnets if row.id in planned.moved_subnets}
     changes = changes_of(planned, {row.id: names[row.vrf] for row in subnets})
+    moved = {subnet: vrf for subnet, vrf in planned.moved_subnets.items() if subnet not in company.moved}
+    planned = replace(planned, moved_subnets=moved)
+    company.moved |= {row.id: row.vrf for row in subnets if row.id in moved}
     await _write(session, cluster, planned)
     await write_changes(session, cluster, changes)
     return Applied(planned, changes, names)

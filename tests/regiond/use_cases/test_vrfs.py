@@ -26,6 +26,7 @@ from regiond.use_cases.inventory import Inventory
 from regiond.use_cases.requests import Caller, RequestContext
 from regiond.use_cases.topologies import Topologies
 from regiond.use_cases.vrfs import Vrfs
+from tests.clusterd.log_events import logged
 from tests.regiond.storage.region import Region, addresses, new_id, region_on
 
 reactor: Any = global_reactor
@@ -207,10 +208,13 @@ async def test_a_pair_goes_together_with_its_subnets_and_what_each_of_them_has(d
     async with world(database) as here:
         subnet = await a_pair(here, eth("eth1", "10.1.0.1", "10.1.0.0/24"))
         before = {(each.cluster_name, each.nic): each.id for each in await here.inventory.interfaces(None)}
-        with pytest.raises(errors.SubnetsLeftBehind, match="pairs=true takes those along") as refused:
+        with pytest.raises(errors.SubnetsLeftBehind, match="takes along what serves it, too: rack-") as refused:
             await here.move(named, "blue")
         assert refused.value.members["subnets"] == [NET]
-        await here.move(named, "blue", pairs=True)
+        with logged() as events:
+            await here.move(named, "blue", pairs=True)
+        told = [event["event"] for event in events]
+        assert (told.count("subnet.moved"), told.count("cluster.vrf-changed")) == (2, 2), "one line for each"
         assert await here.subnets() == {
             ("blue", NET, ("rack-a", "rack-b"), 1),
             ("blue", "10.1.0.0/24", ("rack-b",), 0),
@@ -234,7 +238,7 @@ async def test_a_pair_stays_where_somebody_else_is_on_its_subnet(database: str) 
         await a_pair(here)
         third = await here.cluster("rack-c")
         await here.report(third, eth("eth0", "10.0.0.3"))
-        with pytest.raises(errors.SubnetsLeftBehind, match="another cluster is there too, or"):
+        with pytest.raises(errors.SubnetsLeftBehind, match="such a network already; with force=true"):
             await here.move("rack-a", "blue", pairs=True)
         assert await here.subnets() == {("default", NET, ("rack-a", "rack-b"), 1)}, "nothing has changed"
 
