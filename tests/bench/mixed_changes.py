@@ -64,7 +64,7 @@ def _numbered(first: int, count: int) -> Sequence[HostMap]:
 def _answered(network: Network, host_map: HostMap, began: float) -> float:
     """Ask until there is an offer of the address; milliseconds since it began. Blocks."""
     with RawClient4(network) as client:
-        while (offer := client.discover(host_map.identifier.text, timeout=0.005)) is None:
+        while (offer := client.discover(host_map.identifier.text, timeout=0.02)) is None:
             assert time.monotonic() - began < LONGEST_SECONDS, f"no offer within {LONGEST_SECONDS} s"
     assert offer.address == host_map.address, offer
     return (time.monotonic() - began) * 1000

@@ -44,20 +44,38 @@ class DrivenSite:
 
     def __init__(self, directory: Path, backend: Backend, reactor: Any, *, haste: float = 1.0) -> None:
         self.reported: list[HostMapState] = []
-        clock: Any = Hurried(reactor, haste)
-        self._thread = StoreThread(reactor)
-        self._store = HostMapStore.open(directory / "accepted" / "host-maps.sqlite")
-        self.convergence = Convergence(self._store, backend, clock, self._thread, random.random)
-        self._accepted = AcceptedHostMaps(self._store, self.convergence, self._thread)
+        self.store_file = directory / "accepted" / "host-maps.sqlite"
+        self._reactor = reactor
+        self._haste = haste
         self._generations: dict[str, int] = {}
         self._sets: dict[str, dict[Identifier, HostMap]] = {}
+        self._boot(backend)
+
+    def _boot(self, backend: Backend) -> None:
+        clock: Any = Hurried(self._reactor, self._haste)
+        self._running = False
+        self._thread = StoreThread(self._reactor)
+        self._store = HostMapStore.open(self.store_file)
+        self.convergence = Convergence(self._store, backend, clock, self._thread, random.random)
+        self._accepted = AcceptedHostMaps(self._store, self.convergence, self._thread)
 
     async def start(self) -> None:
+        self._running = True
         self._thread.start()
         self.convergence.start()
         await self._accepted.connected(_ORIGIN, self._report)
 
+    async def start_again(self, backend: Backend) -> None:
+        """As another process, with a backend that knows nothing yet."""
+        await self.stop()
+        self._boot(backend)
+        await self.start()
+
     async def stop(self) -> None:
+        """What has begun is finished first; nothing to do when it is stopped already."""
+        if not self._running:
+            return
+        self._running = False
         await self.convergence.stop()
         await self._thread(self._store.close)
         self._thread.stop()

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from twisted.internet import reactor
 
 from clusterd.dhcp.backend import Backend
+from clusterd.dhcp.host_system import FileVersion
 from clusterd.protocol.values import HostMap, Identifier
 from tests.clusterd.log_events import logged
 from tests.lab.site import DrivenSite
@@ -33,6 +34,12 @@ class TroubledServer(Protocol):
 
     @property
     def backend(self) -> Backend: ...
+
+    def new_backend(self) -> Backend:
+        """As clusterd makes it at its start."""
+
+    async def written(self) -> object:
+        """What is another whenever the server is given host maps, or their files are written."""
 
     async def serves(self, host_map: HostMap) -> bool:
         """Whether the client is given the address: asked of the server, where there is one."""
@@ -124,6 +131,22 @@ async def a_server_that_came_back_without_its_state_is_given_it_again(server: Tr
     assert site.state(NET).error is None
 
 
+async def a_restarted_clusterd_with_nothing_to_do_writes_nothing(server: TroubledServer, site: DrivenSite) -> None:
+    await site.stop()
+    before = await server.written(), version_of(site.store_file)
+    reported = len(site.reported)
+    await site.start_again(server.new_backend())
+    await site.stop()  # what it begins with, a comparison of everything, is finished first
+    assert (await server.written(), version_of(site.store_file)) == before
+    assert all(state.error is None and not state.drift_repaired for state in site.reported[reported:])
+    assert await server.serves(ONE) and await server.serves(TWO)
+
+
+def version_of(*paths: Path) -> list[FileVersion | None]:
+    """What changes whenever one of the files is written or replaced, and not when it is read."""
+    return [FileVersion.of(path) for path in paths]
+
+
 async def a_full_disk_is_said_and_heals(server: TroubledServer, site: DrivenSite) -> None:
     await server.fill_disk()
     await site.accept(NET, [THREE])
@@ -151,6 +174,7 @@ SCENARIOS: list[Scenario] = [
     a_server_that_is_away_is_said_and_given_everything_at_its_return,
     a_server_that_was_restarted_behind_our_back_serves_what_it_did,
     a_server_that_came_back_without_its_state_is_given_it_again,
+    a_restarted_clusterd_with_nothing_to_do_writes_nothing,
     a_full_disk_is_said_and_heals,
     a_refused_host_map_is_reported_and_the_others_are_served,
 ]

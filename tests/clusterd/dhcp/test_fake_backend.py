@@ -28,6 +28,12 @@ class TroubledFake:
         self.backend = FakeBackend()
         self.backend.reject(self.refused[0].identifier, self.refused[1].strip("^$"))
 
+    def new_backend(self) -> Backend:
+        return self.backend
+
+    async def written(self) -> int:
+        return len(self.backend.changes)
+
     async def serves(self, host_map: HostMap) -> bool:
         return host_map in self.backend.maps
 

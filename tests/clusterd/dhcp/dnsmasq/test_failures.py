@@ -14,17 +14,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from clusterd.dhcp.dnsmasq import pacing
-from clusterd.dhcp.dnsmasq.backend import dnsmasq_backend
+from clusterd.dhcp.dnsmasq.backend import DnsmasqBackend, dnsmasq_backend
 from clusterd.dhcp.file.backend import FileBackend
 from clusterd.dhcp.host_lines import render_line
 from clusterd.protocol.values import HostMap, Identifier
 from tests.clusterd.dhcp.dnsmasq.test_real import network
-from tests.clusterd.dhcp.driven_contract import NET, ONE, SCENARIOS, THREE, TWO, Scenario, driven
+from tests.clusterd.dhcp.driven_contract import NET, ONE, SCENARIOS, THREE, TWO, Scenario, driven, version_of
 from tests.lab.namespaces import Network, in_namespace
 from tests.lab.operator import Operator
 from tests.lab.raw_v4 import RawClient4
 from tests.lab.servers import DnsmasqServer, dnsmasq
-from tests.lab.site import DrivenSite
 from tests.requirements import need
 from tests.waiting import until
 
@@ -47,14 +46,21 @@ class TroubledDnsmasq:
     )
 
     def __init__(self, network: Network, server: DnsmasqServer, disk: Path, client: RawClient4) -> None:
-        def in_its_network(work: Callable[[], T]) -> Awaitable[T]:
-            return deferToThread(in_namespace, network.server, work)
-
-        paths = (server.hosts_file, server.hosts_directory, server.pid_file)
-        self.backend = dnsmasq_backend(*paths, reactor, in_its_network=in_its_network, read_timeout=0.5)
         self.server = server
+        self._network = network
         self._ballast = disk / "ballast"
         self._client = client
+        self.backend = self.new_backend()
+
+    def new_backend(self) -> DnsmasqBackend:
+        def in_its_network(work: Callable[[], T]) -> Awaitable[T]:
+            return deferToThread(in_namespace, self._network.server, work)
+
+        paths = (self.server.hosts_file, self.server.hosts_directory, self.server.pid_file)
+        return dnsmasq_backend(*paths, reactor, in_its_network=in_its_network, read_timeout=0.5)
+
+    async def written(self) -> object:
+        return version_of(self.server.hosts_file), sorted(self.server.hosts_directory.iterdir())
 
     async def serves(self, host_map: HostMap) -> bool:
         answer = await deferToThread(self._client.discover, host_map.identifier.text)
@@ -161,34 +167,6 @@ async def test_a_server_that_does_not_read_is_said_and_given_everything_when_it_
         assert await troubled.serves(ONE) and await troubled.serves(THREE) and not await troubled.serves(TWO)
 
 
-@pytest_twisted.ensureDeferred
-async def test_a_restarted_clusterd_with_nothing_to_do_writes_nothing(
-    troubled: TroubledDnsmasq, tmp_path: Path
-) -> None:
-    async with driven(troubled, tmp_path):
-        pass
-    store = tmp_path / "accepted" / "host-maps.sqlite"
-    before = written(troubled.server.hosts_file), written(store)
-    reads = troubled.server.log.count(f"read {troubled.server.hosts_file}\n")
-    successor = dnsmasq_backend(
-        troubled.server.hosts_file, troubled.server.hosts_directory, troubled.server.pid_file, reactor
-    )
-    site = DrivenSite(tmp_path, successor, reactor)
-    await site.start()
-    try:
-        await until(lambda: troubled.server.log.count(f"read {troubled.server.hosts_file}\n") > reads)
-    finally:
-        await site.stop()  # what has begun is finished first
-    assert before == (written(troubled.server.hosts_file), written(store))
-    assert list(troubled.server.hosts_directory.iterdir()) == [] and await troubled.serves(ONE)
-
-
-def written(path: Path) -> tuple[int, int, int]:
-    """What changes whenever a file is written or replaced, and not when it is read."""
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
 def check(network: Network, troubled: TroubledDnsmasq, directory: Path, hosts_file: Path) -> tuple[int, list[str]]:
     """`twistd clusterd --check` on the server's host: its exit code and what it says."""
     server = troubled.server
@@ -202,10 +180,10 @@ async def test_a_check_of_a_dnsmasq_that_is_ready_and_of_one_that_is_not(
 ) -> None:
     await troubled.backend.replace({ONE, TWO})
     hosts_file = troubled.server.hosts_file
-    before = written(hosts_file)
+    before = version_of(hosts_file)
     code, lines = await deferToThread(check, network, troubled, tmp_path, hosts_file)
     assert (code, lines) == (0, ["dnsmasq: ready for up to 50000 host maps, IPv4 and IPv6."])
-    assert written(hosts_file) == before and await troubled.serves(ONE)
+    assert version_of(hosts_file) == before and await troubled.serves(ONE)
 
     elsewhere = hosts_file.with_name("elsewhere")
     code, lines = await deferToThread(check, network, troubled, tmp_path, elsewhere)

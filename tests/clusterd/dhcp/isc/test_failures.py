@@ -163,6 +163,12 @@ class TroubledDhcpd:
         self._ballast = disk / "ballast"
         self._client = client
 
+    def new_backend(self) -> IscBackend:
+        return self.server.backend(reactor)
+
+    async def written(self) -> object:
+        return driven_contract.version_of(self.server.leases_file, self.server.include_file)
+
     async def serves(self, host_map: HostMap) -> bool:
         answer = await in_thread(self._client.discover, host_map.identifier.text)
         return answer is not None and answer.address == host_map.address

@@ -12,11 +12,11 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from clusterd.dhcp.host_system import run_at_once
-from clusterd.dhcp.kea.backend import kea_backend
+from clusterd.dhcp.kea.backend import KeaBackend, kea_backend
 from clusterd.dhcp.kea.control_socket import ControlSocket
 from clusterd.protocol.values import HostMap, Identifier
 from tests.clusterd.dhcp import driven_contract
-from tests.clusterd.dhcp.driven_contract import SCENARIOS, Scenario, driven
+from tests.clusterd.dhcp.driven_contract import SCENARIOS, Scenario, driven, version_of
 from tests.clusterd.dhcp.kea.laboratory import CLIENT_MAC, HostsDatabase, in_thread
 from tests.end_to_end.daemons import Cluster, Region, eventually
 from tests.lab.clients import dhclient, udhcpc
@@ -42,10 +42,19 @@ class TroubledKea:
     )
 
     def __init__(self, servers: KeaServers, client: RawClient4, database: HostsDatabase | None) -> None:
-        self.backend = kea_backend(servers.settings, reactor)
         self.servers = servers
+        self.backend = self.new_backend()
         self._database = database
         self._client = client
+
+    def new_backend(self) -> KeaBackend:
+        return kea_backend(self.servers.settings, reactor)
+
+    async def written(self) -> object:
+        if self._database is not None:
+            return self._database.run("SELECT host_id, xmin::text FROM hosts ORDER BY host_id")
+        loaded = self.servers.log(4).count("DHCP4_CONFIG_COMPLETE")
+        return loaded, version_of(*sorted(self.servers.include_directory.iterdir()))
 
     async def serves(self, host_map: HostMap) -> bool:
         answer = await in_thread(self._client.discover, host_map.identifier.text)
