@@ -37,7 +37,7 @@ from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.pool import ConnectionLost
 
 TAKE_SECONDS: Final = 1.0
-MAX_OPEN_QUESTIONS: Final = 64
+MAX_OPEN_QUESTIONS: Final = 200
 """Of one regiond at a time: what the table holds is bounded by that, and by the size of a box."""
 
 _AWAY = (DatabaseUnavailable, ConnectionLost)
