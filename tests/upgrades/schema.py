@@ -32,9 +32,16 @@ _UNIQUE: Final = """
     SELECT conrelid::regclass::text || ': ' || pg_get_constraintdef(oid) FROM pg_constraint
     WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'u', 'x') AND conparentid = 0 ORDER BY 1"""
 
+_CHECKS: Final = """
+    SELECT conrelid::regclass::text || ': ' || conname, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE connamespace = 'public'::regnamespace AND contype = 'c' ORDER BY 1"""
+_WORD: Final = re.compile(r"'([a-z-]+)'")
+
 
 def schema_of(dsn: str) -> Schema:
-    """Columns (type, may it be null, is there a default), functions with what they answer, and what is unique."""
+    """Columns (type, may it be null, is there a default), functions with what they answer, what is unique, and which
+    words a column may have.
+    """
     with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
         cursor.execute(_COLUMNS)
         tables: dict[str, Any] = {}
@@ -43,7 +50,15 @@ def schema_of(dsn: str) -> Schema:
         cursor.execute(_FUNCTIONS)
         functions = dict(cursor.fetchall())
         cursor.execute(_UNIQUE)
-        return {"tables": tables, "functions": functions, "unique": [row[0] for row in cursor.fetchall()]}
+        unique = [row[0] for row in cursor.fetchall()]
+        cursor.execute(_CHECKS)
+        words = {name: sorted(_WORD.findall(definition)) for name, definition in cursor.fetchall()}
+        return {
+            "tables": tables,
+            "functions": functions,
+            "unique": unique,
+            "words": {k: w for k, w in words.items() if w},
+        }
 
 
 def load(name: str) -> Schema:
@@ -77,6 +92,9 @@ def complaints(then: Schema, now: Schema) -> list[str]:
         named = columns[1].split(", ") if columns else []
         if named and all(name in then["tables"].get(table, {}) for name in named):
             found.append(f"new, and nothing that is written so far heeds it: {what}")
+    for check, words in then["words"].items():
+        if unknown := sorted(set(now["words"].get(check, ())) - set(words)):
+            found.append(f"{check}: nothing that reads it so far knows {', '.join(unknown)}")
     return sorted(found)
 
 
