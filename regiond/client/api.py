@@ -35,6 +35,7 @@ from regiond.http.shapes.subnets import Subnet
 
 TIMEOUT_SECONDS: Final = 20.0
 PATIENCE_SECONDS: Final = 30.0
+PROBE_SECONDS = 20.0  # the longest that the region asks the clusters, at a time
 POLL_SECONDS: Final = 0.5
 
 Query = Sequence[tuple[str, str]]
@@ -46,7 +47,8 @@ class Client:
 
     `ca_file` has the certificates (PEM) of whoever vouches for an https URL; without it, the operating system's count.
     `timeout` is for one attempt, `patience` for all of them, in seconds. `wait`, where a method has it, is how long the
-    region may wait until the clusters have applied a host map before it answers.
+    region may wait until the clusters have applied a host map before it answers; `probe`, whether it finds out on the
+    wire that nobody uses an address before it hands it out (None: as the subnet says).
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Client:
         hostname: str | None = None,
         owner: str | None = None,
         comment: str | None = None,
+        probe: bool | None = None,
         wait: float | None = None,
         key: str | None = None,
     ) -> Device:
@@ -105,7 +108,7 @@ class Client:
             owner=owner,
             comment=comment,
         )
-        return cast(Device, await self._make("/devices", body, wait, key))
+        return cast(Device, await self._make("/devices", body, wait, key, probe))
 
     async def device(self, device: str) -> Device:
         return cast(Device, await self._read(f"/devices/{segment(device)}"))
@@ -150,6 +153,7 @@ class Client:
         duid: str | None = None,
         address: str | None = None,
         hostname: str | None = None,
+        probe: bool | None = None,
         wait: float | None = None,
         key: str | None = None,
     ) -> Reservation:
@@ -163,7 +167,7 @@ class Client:
             address=address,
             hostname=hostname,
         )
-        return cast(Reservation, await self._make(f"/nodes/{segment(node)}/addresses", body, wait, key))
+        return cast(Reservation, await self._make(f"/nodes/{segment(node)}/addresses", body, wait, key, probe))
 
     def node_addresses(self, node: str) -> AsyncIterator[Reservation]:
         return self._list(f"/nodes/{segment(node)}/addresses", ())
@@ -188,6 +192,7 @@ class Client:
         comment: str | None = None,
         user: str | None = None,
         expires_in: int | None = None,
+        probe: bool | None = None,
         key: str | None = None,
     ) -> Reservation:
         """An address that the region hands to nobody else; no host map."""
@@ -201,7 +206,7 @@ class Client:
             user=user,
             expires_in=expires_in,
         )
-        return cast(Reservation, await self._make("/reservations", body, None, key))
+        return cast(Reservation, await self._make("/reservations", body, None, key, probe))
 
     async def reserve_several(
         self,
@@ -212,13 +217,14 @@ class Client:
         comment: str | None = None,
         user: str | None = None,
         expires_in: int | None = None,
+        probe: bool | None = None,
         key: str | None = None,
     ) -> Group:
         """2 to 256 addresses, all or none."""
         body = _given(
             interface=interface, count=count, purpose=purpose, comment=comment, user=user, expires_in=expires_in
         )
-        return cast(Group, await self._make("/reservations", body, None, key))
+        return cast(Group, await self._make("/reservations", body, None, key, probe))
 
     async def reservation(self, reservation: str) -> Reservation:
         return cast(Reservation, await self._read(f"/reservations/{segment(reservation)}"))
@@ -267,10 +273,15 @@ class Client:
     # ---- many at once ----
 
     async def batch(
-        self, members: Sequence[Mapping[str, Any]], *, wait: float | None = None, key: str | None = None
+        self,
+        members: Sequence[Mapping[str, Any]],
+        *,
+        probe: bool | None = None,
+        wait: float | None = None,
+        key: str | None = None,
     ) -> list[MemberResult]:
         """Up to 256 claims and releases, all or none: see `POST /batch` for what a member is."""
-        done = await self._make("/batch", {"members": [dict(member) for member in members]}, wait, key)
+        done = await self._make("/batch", {"members": [dict(member) for member in members]}, wait, key, probe)
         return cast(list[MemberResult], done["results"])
 
     async def import_file(
@@ -319,9 +330,13 @@ class Client:
     async def _read(self, path: str) -> Any:
         return (await self._request("GET", path)).content
 
-    async def _make(self, path: str, body: Mapping[str, Any], wait: float | None, key: str | None) -> Any:
-        query = () if wait is None else [("wait", f"{wait:.3f}")]
-        return (await self._request("POST", path, query, body=body, key=key, longer=wait or 0.0)).content
+    async def _make(
+        self, path: str, body: Mapping[str, Any], wait: float | None, key: str | None, probe: bool | None = None
+    ) -> Any:
+        query = [] if wait is None else [("wait", f"{wait:.3f}")]
+        query += [] if probe is None else [("probe", str(probe).lower())]
+        longer = (wait or 0.0) + (PROBE_SECONDS if probe else 0.0)
+        return (await self._request("POST", path, query, body=body, key=key, longer=longer)).content
 
     async def _delete(self, path: str, force: bool, key: str | None) -> Any:
         return (await self._request("DELETE", path, [("force", "true")] if force else (), key=key)).content

@@ -48,13 +48,14 @@ async def test_the_three_operations_and_what_they_send() -> None:
     async with serving() as server, client_of(server) as client:
         device = await client.claim_device("192.0.2.0/24", mac="00:16:3E:00:00:01", hostname="web1", wait=0.5)
         assert device["reservations"][0]["address"] == "192.0.2.7"
-        held = await client.claim_node_address("nd-0000000004", "rack-a:eth1", alias="eth0:1")
+        held = await client.claim_node_address("nd-0000000004", "rack-a:eth1", alias="eth0:1", probe=False)
         assert held["host_map"] is not None
-        assert (await client.reserve("192.0.2.0/24", purpose="a test"))["owner"] == "alice"
+        assert (await client.reserve("192.0.2.0/24", purpose="a test", probe=True))["owner"] == "alice"
         names = [name for name, _ in server.region.claims.calls]
         assert names == ["create_device", "claim_node_address", "reserve"]
         asked = server.region.claims.calls[0][1]
         assert (asked["context"].wait_seconds, asked["hostname"]) == (0.5, "web1")
+        assert [call["context"].probe for _, call in server.region.claims.calls] == [None, False, True]
         keys = {arguments["context"].idempotency_key for _, arguments in server.region.claims.calls}
         assert None not in keys and len(keys) == 3
         assert (await client.device("dv-0000000006"))["id"] == device["id"]
@@ -63,7 +64,8 @@ async def test_the_three_operations_and_what_they_send() -> None:
         released = await client.release("rs-0000000007", force=True)
         assert released is not None and released["status"] == "releasing"
         assert server.region.claims.calls[-1][1]["force"] is True
-        results = await client.batch([{"operation": "reserve", "interface": "192.0.2.0/24"}])
+        results = await client.batch([{"operation": "reserve", "interface": "192.0.2.0/24"}], probe=True)
+        assert server.region.batches.calls[-1][1]["context"].probe is True
         assert [result["operation"] for result in results] == ["reserve"]
 
 
