@@ -137,6 +137,27 @@ class Tables:
         plain: list[tuple[str, Any]] = [(tag, json.loads(json.dumps(fact))) for tag, fact in rows]
         return plain
 
+    def owner_facts(self, request: str) -> list[tuple[str, Any]]:
+        """What the real function of this name returns, of devices."""
+        facts: list[tuple[str, Any]] = []
+        for device in json.loads(request)["devices"]:
+            if (row := self.devices.get(device)) is not None:
+                held = [
+                    r["id"] for r in self.reservations.values() if r["device"] == device and r["status"] == "active"
+                ]
+                facts.append(("device", {**row, "owner_name": self.accounts[row["owner"]], "held": held}))
+        return facts
+
+    def batch_edit(self, document: str) -> None:
+        """Do what the real function does, of devices and reservations."""
+        changes = json.loads(document)
+        for row in changes["devices"]:
+            self.devices[row["id"]].update(row)
+        for row in changes["reservations"]:
+            stored = self.reservations[row["subnet"], _int(row["address"])]
+            stored.update((name, row.get(name)) for name in _EDITED_COLUMNS)
+            stored["owner_name"] = self.accounts[stored["owner"]]
+
     def _facts_of_subnets(self, subnets: Iterable[Row]) -> Iterator[tuple[str, Any]]:
         for wanted in subnets:
             row = self.subnets.get(wanted["id"])
@@ -309,6 +330,7 @@ _LISTS = (
     "audit",
     "answers",
 )
+_EDITED_COLUMNS = ("owner", "macs", "hostname", "comment", "expires_at", "map_generation")
 _RELEASE_COLUMNS = ("status", "release_generation", "confirmed_at", "free_at")
 
 

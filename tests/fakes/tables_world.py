@@ -7,8 +7,8 @@ from typing import Any
 from regiond.domain.errors import DomainError
 from regiond.domain.mutations import Mutation, Outcome
 from regiond.domain.plan import plan
-from regiond.storage.batch import facts_request, read_facts
-from regiond.storage.batch_changes import changes_document
+from regiond.storage.batch import facts_request, owner_facts_request, read_facts
+from regiond.storage.batch_changes import changes_document, edits_document
 from tests.fakes.tables import Tables
 from tests.regiond.domain.stories import Rows, Story
 
@@ -60,10 +60,14 @@ class TablesWorld:
 
 def commit(tables: Tables, mutations: Sequence[Mutation]) -> list[Outcome | DomainError]:
     """One batch, as the writer does it."""
-    facts = read_facts(tables.batch_facts(facts_request(mutations)))
+    owners = owner_facts_request(mutations)
+    found = tables.batch_facts(facts_request(mutations)) + ([] if owners is None else tables.owner_facts(owners))
+    facts = read_facts(found)
     planned = plan(facts, mutations)
     if planned.changes.anything:
         tables.batch_write(changes_document("00000000-0000-0000-0000-000000000000", planned.changes, facts.subnets))
+        if (edits := edits_document(planned.changes)) is not None:
+            tables.batch_edit(edits)
     return planned.outcomes
 
 

@@ -12,9 +12,12 @@ from regiond.domain.mutations import (
     Acknowledge,
     Claim,
     DropDevice,
+    EditDevice,
+    EditReservation,
     Forgotten,
     Mutation,
     Outcome,
+    Place,
     Reclaim,
     Release,
 )
@@ -65,8 +68,14 @@ class Model:
     subnets: dict[int, ModelSubnet]
     answers: dict[tuple[int, str], tuple[str, Expected]] = field(default_factory=dict)
     devices: set[int] = field(default_factory=set)
+    known: dict[int, set[int]] = field(default_factory=dict)  # devices as a batch finds them, and what they have then
 
     def batch(self, mutations: Sequence[Mutation]) -> list[Expected]:
+        everything = [held for subnet in self.subnets.values() for held in subnet.held.values()]
+        self.known = {
+            device: {h.claim.reservation for h in everything if h.claim.device_id == device and not h.releasing}
+            for device in self.devices
+        }
         for subnet in self.subnets.values():
             subnet.changed = subnet.told = False
         expected = [self._member(mutation) for mutation in mutations]
@@ -118,6 +127,12 @@ class Model:
                 self._acknowledge(self.subnets[step.subnet], step)
             elif isinstance(step, Forgotten):
                 self._forgotten(self.subnets[step.subnet], step)
+            elif isinstance(step, EditReservation):
+                made, one = self._rename(step)
+                shown.append(one)
+            elif isinstance(step, EditDevice):
+                made, some = self._replace(step)
+                shown += some
             else:
                 assert isinstance(step, DropDevice)
                 self.devices.discard(step.device)
@@ -211,6 +226,46 @@ class Model:
         del subnet.held[held.address]
         subnet.free.add(held.address)
 
+    def _rename(self, step: EditReservation) -> tuple[bool, Shown]:
+        subnet = self.subnets[step.at.subnet]
+        held = _held(subnet, step.at)
+        if held is None:
+            raise errors.NotFound("")
+        if held.releasing:
+            raise errors.BeingReleased("")
+        renamed = held.claim.hostname != step.values["hostname"]
+        held.claim = replace(held.claim, hostname=step.values["hostname"])
+        if renamed and held.address in subnet.maps.values():
+            subnet.changed = True
+        return renamed, _shown(subnet, held)
+
+    def _replace(self, step: EditDevice) -> tuple[bool, list[Shown]]:
+        if step.device not in self.known or step.device not in self.devices:
+            raise errors.NotFound("")
+        if self.known[step.device] != {place.reservation for place in step.places}:
+            raise errors.ChangedMeanwhile("")
+        shown, changed = [], False
+        for place in step.places:
+            subnet = self.subnets[place.subnet]
+            held = _held(subnet, place)
+            if held is None or held.releasing:
+                raise errors.ChangedMeanwhile("")
+            own = {i for i, address in subnet.maps.items() if address == held.address}
+            wanted = {i for i in own if i.kind is not IdentifierKind.MAC} | set(step.values["macs"])
+            if any(subnet.maps.get(i, held.address) != held.address for i in wanted):
+                raise errors.IdentifierTaken("")
+            for identifier in own - wanted:
+                del subnet.maps[identifier]
+                subnet.former[identifier] = (held.address, held.claim.reservation)
+            for identifier in wanted:
+                subnet.former.pop(identifier, None)
+                subnet.maps[identifier] = held.address
+            if own != wanted:
+                subnet.changed = changed = True
+            held.claim = replace(held.claim, identifiers=tuple(sorted(wanted)))
+            shown.append(_shown(subnet, held))
+        return changed, shown
+
     def _acknowledge(self, subnet: ModelSubnet, step: Acknowledge) -> None:
         served = subnet.served.get(step.cluster)
         if served is None or served.role == "former":
@@ -241,6 +296,11 @@ _OBSTACLES: dict[str, type[errors.DomainError]] = {
     "gateway": errors.AddressOfInfrastructure,
     "controller": errors.AddressOfInfrastructure,
 }
+
+
+def _held(subnet: ModelSubnet, place: Place) -> Held | None:
+    found = subnet.held.get(address_to_int(place.address)[1])
+    return found if found is not None and found.claim.reservation == place.reservation else None
 
 
 def _is_same(claim: Claim, holder: Held) -> bool:

@@ -94,6 +94,11 @@ class Player:
             for address in set(cluster.server.values()) - set(cluster.stored.values()):
                 self.served_until[subnet, address] = self.seconds
             cluster.applied, cluster.server = cluster.accepted, dict(cluster.stored)
+            cluster.made_of = {
+                _identifier(kind, value): row["reservation"]
+                for (of, kind, value), row in self.before.maps.items()
+                if of == subnet and not row["removed"]
+            }
 
     async def _change_role(self, event: RoleChanges) -> None:
         subnet, cluster = self.world.subnets[event.subnet], self.world.clusters[event.cluster]
@@ -177,14 +182,18 @@ class Player:
                 if (subnet, address) not in self.forced:
                     row = rows.reservations.get((subnet, address))
                     assert row is not None, f"{address} is free and still served to {identifier}"
-                    assert _has(row, identifier), f"{address} is another's and still served to {identifier}"
+                    # a device whose NIC was replaced keeps its address, while the old one may still be served
+                    own = _has(row, identifier) or row["id"] == cluster.made_of[identifier]
+                    assert own, f"{address} is another's and still served to {identifier}"
 
     def _check_rest(self, rows: Rows) -> None:
-        """An address that had a host map changes hands only after its rest, except back to the same identifiers."""
+        """An address that had a host map changes hands only after its rest, except back to the same identifiers. That
+        of a device with another NIC does not change hands.
+        """
         for (subnet, address), row in self.before.reservations.items():
             now = rows.reservations.get((subnet, address))
-            changed_hands = now is None or not all(_has(now, i) for i in _identifiers(row))
-            if row["map_generation"] is not None and changed_hands and (subnet, address) not in self.forced:
+            is_kept = now is not None and (now["id"] == row["id"] or all(_has(now, i) for i in _identifiers(row)))
+            if row["map_generation"] is not None and not is_kept and (subnet, address) not in self.forced:
                 until = self.served_until.get((subnet, address), float("-inf")) + self.story.hold
                 assert self.seconds >= until, f"{address} was free {until - self.seconds} s too early"
             if now is None or now["id"] != row["id"]:

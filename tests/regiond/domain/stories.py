@@ -17,11 +17,14 @@ from regiond.domain.mutations import (
     Actor,
     Claim,
     DropDevice,
+    EditDevice,
+    EditReservation,
     Forgotten,
     Idempotency,
     Mutation,
     NewDevice,
     Outcome,
+    Place,
     Reclaim,
     Release,
     Step,
@@ -31,6 +34,7 @@ from tests.regiond.domain.grounds import IDENTIFIERS, MACS, V4_GROUNDS, V6_GROUN
 
 HOLD_SECONDS = 600
 HOLD_PASSES_SECONDS = 10_000.0
+DEVICE_IDS = 1_000_000  # a device's id is that of its one reservation, and this
 
 # ---- the words of a story ----
 
@@ -85,7 +89,23 @@ class Forgets:
     subnet: int
 
 
-Word = Claims | Releases | Reclaims | Drops | Says | Forgets
+@dataclass(frozen=True)
+class Renames:
+    """A reservation gets another host name, or none."""
+
+    nth: int
+    hostname: str | None
+
+
+@dataclass(frozen=True)
+class Replaces:
+    """A device gets other MAC addresses and keeps its address."""
+
+    nth: int
+    macs: tuple[Identifier, ...]
+
+
+Word = Claims | Releases | Reclaims | Drops | Says | Forgets | Renames | Replaces
 
 
 @dataclass(frozen=True)
@@ -168,6 +188,8 @@ _words = st.one_of(
     st.builds(Reclaims, st.integers(0, 3)),
     st.builds(Forgets, _clusters, _subnets),
     st.builds(Drops, st.integers(0, 3)),
+    st.builds(Renames, st.integers(0, 3), st.sampled_from([None, "a", "b"])),
+    st.builds(Replaces, st.integers(0, 3), _pair),
 )
 _members = st.builds(
     Member,
@@ -258,12 +280,13 @@ class World(Protocol):
 
 @dataclass
 class SimulatedCluster:
-    """What one cluster truly has of one subnet: on disk, and in its DHCP server."""
+    """What one cluster truly has of one subnet: on disk, and in its DHCP server, with what it was made of."""
 
     accepted: int = 0
     applied: int = 0
     stored: dict[Identifier, str] = field(default_factory=dict)
     server: dict[Identifier, str] = field(default_factory=dict)
+    made_of: dict[Identifier, int] = field(default_factory=dict)
     reported: list[tuple[int, int]] = field(default_factory=list)
 
     def forget(self) -> None:
@@ -323,6 +346,12 @@ class Speaker:
             case Forgets(cluster, subnet):
                 self.clusters[cluster, subnet].forget()
                 return [Forgotten(self.world.clusters[cluster], self.world.subnets[subnet])]
+            case Renames(nth, hostname):
+                return [EditReservation(Place(*self._nth(nth)), {"hostname": hostname})]
+            case Replaces(nth, macs):
+                device = self.devices[-1 - nth % len(self.devices)] if self.devices else 1
+                places = tuple(Place(*one) for one in self.made if one[0] == device - DEVICE_IDS)
+                return [EditDevice(device, places, {"macs": macs})]
 
     def _claim(self, word: Claims) -> Claim:
         named = self.story.grounds[word.subnet].named()
@@ -338,7 +367,7 @@ class Speaker:
             identifiers=word.identifiers,
             mac="00:16:3e:ff:ff:ff" if word.kind is Kind.USER else None,
             hostname=word.hostname,
-            device=NewDevice(reservation + 1_000_000, word.hostname, None) if word.kind is Kind.DEVICE else None,
+            device=NewDevice(reservation + DEVICE_IDS, word.hostname, None) if word.kind is Kind.DEVICE else None,
             node=1 if word.kind is Kind.NODE else None,
             group=self.new_id() if word.count > 1 else None,
             others=tuple(self.new_id() for _ in range(word.count - 1)),
