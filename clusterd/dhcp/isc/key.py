@@ -13,7 +13,7 @@ SHORTEST_KEY_BYTES = 16
 DEFAULT_KEY_NAME = "hostmap"
 ALGORITHM = "hmac-sha256"
 
-_COMMENT = re.compile(r"(?m)(#|//).*$")
+_COMMENT = re.compile(r'("[^"\n]*")|(?:#|(?<![A-Za-z0-9+/=])//).*')  # none in quotes, nor within base64
 _STATEMENT = re.compile(r'key\s+"?(?P<name>[A-Za-z0-9._-]{1,255})"?\s*\{(?P<body>[^{}]*)\}\s*;?\s*')
 _CLAUSE = re.compile(r'\s*(algorithm|secret)\s+"?([^\s";]+)"?\s*;?\s*')
 
@@ -58,7 +58,7 @@ def parse_key(text: str) -> OmapiKey:
 
     Raises KeyUnusable.
     """
-    bare = _COMMENT.sub("", text) if "{" in text else text  # base64 may contain //
+    bare = _COMMENT.sub(r"\1", text) if "{" in text else text
     statement = _STATEMENT.fullmatch(bare.strip())
     if statement is None:
         if "{" in text:

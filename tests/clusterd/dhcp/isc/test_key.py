@@ -31,6 +31,21 @@ def test_the_secret_alone(secret: bytes) -> None:
     assert parse_key(f"{b64encode(secret).decode()}\n") == OmapiKey("hostmap", secret)
 
 
+@pytest.mark.parametrize("quote", ['"', ""])
+def test_two_slashes_in_a_secret_begin_no_comment(quote: str) -> None:
+    secret = b"\x00\xff\xff\xff" * 6
+    text = b64encode(secret).decode()
+    assert "//" in text and not text.startswith("//")
+    statement = f"key a {{ // {quote}\n algorithm hmac-sha256; secret {quote}{text}{quote}; // {quote}one\n}}; # two"
+    assert parse_key(statement) == OmapiKey("a", secret)
+
+
+@given(st.binary(min_size=16, max_size=64))
+def test_a_secret_in_a_statement(secret: bytes) -> None:
+    text = f'key "a" {{ algorithm hmac-sha256; secret "{b64encode(secret).decode()}"; }};'
+    assert parse_key(text) == OmapiKey("a", secret)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
