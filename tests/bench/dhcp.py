@@ -46,6 +46,7 @@ SERVER, RELAY = "10.128.0.1", "10.191.255.254"
 WIRE = Wire((f"{SERVER}/10", "2001:db8:0:1::1/64"))  # the latter because dhcpd -6 wants a network to serve
 CHANGES_PER_SECOND = 10
 TICK_SECONDS = 0.005
+ROOM = 200  # for the host maps of the changes that are measured
 BEARABLE = 0.5  # of the exchanges that a server can do
 FLOOD = 6000  # exchanges a second, more than any server answers
 SIZES = {"dnsmasq": (1_000, 10_000), "isc": (1_000, 10_000, 100_000), "kea": (1_000, 10_000, 100_000)}
@@ -111,6 +112,9 @@ class _Measured:
         assert found == frozenset(there)
         before = self.subject.identity()
         figures["answered_ms"] = round(statistics.median([await self.answered() for _ in range(self.tries)]), 1)
+        if self.made + ROOM > backend.capabilities.max_host_maps:
+            await self.apply(there[:ROOM], ())  # the driver keeps to what the server takes
+            del there[:ROOM]
         figures["mixed_answered_ms"] = await mixed_ms(backend, self.network, self.directory, reactor, self.seconds)
         watched = there[self.size // 2].identifier.text
         figures["silence_ms"] = await self.silence(watched, there)

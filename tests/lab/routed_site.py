@@ -44,7 +44,7 @@ def routed_site(near: Wire, router: tuple[str, ...], far: Wire, directory: Path)
 
 @contextmanager
 def _relay(namespace: str, relays: list[str], log: Path) -> Iterator[None]:
-    own = ("--conf-file=/dev/null", "--pid-file=", "--log-facility=-", "--user=root", "--port=0")  # no DNS
+    own = ("--conf-file=/dev/null", "--pid-file=", "--log-facility=-", "--user=root", "--group=", "--port=0")  # no DNS
     command = [*within(namespace), "dnsmasq", "--keep-in-foreground", *own, *relays]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)

@@ -21,7 +21,9 @@ PLACES = (
     "tests/end_to_end/test_adopting_a_site.py",
     "tests/end_to_end/test_first_contact.py",
     "tests/end_to_end/test_foreign_leases.py",
+    "tests/end_to_end/test_foreign_leases_v6.py",
     "tests/end_to_end/test_overlapping_networks.py",
+    "tests/end_to_end/test_relays.py",
 )
 LIMIT_SECONDS = 360.0  # of each of the two, on a machine with two cores
 
