@@ -60,7 +60,7 @@ class RefusalLimit:
             self._refused.popitem(last=False)
 
 
-class _Responders(amp.CommandLocator):
+class NewcomerResponders(amp.CommandLocator):
     """Answers one `Enrol`; not even a ping."""
 
     _log = Logger(namespace="region.clusters")
@@ -119,7 +119,7 @@ class EnrolmentFactory(Factory):
         if len(self._links) >= MAX_CONNECTIONS or not self._limit.allows(host):
             return None
         link = Link(self._clock, max_box_bytes=MAX_BOX_BYTES, max_commands=MAX_COMMANDS_IN_FLIGHT)
-        link.answer_with(_Responders(link, host, self._region, self._enrols, self._limit))
+        link.answer_with(NewcomerResponders(link, host, self._region, self._enrols, self._limit))
         self._links.add(link)
         timer = self._clock.callLater(CONNECTION_SECONDS, link.abort)
 

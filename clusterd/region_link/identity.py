@@ -178,7 +178,11 @@ class EnrolledEndpoint:
             identity = self._file.load()
         except IdentityUnusable as error:
             raise HandshakeFailed(str(error)) from None
-        if identity.credentials.certificate.not_valid_after_utc <= datetime.now(UTC):
-            raise HandshakeFailed("this cluster's certificate has expired: enrol it again, its ids stay")
+        end, now = identity.credentials.certificate.not_valid_after_utc, datetime.now(UTC)
+        if end <= now:
+            raise HandshakeFailed(
+                f"this cluster's certificate was good until {end:%Y-%m-%d}, and the clock here says {now:%Y-%m-%d}: "
+                "where the clock is right, enrol this cluster again; its ids stay"
+            )
         context = cluster_context(identity.credentials, identity.region)
         return await self._address.client_endpoint(self._reactor, TlsConnections(lambda: context)).connect(factory)

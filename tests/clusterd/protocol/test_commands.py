@@ -54,8 +54,9 @@ from clusterd.protocol.values import (
     format_mac,
 )
 from clusterd.region_link.responders import RegionResponders
-from regiond import enrolment_door
 from regiond.cluster_rpc.reports import ClusterResponders
+from regiond.enrolment_door import MAX_BOX_BYTES as ENROLMENT_BOX_BYTES
+from regiond.enrolment_door import NewcomerResponders
 from tests.clusterd import strategies as values
 
 EVERY_COMMAND = sorted(
@@ -248,12 +249,16 @@ def test_the_largest_call_of_a_newcomer_fits_through_its_door() -> None:
     largest_call = commands.Enrol.makeArguments(
         {name.decode(): largest(argument) for name, argument in commands.Enrol.arguments}, amp.AMP()
     )
-    assert sum(map(len, largest_call.values())) + 100 <= enrolment_door.MAX_BOX_BYTES
+    assert sum(map(len, largest_call.values())) + 100 <= ENROLMENT_BOX_BYTES
 
 
 @pytest.mark.parametrize(
     ("responders", "answered"),
-    [(ClusterResponders, commands.ANSWERED_BY_REGIOND), (RegionResponders, commands.ANSWERED_BY_CLUSTERD)],
+    [
+        (ClusterResponders, commands.ANSWERED_BY_REGIOND),
+        (RegionResponders, commands.ANSWERED_BY_CLUSTERD),
+        (NewcomerResponders, commands.ANSWERED_TO_ANYBODY),
+    ],
 )
 def test_every_command_has_a_responder_that_takes_its_arguments(
     responders: type[amp.CommandLocator], answered: tuple[type[amp.Command], ...]
