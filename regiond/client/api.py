@@ -5,24 +5,14 @@ connections, and refusals that say when to come again (503, 429), are tried agai
 and longer pauses. What the region refuses is raised as one of the errors of `regiond.client.answers`.
 """
 
-import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, cast
-from uuid import uuid4
 
 from twisted.internet.task import deferLater
 
-from regiond.client.answers import (
-    MAX_PAGE,
-    ClientError,
-    Reply,
-    back_off,
-    can_be_repeated,
-    read_reply,
-    request_target,
-    segment,
-)
+from regiond.client.answers import segment
+from regiond.client.requests import Requests
 from regiond.client.transport import Transport
 from regiond.domain.lines import LineFormat
 from regiond.http.shapes.batch import MemberResult
@@ -35,10 +25,8 @@ from regiond.http.shapes.subnets import Subnet
 
 TIMEOUT_SECONDS: Final = 20.0
 PATIENCE_SECONDS: Final = 30.0
-PROBE_SECONDS = 20.0  # the longest that the region asks the clusters, at a time
 POLL_SECONDS: Final = 0.5
 
-Query = Sequence[tuple[str, str]]
 Filter = str | Sequence[str] | None
 
 
@@ -48,7 +36,9 @@ class Client:
     `ca_file` has the certificates (PEM) of whoever vouches for an https URL; without it, the operating system's count.
     `timeout` is for one attempt, `patience` for all of them, in seconds. `wait`, where a method has it, is how long the
     region may wait until the clusters have applied a host map before it answers; `probe`, whether it finds out on the
-    wire that nobody uses an address before it hands it out (None: as the subnet says).
+    wire that nobody uses an address before it hands it out (None: as the subnet says); `etag`, the version of a thing
+    that may be changed; `force`, of a claim, takes an address that is leased or in use, and of a release frees it
+    without the clusters' word (both admin).
     """
 
     def __init__(
@@ -64,9 +54,7 @@ class Client:
     ) -> None:
         self._reactor = reactor
         self._transport = Transport(reactor, url, socket=socket, ca_file=ca_file)
-        self._token = token
-        self._timeout = timeout
-        self._patience = patience
+        self._requests = Requests(reactor, self._transport, token, timeout=timeout, patience=patience)
 
     async def __aenter__(self) -> Self:
         return self
@@ -93,6 +81,7 @@ class Client:
         hostname: str | None = None,
         owner: str | None = None,
         comment: str | None = None,
+        force: bool = False,
         probe: bool | None = None,
         wait: float | None = None,
         key: str | None = None,
@@ -108,17 +97,30 @@ class Client:
             owner=owner,
             comment=comment,
         )
-        return cast(Device, await self._make("/devices", body, wait, key, probe))
+        return cast(Device, await self._requests.make("/devices", body, wait=wait, key=key, probe=probe, force=force))
 
     async def device(self, device: str) -> Device:
-        return cast(Device, await self._read(f"/devices/{segment(device)}"))
+        return cast(Device, await self._requests.read(f"/devices/{segment(device)}"))
 
     def devices(self) -> AsyncIterator[Device]:
-        return self._list("/devices", ())
+        return self._requests.pages("/devices", ())
+
+    async def change_device(
+        self,
+        device: str,
+        changes: Mapping[str, Any],
+        *,
+        etag: str | None = None,
+        wait: float | None = None,
+        key: str | None = None,
+    ) -> Device:
+        """Another `hostname`, `comment` or `owner`, or other `macs` at the same address (admin)."""
+        path = f"/devices/{segment(device)}"
+        return cast(Device, await self._requests.change(path, changes, wait=wait, etag=etag, key=key))
 
     async def release_device(self, device: str, *, force: bool = False, key: str | None = None) -> list[Reservation]:
         """Give up a device with its addresses; those that clusters have yet to confirm."""
-        gone = await self._delete(f"/devices/{segment(device)}", force, key)
+        gone = await self._requests.delete(f"/devices/{segment(device)}", force=force, key=key)
         return [] if gone is None else cast(list[Reservation], gone["releasing"])
 
     # ---- nodes and their extra addresses ----
@@ -134,13 +136,31 @@ class Client:
     ) -> Node:
         """A machine that gets extra addresses (admin)."""
         body = _given(hostname=hostname, macs=list(macs), owner=owner, comment=comment)
-        return cast(Node, await self._make("/nodes", body, None, key))
+        return cast(Node, await self._requests.make("/nodes", body, key=key))
 
     async def node(self, node: str) -> Node:
-        return cast(Node, await self._read(f"/nodes/{segment(node)}"))
+        return cast(Node, await self._requests.read(f"/nodes/{segment(node)}"))
 
     def nodes(self) -> AsyncIterator[Node]:
-        return self._list("/nodes", ())
+        return self._requests.pages("/nodes", ())
+
+    async def change_node(
+        self,
+        node: str,
+        changes: Mapping[str, Any],
+        *,
+        etag: str | None = None,
+        wait: float | None = None,
+        key: str | None = None,
+    ) -> Node:
+        """Another `hostname`, `comment` or `owner`, other `macs`, or `replaced_macs` (admin)."""
+        path = f"/nodes/{segment(node)}"
+        return cast(Node, await self._requests.change(path, changes, wait=wait, etag=etag, key=key))
+
+    async def release_node(self, node: str, *, force: bool = False, key: str | None = None) -> list[Reservation]:
+        """Give up a node with its extra addresses (admin); those that clusters have yet to confirm."""
+        gone = await self._requests.delete(f"/nodes/{segment(node)}", force=force, key=key)
+        return [] if gone is None else cast(list[Reservation], gone["releasing"])
 
     async def claim_node_address(
         self,
@@ -153,6 +173,7 @@ class Client:
         duid: str | None = None,
         address: str | None = None,
         hostname: str | None = None,
+        force: bool = False,
         probe: bool | None = None,
         wait: float | None = None,
         key: str | None = None,
@@ -167,17 +188,18 @@ class Client:
             address=address,
             hostname=hostname,
         )
-        return cast(Reservation, await self._make(f"/nodes/{segment(node)}/addresses", body, wait, key, probe))
+        path = f"/nodes/{segment(node)}/addresses"
+        return cast(Reservation, await self._requests.make(path, body, wait=wait, key=key, probe=probe, force=force))
 
     def node_addresses(self, node: str) -> AsyncIterator[Reservation]:
-        return self._list(f"/nodes/{segment(node)}/addresses", ())
+        return self._requests.pages(f"/nodes/{segment(node)}/addresses", ())
 
     async def release_node_address(
         self, node: str, reservation: str, *, force: bool = False, key: str | None = None
     ) -> Reservation | None:
         """None when the address is free, else the reservation that clusters have yet to confirm."""
         path = f"/nodes/{segment(node)}/addresses/{segment(reservation)}"
-        return cast(Reservation | None, await self._delete(path, force, key))
+        return cast(Reservation | None, await self._requests.delete(path, force=force, key=key))
 
     # ---- user reservations, and all of them to read ----
 
@@ -192,6 +214,7 @@ class Client:
         comment: str | None = None,
         user: str | None = None,
         expires_in: int | None = None,
+        force: bool = False,
         probe: bool | None = None,
         key: str | None = None,
     ) -> Reservation:
@@ -206,7 +229,7 @@ class Client:
             user=user,
             expires_in=expires_in,
         )
-        return cast(Reservation, await self._make("/reservations", body, None, key, probe))
+        return cast(Reservation, await self._requests.make("/reservations", body, key=key, probe=probe, force=force))
 
     async def reserve_several(
         self,
@@ -224,10 +247,10 @@ class Client:
         body = _given(
             interface=interface, count=count, purpose=purpose, comment=comment, user=user, expires_in=expires_in
         )
-        return cast(Group, await self._make("/reservations", body, None, key, probe))
+        return cast(Group, await self._requests.make("/reservations", body, key=key, probe=probe))
 
     async def reservation(self, reservation: str) -> Reservation:
-        return cast(Reservation, await self._read(f"/reservations/{segment(reservation)}"))
+        return cast(Reservation, await self._requests.read(f"/reservations/{segment(reservation)}"))
 
     def reservations(
         self,
@@ -242,7 +265,7 @@ class Client:
         owner: Filter = None,
     ) -> AsyncIterator[Reservation]:
         """All kinds, page after page; several values of a filter are alternatives."""
-        return self._list(
+        return self._requests.pages(
             "/reservations",
             _filters(
                 kind=kind,
@@ -256,9 +279,33 @@ class Client:
             ),
         )
 
+    async def change_reservation(
+        self,
+        reservation: str,
+        changes: Mapping[str, Any],
+        *,
+        etag: str | None = None,
+        wait: float | None = None,
+        key: str | None = None,
+    ) -> Reservation:
+        """Another `hostname` or `comment`, or `expires_in` seconds; None takes a value away."""
+        path = f"/reservations/{segment(reservation)}"
+        return cast(Reservation, await self._requests.change(path, changes, wait=wait, etag=etag, key=key))
+
+    async def group(self, group: str) -> Group:
+        """Addresses that were reserved together, as far as they were not given back."""
+        return cast(Group, await self._requests.read(f"/groups/{segment(group)}"))
+
+    async def release_group(self, group: str, *, key: str | None = None) -> None:
+        """Give them back together."""
+        await self._requests.delete(f"/groups/{segment(group)}", key=key)
+
     async def release(self, reservation: str, *, force: bool = False, key: str | None = None) -> Reservation | None:
         """None when the address is free, else the reservation that clusters have yet to confirm."""
-        return cast(Reservation | None, await self._delete(f"/reservations/{segment(reservation)}", force, key))
+        return cast(
+            Reservation | None,
+            await self._requests.delete(f"/reservations/{segment(reservation)}", force=force, key=key),
+        )
 
     async def applied(self, reservation: str, seconds: float) -> Reservation:
         """Wait until the host map is applied everywhere or refused; the reservation as it is then, or in the end."""
@@ -281,7 +328,9 @@ class Client:
         key: str | None = None,
     ) -> list[MemberResult]:
         """Up to 256 claims and releases, all or none: see `POST /batch` for what a member is."""
-        done = await self._make("/batch", {"members": [dict(member) for member in members]}, wait, key, probe)
+        done = await self._requests.make(
+            "/batch", {"members": [dict(member) for member in members]}, wait=wait, key=key, probe=probe
+        )
         return cast(list[MemberResult], done["results"])
 
     async def import_file(
@@ -296,101 +345,31 @@ class Client:
     ) -> Import:
         """What became of a file of reservations, when it is over; `told` hears how far it is meanwhile."""
         query = [("dry_run", "false" if not dry_run else "true"), *(("ignore", column) for column in ignore)]
-        reply = await self._request("POST", "/imports", query, file=(form.media_type, content), key=key)
+        reply = await self._requests.request("POST", "/imports", query, file=(form.media_type, content), key=key)
         found = cast(Import, reply.content)
         while found["finished"] is None:
             told(found)
             await deferLater(self._reactor, POLL_SECONDS)
-            found = cast(Import, await self._read(f"/imports/{segment(found['id'])}"))
+            found = cast(Import, await self._requests.read(f"/imports/{segment(found['id'])}"))
         return found
 
     async def export(self, form: LineFormat, **filters: Filter) -> AsyncIterator[bytes]:
         """Reservations as a file, piece by piece, no faster than they are taken. Unreachable when it breaks off."""
-        target = request_target("/reservations", [("format", form.value), *_filters(**filters)])
-        head, pieces = await self._transport.stream(target, self._headers(None), self._timeout)
-        if head.status >= 300:
-            read_reply(str(self._transport), head.status, head.headers, head.body)
-        async for piece in pieces:
+        query = [("format", form.value), *_filters(**filters)]
+        async for piece in self._requests.pieces("/reservations", query):
             yield piece
 
     # ---- networks ----
 
     def subnets(self) -> AsyncIterator[Subnet]:
-        return self._list("/subnets", ())
+        return self._requests.pages("/subnets", ())
 
     def clusters(self) -> AsyncIterator[Cluster]:
-        return self._list("/clusters", ())
+        return self._requests.pages("/clusters", ())
 
     def cluster_interfaces(self, selector: str | None = None) -> AsyncIterator[ClusterInterface]:
         """All, or those that a selector means: a way to try one."""
-        return self._list("/cluster-interfaces", _filters(selector=selector))
-
-    # ---- requests ----
-
-    async def _read(self, path: str) -> Any:
-        return (await self._request("GET", path)).content
-
-    async def _make(
-        self, path: str, body: Mapping[str, Any], wait: float | None, key: str | None, probe: bool | None = None
-    ) -> Any:
-        query = [] if wait is None else [("wait", f"{wait:.3f}")]
-        query += [] if probe is None else [("probe", str(probe).lower())]
-        longer = (wait or 0.0) + (PROBE_SECONDS if probe else 0.0)
-        return (await self._request("POST", path, query, body=body, key=key, longer=longer)).content
-
-    async def _delete(self, path: str, force: bool, key: str | None) -> Any:
-        return (await self._request("DELETE", path, [("force", "true")] if force else (), key=key)).content
-
-    async def _list(self, path: str, query: Query) -> AsyncIterator[Any]:
-        target: str | None = request_target(path, [*query, ("limit", str(MAX_PAGE))])
-        while target is not None:
-            reply = await self._repeated("GET", target, self._headers(None), None, self._timeout)
-            for row in reply.content:
-                yield row
-            target = reply.next_page
-
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        query: Query = (),
-        *,
-        body: Mapping[str, Any] | None = None,
-        file: tuple[str, bytes] | None = None,
-        key: str | None = None,
-        longer: float = 0.0,
-    ) -> Reply:
-        if body is not None:
-            file = ("application/json", json.dumps(body).encode())
-        headers = self._headers(None if file is None else file[0])
-        if method != "GET":
-            headers["Idempotency-Key"] = key or str(uuid4())
-        content = None if file is None else file[1]
-        return await self._repeated(method, request_target(path, query), headers, content, self._timeout + longer)
-
-    async def _repeated(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, timeout: float
-    ) -> Reply:
-        end = self._reactor.seconds() + self._patience
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                answered = await self._transport.request(method, target, headers, body, timeout)
-                return read_reply(str(self._transport), answered.status, answered.headers, answered.body)
-            except ClientError as error:
-                pause = back_off(attempt, error)
-                if not can_be_repeated(error) or self._reactor.seconds() + pause > end:
-                    raise
-            await deferLater(self._reactor, pause)
-
-    def _headers(self, media_type: str | None) -> dict[str, str]:
-        headers = {"Accept": "*/*", "User-Agent": "hostmap-client"}
-        if media_type is not None:
-            headers["Content-Type"] = media_type
-        if self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token}"
-        return headers
+        return self._requests.pages("/cluster-interfaces", _filters(selector=selector))
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -70,6 +70,33 @@ async def test_the_three_operations_and_what_they_send() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_changes_groups_and_nodes_that_go() -> None:
+    async with serving() as server, client_of(server) as client:
+        edits, claims = server.region.edits, server.region.claims
+        device = await client.change_device("dv-0000000006", {"macs": ["00:16:3e:00:00:09"]}, etag='"x"', wait=0.5)
+        assert device["id"] == "dv-0000000006"
+        assert (await client.change_node("nd-0000000004", {"owner": "bob"}))["hostname"] == "node1"
+        assert (await client.change_reservation("rs-0000000007", {"comment": None}))["id"] == "rs-0000000007"
+        assert [name for name, _ in edits.calls] == ["change_device", "change_node", "change_reservation"]
+        asked = edits.calls[0][1]
+        assert (asked["changes"], asked["context"].wait_seconds) == ({"macs": ["00:16:3e:00:00:09"]}, 0.5)
+        assert [call["context"].if_match for _, call in edits.calls] == [frozenset({'"x"'}), None, None]
+        assert len({call["context"].idempotency_key for _, call in edits.calls}) == 3
+        edits.answers["change_device"] = errors.StaleVersion("it was changed", etag='"y"')
+        with pytest.raises(answers.StaleVersion) as stale:
+            await client.change_device("dv-0000000006", {"comment": "c"}, etag='"x"')
+        assert stale.value.members == {"etag": '"y"'}
+
+        assert len((await client.group("gr-0000000011"))["reservations"]) == 1
+        await client.release_group("gr-0000000011")
+        claims.answers["delete_node"] = [RELEASING_VIEW]
+        assert [held["status"] for held in await client.release_node("nd-0000000004", force=True)] == ["releasing"]
+        assert [name for name, _ in claims.calls] == ["group", "release_group", "delete_node"]
+        await client.claim_device("192.0.2.0/24", mac="00:16:3E:00:00:01", address="192.0.2.7", force=True)
+        assert claims.calls[-1][1]["force"] is True
+
+
+@pytest_twisted.ensureDeferred
 async def test_over_the_socket_it_is_the_local_admin(tmp_path: Path) -> None:
     path = str(tmp_path / "api.sock")
     async with serving(path=path) as server:
