@@ -99,8 +99,8 @@ class ClusterArrivals:
         past = past_of(self._region, connection.history, store.region, store.history)
         said = {parse_id(Prefix.SUBNET, row.subnet): row for row in held}
         states = await self._reads.held_by([connection.cluster])
-        evidence: list[int] = []
-        if past is Past.ANOTHER and store.history is not None:
+        evidence: list[int] | None = [] if connection.unheard else None
+        if past is Past.ANOTHER and store.history is not None:  # it counts as unheard from now on, whatever it has
             await self._hearing.expects(connection, store.history)
             evidence = [subnet for subnet, row in said.items() if subnet is not None and row.accepted_generation]
             if len(held) >= HELD_SUBNETS.max_rows:  # there may be more than could be said
@@ -150,13 +150,13 @@ class ClusterArrivals:
         digest_differs(connection, state.subnet, row.accepted_generation)
         return False
 
-    def _begin(self, connection: Connection, evidence: Sequence[int], foreign: Sequence[int]) -> None:
+    def _begin(self, connection: Connection, evidence: Sequence[int] | None, foreign: Sequence[int]) -> None:
         if self._connections.get(connection.cluster) is connection:
             in_background(self._welcome(connection, evidence, foreign), connection)
 
-    async def _welcome(self, connection: Connection, evidence: Sequence[int], foreign: Sequence[int]) -> None:
-        """Hear what the cluster has of another past; only then give it anything."""
-        if evidence or connection.unheard:
+    async def _welcome(self, connection: Connection, evidence: Sequence[int] | None, foreign: Sequence[int]) -> None:
+        """Hear what the cluster has of another past, unless nobody waits for it; only then give it anything."""
+        if evidence is not None:
             try:
                 await self._hearing.hear(connection, evidence)
             except DatabaseUnavailable:

@@ -218,7 +218,7 @@ MUTANTS = (
     Mutant(
         "a cluster is heard before anything is delivered to it",
         "regiond/host_map_dispatch/arrivals.py",
-        "if evidence or connection.unheard:",
+        "if evidence is not None:",
         "if False:",
     ),
     Mutant(

@@ -118,4 +118,14 @@ TOLD_FIRST = {
         "restart-cluster 0; pass 3 100 0; save-region; pass 3 100 0; claim 0 0 0; pass 3 100 0; restore-region;"
         "claim 0 0 0; pass 3 100 0"
     ),
+    "a cluster that was heard, has nothing and comes again does not hold the recovery up": (
+        "hold 0; pair 0; claim 0 0 0; save-region; pass 3 100 0; confirm-pair; pass 3 100 0; restore-region;"
+        "claim 0 0 0; pass 3 100 0; pass 3 100 0; save-region; pass 3 100 0; partition 0 1; pass 3 100 0;"
+        "restore-region; claim 0 0 0; pass 3 100 0; pass 3 100 0; kill-cluster 1"
+    ),
+    "a backup of the midst of a recovery is restored while that goes on": (
+        "hold 0; pair 0; claim 0 0 0; save-region; pass 3 100 0; release 0 0; pass 3 100 0; restore-region;"
+        "partition 0 1; pass 3 100 0; pass 3 100 0; save-region; claim 0 0 0; restore-region; claim 0 0 0;"
+        "pass 3 100 0; pass 3 100 0"
+    ),
 }

@@ -93,10 +93,14 @@ class Watch:
         return self._goes_back
 
     def knows_more(self, backup: Tables) -> bool:
-        """Whether some cluster's disk has anything that a database as of then would not know of."""
+        """Whether some cluster's disk has anything that a database as of then would not know of, nor would hear of in a
+        recovery that was under way then.
+        """
         for cluster in self._world.clusters:
             for record, _ in cluster.disk.contents():
                 subnet = backup.subnets.get(parse_id(Prefix.SUBNET, record.subnet) or 0)
+                if subnet is not None and subnet["recovering"] and record.origin.history != backup.history:
+                    continue
                 beyond = subnet is None or record.accepted_generation > subnet["generation"]
                 if beyond or record.origin.history not in {backup.history, *backup.former_histories}:
                     return True
