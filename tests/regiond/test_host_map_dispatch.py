@@ -9,7 +9,7 @@ from clusterd.protocol.arguments import MAX_PAGE_ROWS
 from clusterd.protocol.values import Identifier, IdentifierKind
 from regiond.cluster_rpc.connections import MAX_TRANSFERS_AT_ONCE
 from regiond.domain.ids import Prefix, format_id
-from regiond.domain.mutations import Acknowledge, Claim, NewDevice
+from regiond.domain.mutations import Acknowledge, Claim, Forgotten, NewDevice
 from regiond.domain.reservations import Kind
 from regiond.host_map_dispatch.targets import FIRST_BACK_OFF_SECONDS
 from tests.clusterd.links import Outcome
@@ -148,6 +148,35 @@ def test_reports_over_a_superseded_connection_are_refused(site: Site, cluster: F
     with pytest.raises(errors.NotRegistered):
         site.ask(cluster.report(SUBNET, 1, HISTORY))
     site.connections.by_cluster[RACK] = connection
+
+
+def test_nothing_is_sent_on_a_connection_that_is_not_the_clusters_latest(site: Site, cluster: FakeCluster) -> None:
+    """The later one is another regiond's, and this one has not been told yet."""
+    made = site.register(cluster)
+    site.tables.epochs[RACK] += 1
+    site.claim()
+    assert cluster.calls == []
+    assert not made.server.connected_now
+
+
+def test_what_was_said_on_a_superseded_connection_and_comes_late_to_the_database_counts_for_nothing(
+    site: Site, cluster: FakeCluster
+) -> None:
+    """It was on its way there when the cluster came with another disk: it confirms nothing of what that has."""
+    (held,) = site.claim()
+    site.register(cluster).cut()
+    site.release(held)
+    site.register(cluster)
+    epoch = site.tables.epochs[RACK]
+    site.change(Acknowledge(RACK, NET, 2, 2, epoch=epoch - 1))
+    assert site.recorded() == ("serving", 2, 1)
+    site.change(Forgotten(RACK, NET, epoch - 1))
+    assert site.recorded() == ("serving", 2, 1)
+    (row,) = site.tables.reservations.values()
+    assert row["confirmed_at"] is None
+    site.change(Acknowledge(RACK, NET, 2, 2, epoch=epoch))
+    assert site.recorded() == ("serving", 2, 2)
+    assert row["confirmed_at"] is not None
 
 
 def test_a_connection_that_ends_while_it_registers_leaves_nothing_behind(site: Site, cluster: FakeCluster) -> None:

@@ -35,11 +35,24 @@ T = TypeVar("T")
 
 @dataclass
 class Database:
-    """What is durable, and whether it answers."""
+    """What is durable, and whether it answers: never while `down`, else `answered` questions, then `failing` not."""
 
     tables: Tables
     hold: int
     down: bool = False
+    answered: int = 0
+    failing: int = 0
+
+    def answers(self) -> bool:
+        """Whether it answers the next question."""
+        if self.down:
+            return False
+        if self.answered:
+            self.answered -= 1
+        elif self.failing:
+            self.failing -= 1
+            return False
+        return True
 
     def backup(self) -> Tables:
         """A copy of everything as it is now."""
@@ -75,7 +88,7 @@ class SimulatedStorage(FakeStorage):
 
     async def _turn(self) -> None:
         await self._pause()
-        if self._database.down:
+        if not self._database.answers():
             raise DatabaseUnavailable("the database is away")
 
     async def _answered(self) -> None:
@@ -112,7 +125,7 @@ class SimulatedStorage(FakeStorage):
             self._steps.add(WRITER, self._commit, self._process)
         outcomes: Sequence[Outcome | Exception]
         mapped: frozenset[int] = frozenset()
-        if self._database.down:
+        if not self._database.answers():
             outcomes = [DatabaseUnavailable("the database is away")] * size
         else:
             mutations = [mutation for mutation, _ in batch]

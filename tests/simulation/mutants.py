@@ -257,6 +257,42 @@ MUTANTS = (
         "    return seen and occupant.before_fork",
         "    return False",
     ),
+    Mutant(
+        "a removal is of the generation that has it",
+        "regiond/domain/plan.py",
+        "release_generation=subnet.generation + 1",
+        "release_generation=subnet.generation",
+    ),
+    Mutant(
+        "an address that nobody holds any more rests for the hold",
+        "regiond/domain/plan.py",
+        "subnet.hold_seconds if subnet.was_served else 0",
+        "0",
+    ),
+    Mutant(
+        "generations of another past are no base",
+        "regiond/host_map_dispatch/arrivals.py",
+        "if past is not Past.OURS:",
+        "if False:",
+    ),
+    Mutant(
+        "what another origin has accepted is nothing to build on",
+        "clusterd/convergence/acceptance.py",
+        "record.origin == announced.origin and not record.forgetting",
+        "not record.forgetting",
+    ),
+    Mutant(
+        "a cluster is heard when it has handed everything up",
+        "regiond/hearing.py",
+        "if failed and not await self._store.waits_for(connection.cluster):",
+        "if failed:",
+    ),
+    Mutant(
+        "a cluster that is ahead of the region has another past",
+        "regiond/host_map_dispatch/arrivals.py",
+        "elif is_beyond(row, generation):",
+        "elif False:",
+    ),
 )
 
 

@@ -67,6 +67,7 @@ EVENTS: dict[str, tuple[st.SearchStrategy[int], ...]] = {
     "late-on-former-connection": (_cluster, _network, st.integers(0, 4), _flag),  # the same there; a whole set
     "lossy-difference": (_cluster, _network),
     "database": (_flag,),
+    "database-fails": (st.integers(0, 30), st.sampled_from([1, 1, 2, 5])),  # after so many questions, so many
     "slow-topologies": (_cluster, _flag),
     "slow-server": (_cluster, _flag),
     "slow-thread": (_cluster, _flag),

@@ -251,6 +251,11 @@ class Teller:
 
     def database(self, up: int) -> None:
         self.world.database.down = not up
+        self.world.database.failing = 0
+
+    def database_fails(self, after: int, questions: int) -> None:
+        """It answers some questions, then some not, and then is there again."""
+        self.world.database.answered, self.world.database.failing = after, questions
 
     def slow_topologies(self, cluster: int, on: int) -> None:
         """What is reported on the latest connection is not done, until what is reported on all of them is."""

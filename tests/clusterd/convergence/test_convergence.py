@@ -522,6 +522,24 @@ def test_a_subnet_given_again_is_not_forgotten(site: Site) -> None:
     assert site.backend.maps == {host_map(2)} and site.applied() == 1
 
 
+def test_the_end_of_an_earlier_order_to_forget_is_not_that_of_a_later_one(site: Site) -> None:
+    """What was given in between may be in the server: a clusterd that dies now has to know that it is to go."""
+    site.change([host_map(1)])
+    site.backend.hold()
+    Outcome(site.accepted.forget_subnet("history-1", "subnet-1", None))
+    site.generations.clear()
+    site.sets.clear()
+    site.change([host_map(2)])
+    later = Outcome(site.accepted.forget_subnet("history-1", "subnet-1", None))
+    site.backend.reading = Deferred()
+    site.backend.let_go()
+    assert [record.forgetting for record in site.store.subnets()] == [True]
+    assert not later.done()
+    site.backend.reading.callback(None)
+    assert later.done() and later.error is None
+    assert site.store.subnets() == () and site.backend.maps == set()
+
+
 # ---- the region comes and goes ----
 
 

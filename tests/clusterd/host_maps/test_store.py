@@ -300,6 +300,16 @@ def test_a_snapshot_of_the_same_generation_and_another_set_is_not_applied(store:
     assert store.record_applied(before) == ()
 
 
+def test_what_was_applied_of_another_past_says_nothing_of_the_one_that_replaced_it(store: HostMapStore) -> None:
+    """An apply of the former set ends when the new one, in which a removal has a lower number, is on disk already."""
+    store.accept_delta(announced(5, [host_map(1)], since=0), [host_map(1)], ())
+    before = store.subnets()
+    later = Origin("region-1", "cluster-1", "history-2")
+    accept_snapshot(store, announced(7, [host_map(2)], origin=later), [host_map(2)])
+    assert store.record_applied(before) == ()
+    assert store.subnets()[0].applied_generation == 0
+
+
 # ---- origins, see Note [Former origin] ----
 
 

@@ -322,6 +322,20 @@ async def test_one_cluster_is_given_up_and_another_is_still_waited_for(database:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_cluster_that_is_on_a_subnet_and_never_served_it_is_waited_for(database: str, tmp_path: Path) -> None:
+    """It may have begun to in the lost past."""
+    async with office(database, tmp_path) as at:
+        for name in ("rack-7", "rack-8"):
+            async with rack(at, tmp_path / name, FakeBackend(), name) as one:
+                await one.report(NET)
+        subnet = await at.subnet(NET)
+        assert await at.region.pool.query("SELECT count(*) FROM delivery WHERE subnet = %s", (subnet,)) == [(1,)]
+        await at.recoveries.begin(change_of(at.region), "a backup was restored")
+        (shown,) = (await found(at)).subnets
+        assert shown.waits_for == ("rack-7", "rack-8")
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_recovery_of_a_database_that_lost_nothing_changes_nothing(database: str, tmp_path: Path) -> None:
     backend = FakeBackend()
     async with office(database, tmp_path) as at, rack(at, tmp_path / "disk", backend) as here:
