@@ -11,7 +11,8 @@ A subnet is where the cluster is that serves it: when all of that cluster's inte
 no other cluster is on it, it goes there with its reservations. Otherwise it stays, and the interface is another one.
 
 An interface that is not reported any more is absent and nothing else, for now: when a link flaps, its IPv6 networks
-vanish until duplicate address detection has ended. What stays absent is drained later (`ClusterStore.drain_absent`).
+vanish until duplicate address detection has ended, and its routes with them. What stays absent is drained later, and
+the addresses that were the controller's or a gateway's can be claimed then (`ClusterStore.drain_absent`).
 """
 
 from bisect import bisect_left, insort

@@ -29,11 +29,13 @@ WHERE d.role = 'serving' AND NOT EXISTS (
     SELECT FROM cluster_interface i WHERE i.cluster = d.cluster AND i.subnet = d.subnet AND {_STANDING})
 """  # noqa: S608 (constants only)
 
-# Addresses that no interface has, neither now nor until a moment ago.
+# Addresses that no interface has, where none has changed for a while: while a link flaps its routes are gone, and the
+# gateway's address is often the lowest one, which the next claim would get.
 _ABANDONED = f"""
 FROM infrastructure_address a WHERE NOT EXISTS (
-    SELECT FROM cluster_interface i WHERE i.cluster = a.cluster AND i.subnet = a.subnet AND {_STANDING}
-    AND a.address = ANY(CASE a.kind WHEN 'gateway' THEN i.gateways ELSE i.addresses END))
+    SELECT FROM cluster_interface i WHERE i.cluster = a.cluster AND i.subnet = a.subnet AND (
+        i.last_changed > now() - make_interval(secs => {ABSENT_SECONDS})
+        OR i.present AND a.address = ANY(CASE a.kind WHEN 'gateway' THEN i.gateways ELSE i.addresses END)))
 """
 
 _FORGOTTEN = "SELECT id FROM cluster WHERE id = %s AND forgotten IS NOT NULL"
@@ -163,20 +165,20 @@ class ClusterStore:
         async def drain(session: Session) -> list[Row]:
             await session.run(TOPOLOGY_LOCK)
             absent = await session.run(_ABSENT, (ABSENT_SECONDS,))
-            abandoned = [row[0] for row in await session.run(f"SELECT DISTINCT subnet {_ABANDONED}", (ABSENT_SECONDS,))]
+            abandoned = [row[0] for row in await session.run(f"SELECT DISTINCT subnet {_ABANDONED}")]
             await lock_subnets(session, {*abandoned, *(row[0] for row in absent)})
             for subnet, cluster, _, _ in absent:
                 await session.run(
                     "UPDATE delivery SET role = 'draining', since = now() WHERE subnet = %s AND cluster = %s",
                     (subnet, cluster),
                 )
-            await session.run(f"DELETE {_ABANDONED}", (ABSENT_SECONDS,))
+            await session.run(f"DELETE {_ABANDONED}")
             for subnet in sorted(abandoned):
                 await rebuild_free_ranges(session, subnet)
             return absent
 
         looked = await self._pool.query(
-            f"SELECT EXISTS ({_ABSENT}) OR EXISTS (SELECT {_ABANDONED})", (ABSENT_SECONDS,) * 2, retry=True
+            f"SELECT EXISTS ({_ABSENT}) OR EXISTS (SELECT {_ABANDONED})", (ABSENT_SECONDS,), retry=True
         )
         drained: list[Row] = []
         if looked[0][0]:

@@ -188,7 +188,7 @@ async def _write(session: Session, cluster: int, planned: TopologyPlan) -> None:
     """Only subnets of which something changes are locked: claims on the others do not wait for a report."""
     rows = await session.run("SELECT subnet FROM delivery WHERE cluster = %s AND role = 'serving'", (cluster,))
     serve = sorted(set(planned.serve) - {row[0] for row in rows})
-    infrastructure = await _changed_infrastructure(session, cluster, planned)
+    infrastructure = await _missing_infrastructure(session, cluster, planned)
     await lock_subnets(session, {*infrastructure, *serve, *planned.moved_subnets} - set(planned.new_subnets))
     for subnet, vrf in planned.moved_subnets.items():
         await session.run("UPDATE subnet SET vrf = %s WHERE id = %s", (vrf, subnet))
@@ -200,12 +200,12 @@ async def _write(session: Session, cluster: int, planned: TopologyPlan) -> None:
                ON CONFLICT (subnet, cluster) DO UPDATE SET role = 'serving', since = now()""",
             (serve, cluster),
         )
-    await _write_infrastructure(session, cluster, {where: wanted for where, (wanted, _) in infrastructure.items()})
+    await _write_infrastructure(session, cluster, infrastructure)
     await rebuild_all(session, planned.new_subnets)
     parts = [
         (subnet, address)
-        for subnet, (_, addresses) in sorted(infrastructure.items())
-        for address in sorted(addresses if subnet not in planned.new_subnets else ())
+        for subnet, addresses in sorted(infrastructure.items())
+        for address, _ in sorted(addresses if subnet not in planned.new_subnets else ())
     ]
     if parts:
         await session.run(f"SET LOCAL statement_timeout = '{LONG_DEADLINE_SECONDS:.0f}s'")
@@ -272,34 +272,33 @@ def _as_json(row: PlannedInterface) -> dict[str, Any]:
 
 
 async def _write_infrastructure(
-    session: Session, cluster: int, wanted: Mapping[int, frozenset[tuple[str, str]]]
+    session: Session, cluster: int, missing: Mapping[int, frozenset[tuple[str, str]]]
 ) -> None:
-    if not wanted:
-        return
-    await session.run(
-        "DELETE FROM infrastructure_address WHERE cluster = %s AND subnet = ANY(%s)", (cluster, sorted(wanted))
-    )
-    rows = [(subnet, address, kind) for subnet, addresses in wanted.items() for address, kind in sorted(addresses)]
-    await session.run(
-        """INSERT INTO infrastructure_address (subnet, cluster, address, kind)
-           SELECT q.subnet, %s, q.address, q.kind
-           FROM unnest(%s::bigint[], %s::inet[], %s::text[]) AS q(subnet, address, kind)""",
-        (cluster, [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]),
-    )
+    rows = [(subnet, address, kind) for subnet, addresses in missing.items() for address, kind in sorted(addresses)]
+    if rows:
+        await session.run(
+            """INSERT INTO infrastructure_address (subnet, cluster, address, kind)
+               SELECT q.subnet, %s, q.address, q.kind
+               FROM unnest(%s::bigint[], %s::inet[], %s::text[]) AS q(subnet, address, kind)""",
+            (cluster, [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]),
+        )
 
 
-async def _changed_infrastructure(
+async def _missing_infrastructure(
     session: Session, cluster: int, planned: TopologyPlan
-) -> dict[int, tuple[frozenset[tuple[str, str]], set[str]]]:
-    """Per subnet where it changes: the addresses with their kinds as they will be, and the addresses that differ."""
-    stored: dict[int, set[tuple[str, str]]] = {}
-    for subnet, address, kind in await session.run(
-        "SELECT subnet, host(address), kind FROM infrastructure_address WHERE cluster = %s", (cluster,)
-    ):
-        stored.setdefault(subnet, set()).add((address, kind))
-    changed = {subnet: stored.get(subnet, set()) ^ wanted for subnet, wanted in planned.infrastructure.items()}
-    return {
-        subnet: (planned.infrastructure[subnet], {address for address, _ in differing})
-        for subnet, differing in changed.items()
-        if differing
+) -> dict[int, frozenset[tuple[str, str]]]:
+    """Per subnet where there are any, the addresses with their kinds that nobody may claim from now on.
+
+    Those that may be claimed again are let go when that is certain: see `ClusterStore.drain_absent`.
+    """
+    stored = {
+        (subnet, address, kind)
+        for subnet, address, kind in await session.run(
+            "SELECT subnet, host(address), kind FROM infrastructure_address WHERE cluster = %s", (cluster,)
+        )
     }
+    missing = {
+        subnet: frozenset((address, kind) for address, kind in wanted if (subnet, address, kind) not in stored)
+        for subnet, wanted in planned.infrastructure.items()
+    }
+    return {subnet: addresses for subnet, addresses in missing.items() if addresses}

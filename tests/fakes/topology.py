@@ -75,10 +75,10 @@ def apply_topology(
         elif tables.deliveries[subnet, cluster]["role"] != "serving":
             tables.deliveries[subnet, cluster].update(role="serving", since=tables.now.isoformat())
     for subnet, wanted in planned.infrastructure.items():
-        tables.infrastructure = [r for r in tables.infrastructure if (r["subnet"], r["cluster"]) != (subnet, cluster)]
         for address, kind in sorted(wanted):
             row_ = {"subnet": subnet, "cluster": cluster, "kind": kind, "address": address}
-            tables.infrastructure.append(row_)
+            if row_ not in tables.infrastructure:
+                tables.infrastructure.append(row_)
     for subnet in {*planned.infrastructure, *planned.new_subnets}:
         tables.rebuild_free_ranges(subnet)
     return planned
@@ -142,7 +142,13 @@ def _standing(tables: Tables, subnet: int, cluster: int) -> list[Row]:
 
 
 def _is_somebodys(tables: Tables, row: Row) -> bool:
+    """Or was until a moment ago: while an interface changes, what it had is not let go."""
+    there = [i for i in tables.interfaces.values() if (i["cluster"], i["subnet"]) == (row["cluster"], row["subnet"])]
     return any(
-        row["address"] in (i["report"].gateways if row["kind"] == "gateway" else i["report"].addresses)
-        for i in _standing(tables, row["subnet"], row["cluster"])
+        i["last_changed"] > tables.now - timedelta(seconds=ABSENT_SECONDS)
+        or (
+            i["present"]
+            and row["address"] in (i["report"].gateways if row["kind"] == "gateway" else i["report"].addresses)
+        )
+        for i in there
     )

@@ -1,5 +1,6 @@
 """Topology reports on a real PostgreSQL: what they make of subnets, serving and the addresses that nobody may claim."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,11 +91,17 @@ async def test_addresses_of_the_infrastructure_leave_the_free_space_and_come_bac
         subnet = await subnet_of(region, NET)
         assert addresses(await region.do(region.user(subnet, address="192.0.2.4"))) == ["192.0.2.4"]
         await region.clusters.apply_topology(rack, [report(own="192.0.2.3", gateways=("192.0.2.5",))])
-        assert await free(region, subnet) == [("192.0.2.1", "192.0.2.2"), ("192.0.2.6", "192.0.2.6")]
+        assert await free(region, subnet) == [("192.0.2.2", "192.0.2.2"), ("192.0.2.6", "192.0.2.6")]
         with pytest.raises(errors.AddressOfInfrastructure):
             await region.do(region.user(subnet, address="192.0.2.5"))
-        await region.clusters.apply_topology(rack, [report()])
-        assert await free(region, subnet) == [("192.0.2.2", "192.0.2.3"), ("192.0.2.5", "192.0.2.6")]
+        # A link that goes down takes its routes along: what was the gateway's is not handed out meanwhile.
+        await region.clusters.apply_topology(rack, [replace(report(own="192.0.2.3"), up=False)])
+        await region.clusters.drain_absent()
+        assert await free(region, subnet) == [("192.0.2.2", "192.0.2.2"), ("192.0.2.6", "192.0.2.6")]
+        await an_hour_passes(region)
+        await region.clusters.drain_absent()
+        assert await free(region, subnet) == [("192.0.2.1", "192.0.2.2"), ("192.0.2.5", "192.0.2.6")]
+        assert await region.tiles([subnet])
 
 
 @pytest_twisted.ensureDeferred
@@ -106,7 +113,7 @@ async def test_a_controller_on_a_reserved_address_is_noted_and_its_release_frees
         (held,) = (await region.do(region.user(subnet, address="192.0.2.4"))).reservations
         await region.clusters.apply_topology(rack, [report(own="192.0.2.4")])
         await region.release(held)
-        assert await free(region, subnet) == [("192.0.2.1", "192.0.2.3"), ("192.0.2.5", "192.0.2.6")]
+        assert await free(region, subnet) == [("192.0.2.2", "192.0.2.3"), ("192.0.2.5", "192.0.2.6")]
 
 
 @pytest_twisted.ensureDeferred
