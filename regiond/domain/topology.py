@@ -264,7 +264,11 @@ class _Planning:
         name, vrf = self._vrfs.name_of(report), self._vrfs.id_of(report)
         if vrf is None:
             return f"there is no VRF {name}: make it (regionctl vrfs add {name}), or correct clusterd's settings"
-        return f"{report.cidr} overlaps the subnet {self._taken[vrf].overlapped(network(report.cidr))} of VRF {name}"
+        other = self._taken[vrf].overlapped(network(report.cidr))
+        return (
+            f"{report.cidr} overlaps the subnet {other} of VRF {name}: correct the prefix length that is wrong, or "
+            "give this cluster another VRF (regionctl clusters set --vrf)"
+        )
 
     def _with_moves(
         self, rows: Sequence[PlannedInterface], vanished: Sequence[KnownInterface]
