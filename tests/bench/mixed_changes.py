@@ -36,7 +36,8 @@ async def mixed_ms(
     clients.start()
     await site.start()
     try:
-        await site.change(SUBNET, removed)
+        await site.change(SUBNET, removed[1:])  # a subnet that is new is a comparison of everything, which is over
+        await site.change(SUBNET, removed[:1])  # when this is
         answers: list[Deferred[float]] = []
         began = reactor.seconds()
         for number, (doomed, new) in enumerate(zip(removed, added, strict=True)):
