@@ -39,6 +39,7 @@ class FakeBackend:
         self.obstacles: list[str] = []
         self.removals_pause = 0.0  # for so many seconds what is removed has to wait, as long as this is set
         self._refusal: str | None = None
+        self._unlistable: str | None = None
         self._rejected: dict[Identifier, str] = {}
         self._held_calls: list[Deferred[None]] | None = None
 
@@ -46,9 +47,13 @@ class FakeBackend:
         """From now on every read and change fails with these words."""
         self._refusal = message
 
+    def refuse_to_list(self, message: str) -> None:
+        """From now on every `read` fails with these words, and nothing else."""
+        self._unlistable = message
+
     def accept_all(self) -> None:
-        """End `refuse_all` and every `reject`."""
-        self._refusal = None
+        """End `refuse_all`, `refuse_to_list` and every `reject`."""
+        self._refusal = self._unlistable = None
         self._rejected.clear()
 
     def reject(self, identifier: Identifier, reason: str) -> None:
@@ -81,6 +86,8 @@ class FakeBackend:
     async def read(self) -> frozenset[HostMap]:
         self.reads += 1
         self._complain()
+        if self._unlistable is not None:
+            raise BackendError(self._unlistable)
         return frozenset(self.maps)
 
     async def apply(self, removed: Collection[HostMap], added: Collection[HostMap]) -> tuple[Rejection, ...]:

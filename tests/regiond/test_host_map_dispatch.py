@@ -142,6 +142,20 @@ def test_a_newer_connection_takes_over_and_the_older_one_is_cut(site: Site, clus
     assert site.connections.clusters() == [RACK]
 
 
+def test_a_connection_that_has_a_later_one_elsewhere_is_given_nothing_more(site: Site, cluster: FakeCluster) -> None:
+    """At another regiond, which tells the database and not this one."""
+    end = site.register(cluster).server
+    site.claim()
+    site.tables.epochs[RACK] += 1
+    cluster.calls.clear()
+    with logged() as events:
+        site.claim()
+    assert cluster.calls == [] and not end.connected_now
+    assert [(e["event"], e["cluster"]) for e in events if e["event"] == "cluster.superseded-elsewhere"] == [
+        ("cluster.superseded-elsewhere", "rack-7")
+    ]
+
+
 def test_reports_over_a_superseded_connection_are_refused(site: Site, cluster: FakeCluster) -> None:
     site.register(cluster)
     connection = site.connections.by_cluster.pop(RACK)

@@ -310,6 +310,20 @@ def test_a_failed_listing_deletes_nothing(site: Site) -> None:
     assert site.state() == HostMapState("history-1", "subnet-1", 1)
 
 
+def test_a_listing_that_fails_is_not_taken_for_an_empty_one(site: Site) -> None:
+    """Though the server takes whatever it is told: what it has is not known, so it is told nothing."""
+    site.change([host_map(1), host_map(2)])
+    calls = len(site.backend.changes)
+    site.backend.forget([host_map(1)])
+    site.backend.refuse_to_list("cannot list")
+    site.clock.advance(COMPARE_INTERVAL_SECONDS)
+    assert len(site.backend.changes) == calls and site.state().error == "cannot list"
+    site.backend.accept_all()
+    site.clock.advance(2)
+    assert site.backend.maps == {host_map(1), host_map(2)}
+    assert site.backend.changes[calls:] == [AppliedChange("apply", frozenset(), frozenset({host_map(1)}))]
+
+
 def test_a_lost_store_does_not_empty_the_server(site: Site) -> None:
     site.change([host_map(1), host_map(2)])
     site.change([host_map(100, "198.51.100.1")], subnet="subnet-2", cidr="198.51.100.0/24")
