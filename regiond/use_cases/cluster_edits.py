@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from clusterd.protocol.values import parse_name
 from regiond.domain import errors
-from regiond.domain.ids import Prefix, format_id
+from regiond.domain.ids import Prefix, format_id, parse_id
 from regiond.domain.views import ClusterView, InterfaceView
 from regiond.domain.vrfs import VrfView
 from regiond.storage.cluster_edits import ClusterEditStore
@@ -61,10 +61,7 @@ class ClusterEdits:
         Raises NameTaken, and SubnetsLeftBehind unless forced.
         """
         require_admin(context)
-        try:
-            wanted = None if name is None else parse_name(name)
-        except ValueError as error:
-            raise errors.InvalidRequest("/name", str(error)) from error
+        wanted = None if name is None else _name(name)
         try:
             who = await self._inventory.cluster(cluster)
         except errors.NotFound:
@@ -124,3 +121,14 @@ class ClusterEdits:
             )
             await self._changed([view.cluster])
         return await self._inventory.interface(interface)
+
+
+def _name(text: str) -> str:
+    """Raises InvalidRequest, also for what could be taken for the id of a cluster."""
+    try:
+        name = parse_name(text)
+    except ValueError as error:
+        raise errors.InvalidRequest("/name", str(error)) from error
+    if parse_id(Prefix.CLUSTER, name) is not None:
+        raise errors.InvalidRequest("/name", f"{name} has the form of an id: clusters are named by either")
+    return name

@@ -124,7 +124,9 @@ async def test_a_name_and_a_vrf_change_together_or_not_at_all(database: str, tmp
         assert await names(whole) == {"rack-a", "rack-b"}
         moved = await whole.done("PATCH", "/clusters/rack-a?force=true", {"name": "rack-c", "vrf": "blue"})
         assert (moved["name"], moved["vrf"]) == ("rack-c", "blue")
-        for body, pointer in (({}, ""), ({"name": None}, ""), ({"name": "no name"}, "/name"), ({"up": 1}, "/up")):
+        mistakes: list[tuple[Any, str]] = [({}, ""), ({"name": None}, ""), ({"up": 1}, "/up")]
+        mistakes += [({"name": "no name"}, "/name"), ({"name": "cl-0123456789"}, "/name")]
+        for body, pointer in mistakes:
             refused = await whole.ask("PATCH", "/clusters/rack-c", body)
             assert (refused.status, refused.json["errors"][0]["pointer"]) == (400, pointer), body
 
