@@ -123,7 +123,8 @@ def test_a_cluster_of_another_regiond_is_asked_like_any(regionds: Regionds) -> N
         answer = claim.result()
     assert (answer.status, answer.body["type"]) == (503, "not-probed")
     assert "cluster rack-a does not answer" in answer.body["reasons"]
-    assert regionds.claim().body["reasons"] == ["cluster rack-a cannot be asked: no regiond that has it answers"]
+    (reason,) = regionds.claim().body["reasons"]
+    assert reason.startswith("cluster rack-a cannot be asked: ")
     listing = regionds.leases()
     assert (listing["complete"], listing["leases"]) == (False, [])
     assert regionds.claim("wait=0", address=LEASED.replace(".100", ".101")).status == 201
