@@ -25,7 +25,7 @@ run: ## both daemons in the foreground, with their logs, until Ctrl-C; the state
 
 test: ## lint and all tests (REQUIRE_ALL=1: a test that cannot run here fails; TESTS=tests/…: only these)
 	@.ci/prepare python test
-	@.ci/prepare programs ip sysctl nsenter unshare nft faketime dnsmasq dhcpd kea-dhcp4 kea-dhcp6 kea-admin udhcpc dhclient curl
+	@.ci/prepare programs ip sysctl nsenter unshare nft faketime dnsmasq dhcpd kea-dhcp4 kea-dhcp6 kea-admin udhcpc dhclient curl pg_createcluster
 	@.ci/check all $(TESTS) || { status=$$?; [ -n "$(STATUS_FILE)" ] || exit $$status; }; \
 	  [ -z "$(STATUS_FILE)" ] || echo $${status:-0} > "$(STATUS_FILE)"
 

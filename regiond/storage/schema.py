@@ -34,6 +34,7 @@ __all__ = ["Migration", "SchemaError", "current", "load_migrations", "migrate"]
 # pg_advisory_xact_lock(class, object): class 0 is this project's "everything", class 1 a subnet
 SCHEMA_LOCK: Final = (0, 0)
 MIGRATION_DEADLINE_SECONDS: Final = 3600.0
+OLDEST_SERVER: Final = 150_000  # as in server_version_num
 
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql\Z")
 _WORKS_FOR: Final = re.compile(r"^-- works for regionds that know (\d{4})$", re.MULTILINE)
@@ -89,8 +90,11 @@ async def migrate(pool: Pool, migrations: Sequence[Migration] | None = None) -> 
     """Bring the tables to this regiond's version; the names of the migrations that this call applied.
 
     Several regionds may do so at the same time: one works, the others wait. Raises SchemaError when a migration
-    fails, when an applied one has another text here, or when the database is too new for this regiond.
+    fails, when an applied one has another text here, when the database is too new for this regiond, or the server
+    too old.
     """
+    version, shown = (await pool.query("SELECT current_setting('server_version_num')::int, version()", retry=True))[0]
+    require_server(version, shown)
     known = _numbered(load_migrations() if migrations is None else migrations)
     applied: list[str] = []
     while True:
@@ -100,6 +104,14 @@ async def migrate(pool: Pool, migrations: Sequence[Migration] | None = None) -> 
             return applied
         _log.info("applied migration {migration}", event="schema.migrated", migration=step)
         applied.append(step)
+
+
+def require_server(version: int, shown: str) -> None:
+    """Raises SchemaError for a server that is older than what regiond is tested with."""
+    if version < OLDEST_SERVER:
+        raise SchemaError(
+            f"the database is {shown.partition(' on ')[0]}: PostgreSQL {OLDEST_SERVER // 10_000} or newer is needed"
+        )
 
 
 async def _tell_newer(pool: Pool, known: Sequence[Migration]) -> None:
