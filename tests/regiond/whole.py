@@ -46,10 +46,11 @@ class Whole:
         return self.region.reads._pool
 
     async def cluster(self, name: str, *cidrs: str) -> int:
-        """A cluster whose eth0 is on these networks, as if it had just been here."""
+        """A cluster whose eth0 is on these networks, and that is gone again: nobody waits for it."""
         registered = await self.region.clusters.register(ByName(name), Introduction(name, "file", "0"))
         reports = [InterfaceReport("eth0", cidr, (first_address(cidr),)) for cidr in cidrs]
         await self.region.clusters.apply_topology(registered.cluster, reports)
+        await self.region.clusters.disconnected(registered.cluster, registered.epoch)
         self.region.catalogue.changed()
         return registered.cluster
 
