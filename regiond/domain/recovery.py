@@ -97,7 +97,7 @@ class Candidate:
 
     `accepted` is the generation that the cluster had accepted, `newest` tells whether no cluster's was higher. The
     `known_…` are the region's row of the same identifier, if there is one (removed: a tombstone). A `former` one was
-    removed by then, and the cluster's DHCP server may have it still.
+    removed by then, and the cluster's DHCP server may have it still. `beyond`: the cluster knows of the lost past.
     """
 
     cluster: int
@@ -113,6 +113,7 @@ class Candidate:
     known_reservation: int | None = None
     occupant: Occupant | None = None
     former: bool = False
+    beyond: bool = True
 
 
 @dataclass(slots=True)
@@ -177,7 +178,8 @@ def _rest(made: Settlement, candidate: Candidate) -> None:
     if occupant is not None:
         if candidate.known_reservation == occupant.reservation and candidate.known_address == candidate.address:
             return  # its own: it rests, or somebody else of it has the address
-        if occupant.active and (occupant.confirmed or not _gives_way(occupant, candidate)):
+        came_later = occupant.confirmed or not candidate.beyond or not _gives_way(occupant, candidate)
+        if occupant.active and came_later:
             return
     made.recovered[candidate.address] = Recovered(
         candidate.address, candidate.cluster_name, resting=True, displaced=occupant

@@ -36,7 +36,7 @@ SELECT e.cluster, c.name, m.kind, m.identifier, host(m.address), m.hostname, e.a
                JOIN evidence_map q ON q.cluster = f.cluster AND q.name = f.name AND NOT q.former
                 AND q.kind = o.kind AND q.identifier = o.identifier
                WHERE o.reservation = r.id AND NOT o.removed AND q.address = m.address),
-       m.name, m.former
+       m.name, m.former, e.accepted_generation > s.fork_generation
 FROM evidence e JOIN cluster c ON c.id = e.cluster JOIN subnet s ON s.id = e.subnet
 JOIN evidence_map m ON m.cluster = e.cluster AND m.name = e.name
 LEFT JOIN host_map h ON h.subnet = s.id AND h.kind = m.kind AND h.identifier = m.identifier
@@ -241,6 +241,7 @@ def _candidate(row: Row) -> Candidate:
         known_reservation=known_reservation,
         occupant=occupant,
         former=row[19],
+        beyond=bool(row[20]),
     )
 
 

@@ -46,6 +46,7 @@ class RecoveryTables:
                 row.update(accepted_generation=0, applied_generation=0, error=None, since=tables.now.isoformat())
         for row in tables.subnets.values():
             row.update(recovering=True, fork_at=tables.now.isoformat(), evidence_generation=None)
+            row["fork_generation"] = row["generation"]
         return tables.history
 
     def finish(self) -> str | None:
@@ -250,6 +251,7 @@ class RecoveryTables:
                     known_reservation=None if known is None else known["reservation"],
                     occupant=self._occupant(subnet, row["accepted"], one["address"]),
                     former=former,
+                    beyond=row["accepted"] > tables.subnets[subnet].get("fork_generation", row["accepted"]),
                 )
 
     def _occupant(self, subnet: int, accepted: int, address: str) -> Occupant | None:

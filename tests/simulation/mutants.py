@@ -248,7 +248,7 @@ MUTANTS = (
     Mutant(
         "who is being removed displaces whom the backup knows there",
         "regiond/domain/recovery.py",
-        "        if occupant.active and (occupant.confirmed or not _gives_way(occupant, candidate)):\n",
+        "        if occupant.active and came_later:\n",
         "        if occupant.active:\n",
     ),
     Mutant(

@@ -96,6 +96,11 @@ TOLD_FIRST = {
         "calm 0; claim 0 2 1; pass 3 100 0; calm 0; slow-server 0 1; release 0 0; calm 0; restore-region;"
         "pass 20 100 0; calm 0; slow-server 0 0; calm 0"
     ),
+    "who holds an address since a cluster's old disk was made keeps it when all are heard": (
+        "hold 0; pair 0; claim 0 1 0; calm 0; pass 2 100 0; save-disk 0; release 0 0; pass 3 100 0; calm 0; reserve 0;"
+        "calm 0; pass 3 100 0; save-region; pass 3 100 0; claim 0 3 3; pass 3 100 0; old-disk 0; restore-region;"
+        "pass 20 100 0; calm 0"
+    ),
     "what rested when the backup was made and was taken back and released since rests anew": (
         "hold 30; pair 0; claim 0 1 1; calm 0; release 0 0; calm 0; pass 2 100 0; save-region; pass 3 100 0;"
         "claim 0 1 1; pass 3 100 0; calm 0; slow-server 0 1; release 0 0; calm 0; restore-region; pass 45 100 0;"

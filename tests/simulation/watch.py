@@ -112,11 +112,14 @@ class Watch:
         for (history, subnet), sets in self._sets.items():
             if not noticed and history == backup.history and subnet in backup.subnets:
                 del sets[backup.subnets[subnet]["generation"] + 1 :]
+        later = self._on_disks(self._world.clusters, since=backup)
         for number, place in list(self.claimed.items()):
             known = backup.reservations.get(place)
             if known is None or known["id"] != number:
                 del self.claimed[number]
-                self._to_recover[place] = self._holders[place][1] if place in self._holders else frozenset()
+                identifiers = self._holders[place][1] if place in self._holders else frozenset()
+                # A disk of before the backup may have the same by chance: released since, and claimed once more.
+                self._to_recover[place] = identifiers if identifiers <= later.get(place, set()) else frozenset()
         self._forget_what_nobody_has()
         self._holders = {}
 
@@ -129,18 +132,23 @@ class Watch:
 
     def _forget_what_nobody_has(self, but_for: Sequence[Cluster] = ()) -> None:
         """A reservation that the region lost can come back only from a disk."""
-        on_disk: dict[Place, set[str]] = {}
-        for cluster in self._world.clusters:
-            if cluster in but_for:
-                continue
-            for record, maps in cluster.disk.contents():
-                for host_map in () if record.forgetting else maps:
-                    subnet = parse_id(Prefix.SUBNET, record.subnet)
-                    assert subnet is not None
-                    on_disk.setdefault((subnet, number_of(host_map.address)), set()).add(host_map.identifier.text)
+        on_disk = self._on_disks([cluster for cluster in self._world.clusters if cluster not in but_for])
         for place, identifiers in list(self._to_recover.items()):
             if not identifiers or not identifiers <= on_disk.get(place, set()):
                 del self._to_recover[place]
+
+    def _on_disks(self, clusters: Sequence[Cluster], since: Tables | None = None) -> dict[Place, set[str]]:
+        """Who has which place on these clusters' disks; only on those that have heard of what came after `since`."""
+        on_disk: dict[Place, set[str]] = {}
+        for cluster in clusters:
+            for record, maps in cluster.disk.contents():
+                subnet = parse_id(Prefix.SUBNET, record.subnet)
+                assert subnet is not None
+                if since is not None and not _is_after(record, subnet, since):
+                    continue
+                for host_map in () if record.forgetting else maps:
+                    on_disk.setdefault((subnet, number_of(host_map.address)), set()).add(host_map.identifier.text)
+        return on_disk
 
     def given_back(self, number: int, place: Place) -> int:
         """Somebody releases a reservation: its number, which is another one since it was recovered."""
@@ -392,6 +400,15 @@ class Watch:
         if any(of == number for _, of, _, _ in tables.rejected):
             return "something is rejected"
         return None
+
+
+def _is_after(record: SubnetRecord, subnet: int, backup: Tables) -> bool:
+    """Whether a cluster has accepted what a database as of then does not know of."""
+    if record.origin.history in backup.former_histories:
+        return False
+    known = backup.subnets.get(subnet)
+    same = known is not None and record.origin.history == backup.history
+    return known is None or not same or record.accepted_generation > known["generation"]
 
 
 def _must(is_so: bool, words: str) -> None:
