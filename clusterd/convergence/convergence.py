@@ -336,9 +336,6 @@ class Convergence:
     # ---- after an apply ----
 
     async def _succeeded(self, work: _Work, ended: frozenset[HostMap]) -> None:
-        recovered, self._error, self._failures = self._error is not None, None, 0
-        if recovered:
-            self._log.info("the DHCP server takes host maps again", event="dhcp-server.recovered")
         reached = [
             record
             for subnet, record in work.records.items()
@@ -353,6 +350,10 @@ class Convergence:
                 self._records[moved.subnet] = moved
                 touched.add(moved.subnet)
         await self._forgotten(work.forgetting)
+        # Not before it is on disk: a disk that refuses is a failure like any other, and tried again more rarely.
+        recovered, self._error, self._failures = self._error is not None, None, 0
+        if recovered:
+            self._log.info("the DHCP server takes host maps again", event="dhcp-server.recovered")
         self._show_states(self._records if work.whole or recovered else touched)
         if self._refused.any_stuck:
             self._compare_in(LAST_RETRY_SECONDS)
@@ -405,7 +406,10 @@ class Convergence:
         self._kick()
 
     def _compare_in(self, seconds: float) -> None:
+        """Compare in so many seconds at the latest: what is asked for again and again is not put off by that."""
         if self._next_compare is not None and self._next_compare.active():
+            if self._next_compare.getTime() <= self._clock.seconds() + seconds:
+                return
             self._next_compare.cancel()
         if self._running:
             self._next_compare = self._clock.callLater(seconds, self._compare_now)

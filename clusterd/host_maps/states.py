@@ -33,7 +33,9 @@ class HostMapState:
 
 
 Report = Callable[[HostMapState], Awaitable[None]]
-"""Tells the region. May raise what `Link.call` raises: then the state is reported after the next registration."""
+"""Tells the region. May raise what `Link.call` raises: then the state is reported again after RETRY_SECONDS, or, where
+the region is away, after the next registration.
+"""
 
 
 def host_map_state(

@@ -1,14 +1,15 @@
 """The driver: what is accepted reaches the server, whatever the server does meanwhile."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import pytest
 from twisted.internet.defer import Deferred
 
-from clusterd.convergence.acceptance import Origin
+from clusterd.convergence.acceptance import Origin, SubnetRecord
 from clusterd.convergence.convergence import COMPARE_INTERVAL_SECONDS, LAST_RETRY_SECONDS
 from clusterd.dhcp.backend import BackendError, Capabilities, Rejection
+from clusterd.host_maps.schema import StoreFailed
 from clusterd.host_maps.states import RETRY_SECONDS, HostMapState
 from clusterd.host_maps.store import HostMapStore
 from clusterd.protocol.digest import digest_of
@@ -191,6 +192,18 @@ def test_a_rejected_removal_never_advances_applied(site: Site) -> None:
     site.clock.advance(LAST_RETRY_SECONDS)
     assert site.backend.maps == {host_map(2), host_map(3), *site.sets["subnet-2"].values()}
     assert site.applied() == 3 and site.state().rejected == ()
+
+
+def test_a_stuck_removal_is_tried_again_however_often_something_changes(site: Site) -> None:
+    site.change([host_map(1)])
+    site.backend.keeps[host_map(1)] = "host is locked"
+    site.change([], [host_map(1).identifier])
+    site.backend.keeps.clear()
+    for number in (2, 3, 4):
+        site.clock.advance(LAST_RETRY_SECONDS * 0.4)
+        site.change([host_map(number)])
+    assert site.backend.maps == {host_map(2), host_map(3), host_map(4)}
+    assert site.applied() == 5 and site.state().rejected == ()
 
 
 def test_what_the_server_cannot_serve_is_rejected_and_not_tried(site: Site) -> None:
@@ -630,6 +643,26 @@ def test_a_disk_that_refuses_is_said_to_the_region(site: Site) -> None:
     assert [event["event"] for event in events] == ["host-map-store.failed"]
     assert site.backend.maps == {host_map(1)}
     site.store = HostMapStore.open(site.path)
+
+
+def test_a_disk_that_takes_no_record_of_what_is_applied_is_tried_less_and_less_often(site: Site) -> None:
+    def full(applied: Sequence[SubnetRecord], ended: Collection[HostMap] = ()) -> tuple[SubnetRecord, ...]:
+        attempts.append(site.clock.seconds())
+        raise StoreFailed("the host map store: database or disk is full")
+
+    attempts: list[float] = []
+    working, site.store.record_applied = site.store.record_applied, full  # type: ignore[method-assign]
+    with logged() as events:
+        site.change([host_map(1)])
+        site.clock.pump([1.0] * 7)
+    assert attempts == [0.0, 1.0, 3.0, 7.0]
+    assert "dhcp-server.recovered" not in [event["event"] for event in events]
+    assert "disk is full" in (site.state().error or "")
+    site.store.record_applied = working  # type: ignore[method-assign]
+    with logged() as events:
+        site.clock.advance(8)
+    assert [event["event"] for event in events] == ["dhcp-server.recovered"]
+    assert site.applied() == 1 and site.state() == HostMapState("history-1", "subnet-1", 1)
 
 
 # ---- the end ----
