@@ -51,6 +51,8 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 LOCK_ATTEMPTS = 250
 LOCK_PAUSE_SECONDS = 0.02
 
+# A last label that resolvers read as part of an IPv4 address, as in 127.1 and 0x7f.1: see inet_aton(3).
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 _HOST_NAME = re.compile(r"(?i:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)(?:\.(?i:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?))*")
 
 
@@ -178,7 +180,7 @@ def _host_and_port(rest: str) -> tuple[str, int]:
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not host or (":" in host and not bracketed):
         raise ValueError(f"expected tcp:HOST:PORT, an IPv6 address in brackets: got tcp:{rest[:128]!r}")
-    if not (digits.isascii() and digits.isdecimal() and int(digits[:6]) <= 65535):
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= 5 and int(digits) <= 65535):
         raise ValueError(f"not a TCP port: {digits[:32]!r} (0 to 65535)")
     if host == "localhost":
         host = "127.0.0.1"  # not looked up: what the name means must not depend on a resolver
@@ -188,7 +190,8 @@ def _host_and_port(rest: str) -> tuple[str, int]:
         address = None
     if address is not None and bracketed == (address.version == 6) and "%" not in host:
         return str(address), int(digits)
-    if bracketed or not _HOST_NAME.fullmatch(host) or len(host) > MAX_HOST_NAME or host[-1].isdigit():
+    number = _NUMBER.fullmatch(host.rpartition(".")[2])
+    if bracketed or number or not _HOST_NAME.fullmatch(host) or len(host) > MAX_HOST_NAME:
         raise ValueError(f"not an IP address and not a host name: {host[:128]!r}")
     return host.lower(), int(digits)
 

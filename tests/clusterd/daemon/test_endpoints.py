@@ -78,6 +78,8 @@ class Listener(Protocol):
         ("tcp:[::]:5250", TlsAddress("::", 5250)),
         (" tcp:localhost:5250 ", TlsAddress("127.0.0.1", 5250)),
         ("tcp:Region.example:0", TlsAddress("region.example", 0)),
+        ("tcp:region1:5250", TlsAddress("region1", 5250)),
+        ("tcp:region.rack-12:5250", TlsAddress("region.rack-12", 5250)),
     ],
 )
 def test_link_addresses_that_are_understood(text: str, address: LinkAddress) -> None:
@@ -116,7 +118,8 @@ def test_a_local_address_is_of_this_host(text: str) -> None:
     ["", "tcp", "tcp:", "tcp:127.0.0.1", "tcp::5250", "tcp:::1:5250", "tcp:127.0.0.1:65536", "tcp:127.0.0.1:x",
      "tcp:127.0.0.1:-1", "tcp:127.0.0.1:", "unix:", "unix:relative", "unix:/" + "a" * 107, "udp:127.0.0.1:1",
      "127.0.0.1:5250", "unix:/a\0b", "tcp:127.0.0.1:٣", "tcp:[::1%lo]:5250", "tcp:*:5250", "tcp:a b:1", "tcp:a_b:1",
-     "tcp:127.1:5250", "tcp:[region.example]:1", "tcp:-a:1", "tcp:" + "a." * 130 + "a:1"],
+     "tcp:127.1:5250", "tcp:2130706433:1", "tcp:region.7:1", "tcp:0x7f.0x1:1", "tcp:127.0.0.1:000000999999",
+     "tcp:[region.example]:1", "tcp:-a:1", "tcp:" + "a." * 130 + "a:1"],
 )  # fmt: skip
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"not a link address|UNIX socket|expected tcp|not a TCP port|not an IP"):
