@@ -3,6 +3,7 @@
 import atexit
 import os
 import sys
+from contextlib import suppress
 
 
 def fail_at_exit() -> None:
@@ -12,5 +13,6 @@ def fail_at_exit() -> None:
 
 def _fail() -> None:
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with suppress(OSError, ValueError):  # whoever read it is gone, or it was closed
+            stream.flush()
     os._exit(1)
