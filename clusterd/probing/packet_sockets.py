@@ -85,6 +85,7 @@ class PacketSocket:
     def listen(self) -> None:
         """Hear answers from now on. Raises OSError."""
         if not self._listening:
+            self._drop_what_is_left()
             _filter(self._socket, _ANSWERS[self._family])
             self._reactor.addReader(self)
             self._listening = True
@@ -123,15 +124,20 @@ class PacketSocket:
     def doRead(self) -> None:
         self._read()
 
+    def _drop_what_is_left(self) -> None:
+        """What came after the last question is not about the next one. It ends, as the filter lets nothing in now."""
+        with suppress(OSError):
+            while True:
+                self._socket.recv(FRAME_BYTES)
+
     def _read(self) -> int:
         """How many frames there were, of at most READS_PER_TURN."""
         for number in range(READS_PER_TURN):
             try:
                 frame, source = self._socket.recvfrom(FRAME_BYTES)
             except OSError:
-                return (
-                    number  # no more; or a NIC that went down, which is told once here: who asks finds out by sending
-                )
+                # No more; or a NIC that went down, which is told once here: who asks finds out by sending.
+                return number
             if source[2] != _OUTGOING:
                 self._heard(source[0], frame)
         return READS_PER_TURN

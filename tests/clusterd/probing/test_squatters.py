@@ -1,5 +1,6 @@
 """Real hosts on a real wire: who has an address is found, by packets and by way of the kernel, in IPv4 and IPv6."""
 
+import select
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import LoopingCall
 
 from clusterd.probing.by_neighbour_table import NeighbourTableProbe, open_datagram_socket
@@ -157,6 +158,22 @@ async def test_a_socket_that_nobody_asks_by_hears_nothing(ways: Ways) -> None:
         await until(lambda: any(OWN[4] in line and "REACHABLE" in line for line in _neighbours(ways.made.client, "c0")))
     with pytest.raises(BlockingIOError):
         ways.sockets[0].recv(2048)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_came_after_the_last_question_answers_no_later_one(ways: Ways) -> None:
+    leaving = "192.0.2.99"
+    run_tool("ip", "-n", ways.made.client, "addr", "add", f"{leaving}/24", "dev", "c0")
+    try:
+        asking = Deferred.fromCoroutine(ways.packets.in_use(ways.wire, [leaving], LONG))
+        # The answer is there, and the question is given up before the reactor comes to it.
+        assert select.select(ways.sockets[:1], (), (), 10.0)[0]
+        asking.cancel()
+        with pytest.raises(CancelledError):
+            await asking
+    finally:
+        run_tool("ip", "-n", ways.made.client, "addr", "del", f"{leaving}/24", "dev", "c0")
+    assert await ways.packets.in_use(ways.wire, [leaving], 0.5) == {}
 
 
 @pytest_twisted.ensureDeferred
