@@ -90,6 +90,13 @@ class ClusterDaemon(Service):
 
     def startService(self) -> None:
         try:
+            self._start()
+        except BaseException:
+            self._thread.stop()  # it would keep the process from ending
+            raise
+
+    def _start(self) -> None:
+        try:
             self._find_out_who_we_are()
             self._store = HostMapStore.open(self._settings.store_path)
             self._convergence = Convergence(self._store, self._backend, self._reactor, self._thread, random.random)

@@ -68,7 +68,10 @@ def prepare(path: Path) -> sqlite3.Connection:
         path.chmod(0o600)
     except OSError as error:
         raise StoreUnusable(f"{path}: cannot be opened: {error.strerror}") from error
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise StoreUnusable(_why_unusable(error, path)) from error
     try:
         for pragma in _PRAGMAS:
             connection.execute(pragma)

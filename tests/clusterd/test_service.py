@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from twisted.python.failure import Failure
 
 from clusterd.convergence.acceptance import Announced, Origin
 from clusterd.daemon.endpoints import UnixAddress
+from clusterd.host_maps.schema import MIGRATIONS
 from clusterd.host_maps.store import HostMapStore
 from clusterd.protocol.digest import digest_of
 from clusterd.protocol.errors import NotStored
@@ -198,6 +201,18 @@ def test_a_damaged_store_ends_the_process_with_advice(tmp_path: Path, content: s
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 1
     assert "move it aside" in ran.stdout and "Traceback" not in ran.stdout + ran.stderr
+
+
+def test_a_store_without_its_tables_ends_the_process_too(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    path = tmp_path / "state" / "accepted" / "host-maps.sqlite"
+    path.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    command = [*TWISTD, "clusterd", "--config", str(host.config)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 1
+    assert "no such table" in ran.stdout and "Traceback" not in ran.stdout + ran.stderr
 
 
 # ---- --check ----

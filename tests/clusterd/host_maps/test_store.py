@@ -452,6 +452,8 @@ def test_a_place_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreUnusable, match="cannot be opened"):
         HostMapStore.open(tmp_path / "file" / "store.sqlite")
+    with pytest.raises(StoreUnusable, match="cannot be opened"):
+        HostMapStore.open(tmp_path.joinpath(*(["a" * 200] * 3), "store.sqlite"))  # more than SQLite takes
     (tmp_path / "link.sqlite").symlink_to(tmp_path / "file")
     with pytest.raises(StoreUnusable, match="cannot be opened"):
         HostMapStore.open(tmp_path / "link.sqlite")
