@@ -7,9 +7,10 @@ or what is given as `--subnet`.
 import argparse
 import http.client
 import json
+import re
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,10 @@ from clusterd.topology.netlink import open_netlink, snapshot
 
 ANSWER_SECONDS: Final = 30.0
 MAX_ANSWER_BYTES: Final = 16 << 20
+PAGE_ROWS: Final = 1000  # as many as the region gives at a time
+MAX_PAGES: Final = 100
+
+_NEXT_PAGE: Final = re.compile(r'<(?P<path>/[^<>]*)>; rel="next"')
 
 
 class NoNetworks(Exception):
@@ -50,22 +55,24 @@ def networks_of_region(region: str, token_file: Path | None, cluster: str) -> li
     token = None if token_file is None else read_secret(token_file)
     found: list[SiteNetwork] = []
     selector = quote(f"cluster:{cluster}", safe="")
-    for interface in _ask(region, token, f"/api/v1/cluster-interfaces?limit=1000&selector={selector}"):
-        ranges = []
-        if interface["subnet"] is not None:
-            ranges = _ask(region, token, f"/api/v1/subnets/{interface['subnet']}/ranges?limit=1000")
-        pools = [ServerPool(each["low"], each["high"]) for each in ranges if each["kind"] == "dynamic"]
-        routers = tuple(interface["gateways"])
-        found.append(
-            SiteNetwork(
-                interface["cidr"],
-                interface["nic"],
-                routers,
-                (),
-                tuple(dict.fromkeys(pools)),
-                interface.get("relayed", False),
+    try:
+        for interface in _ask(region, token, f"/api/v1/cluster-interfaces?limit={PAGE_ROWS}&selector={selector}"):
+            ranges: Iterable[Any] = ()
+            if interface["subnet"] is not None:
+                ranges = _ask(region, token, f"/api/v1/subnets/{interface['subnet']}/ranges?limit={PAGE_ROWS}")
+            pools = [ServerPool(each["low"], each["high"]) for each in ranges if each["kind"] == "dynamic"]
+            found.append(
+                SiteNetwork(
+                    parse_network(interface["cidr"]),
+                    interface["nic"],
+                    tuple(map(canonical_address, interface["gateways"])),
+                    (),
+                    tuple(dict.fromkeys(pools)),
+                    interface.get("relayed", False),
+                )
             )
-        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise NoNetworks(f"{region} does not answer as a region does: {error!r}") from None
     return found
 
 
@@ -190,7 +197,20 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _ask(region: str, token: str | None, path: str) -> Any:
+def _ask(region: str, token: str | None, path: str) -> Iterator[Any]:
+    """The rows of a list, from all its pages. Raises NoNetworks."""
+    following = path
+    for _ in range(MAX_PAGES):
+        rows, next_page = _page(region, token, following)
+        yield from rows
+        if next_page is None:
+            return
+        following = next_page
+    raise NoNetworks(f"the region at {region} has more than {MAX_PAGES} pages of {path}")
+
+
+def _page(region: str, token: str | None, path: str) -> tuple[Any, str | None]:
+    """One page of a list, and the path of the next one."""
     try:
         url = urlsplit(region)
         if url.scheme == "unix":
@@ -205,10 +225,11 @@ def _ask(region: str, token: str | None, path: str) -> Any:
             connection.request("GET", path, headers={} if token is None else {"Authorization": f"Bearer {token}"})
             response = connection.getresponse()
             content = response.read(MAX_ANSWER_BYTES)
+            following = _NEXT_PAGE.search(response.getheader("Link", ""))
         finally:
             connection.close()
         if response.status != 200:
             raise NoNetworks(f"the region refuses {path}: {response.status} {content[:300].decode(errors='replace')}")
-        return json.loads(content)
+        return json.loads(content), following and following["path"]
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NoNetworks(f"the region at {region} cannot be asked: {error}") from None

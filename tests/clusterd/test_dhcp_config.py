@@ -3,7 +3,12 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
@@ -135,6 +140,87 @@ def test_a_token_is_not_sent_over_the_network_in_the_clear(tmp_path: Path) -> No
         dhcp_config.main(["dnsmasq", "--region", "http://192.0.2.1:5240", "--token-file", str(tmp_path / "token")])
     with pytest.raises(SystemExit, match="cannot be asked"):
         dhcp_config.main(["dnsmasq", "--region", f"unix:{tmp_path}/nobody.sock"])
+
+
+class Region:
+    """A region's HTTP API on a port of the loopback interface, by what it answers: rows, each a page of their own."""
+
+    def __init__(self) -> None:
+        self.lists: dict[str, list[Any]] = {}
+        self.asked: list[str] = []
+        region = self
+
+        class Answers(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                region.asked.append(self.headers["Authorization"])
+                url = urlsplit(self.path)
+                rows, query = region.lists[url.path], dict(parse_qsl(url.query))
+                position = int(query.get("after", 0))
+                content = json.dumps(rows[position : position + 1]).encode()
+                self.send_response(200)
+                if position + 1 < len(rows):
+                    following = urlencode({**query, "after": position + 1})
+                    self.send_header("Link", f'<{url.path}?{following}>; rel="next"')
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *arguments: object) -> None:
+                """Says nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+        self.thread = Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def interface(self, cidr: str, subnet: str | None, **more: object) -> dict[str, object]:
+        return {"cidr": cidr, "nic": "eth0", "gateways": [], "subnet": subnet, **more}
+
+
+@pytest.fixture
+def region() -> Iterator[Region]:
+    made = Region()
+    made.thread.start()
+    yield made
+    made.server.shutdown()
+    made.thread.join()
+    made.server.server_close()
+
+
+def test_the_region_is_asked_for_all_pages(region: Region, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    region.lists["/api/v1/cluster-interfaces"] = [
+        region.interface("192.0.2.0/24", "sn-1", gateways=["192.0.2.1"]),
+        region.interface("198.51.100.0/24", None, relayed=True),
+    ]
+    region.lists["/api/v1/subnets/sn-1/ranges"] = [
+        {"kind": "dynamic", "low": "192.0.2.100", "high": "192.0.2.150"},
+        {"kind": "reserved", "low": "192.0.2.200", "high": "192.0.2.210"},
+        {"kind": "dynamic", "low": "192.0.2.160", "high": "192.0.2.170"},
+    ]
+    token = tmp_path / "token"
+    token.write_text("hm_secret\n")
+    token.chmod(0o600)
+    asking = ["--region", region.url, "--token-file", str(token), *settings_file(tmp_path, 'backend = "dnsmasq"')]
+    lines = printed(capsys, "dnsmasq", *asking).splitlines()
+    assert [line for line in lines if line.startswith("dhcp-range")] == [
+        "dhcp-range=set:net0,192.0.2.100,192.0.2.150,255.255.255.0,600",
+        "dhcp-range=set:net0,192.0.2.160,192.0.2.170,255.255.255.0,600",
+        "dhcp-range=set:net1,198.51.100.0,static,255.255.255.0,600",
+    ]
+    assert "dhcp-option=tag:net0,option:router,192.0.2.1" in lines and "# 198.51.100.0/24 relayed, via eth0" in lines
+    assert set(region.asked) == {"Bearer hm_secret"} and len(region.asked) == 5
+
+
+@pytest.mark.parametrize("answer", ["no interface", {"cidr": "192.0.2.0/24"}, None])
+def test_what_is_no_region_is_told(region: Region, answer: object) -> None:
+    region.lists["/api/v1/cluster-interfaces"] = [answer]
+    with pytest.raises(SystemExit, match=f"{region.url} does not answer as a region does"):
+        dhcp_config.main(["dnsmasq", "--region", region.url])
+
+
+def test_a_region_that_never_comes_to_an_end_is_told(region: Region) -> None:
+    region.lists["/api/v1/cluster-interfaces"] = [region.interface("192.0.2.0/24", None)] * (dhcp_config.MAX_PAGES + 1)
+    with pytest.raises(SystemExit, match=f"more than {dhcp_config.MAX_PAGES} pages"):
+        dhcp_config.main(["dnsmasq", "--region", region.url])
 
 
 def test_as_a_program_with_this_host_s_networks(tmp_path: Path) -> None:
