@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from regiond.domain import errors
-from regiond.domain.mutations import Actor, Mutation, Reclaim, Release, Step
+from regiond.domain.mutations import Actor, Confirm, Mutation, Reclaim, Release, Step
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.pool import ConnectionLost, Pool
 from regiond.storage.writer import Writer
@@ -22,10 +22,13 @@ from regiond.witness import WITNESS_SECONDS
 SWEEP_SECONDS = 1.0
 HEARTBEAT_SECONDS = 15.0
 DRAINING_SECONDS = 10.0
+CONFIRMING_SECONDS = 10.0
 CLEANING_SECONDS = 300.0
 MARKS_SECONDS = 15.0
 QUESTIONS_SECONDS = 60.0
 MAX_PER_SWEEP = 500
+MAX_CLEANED = 20_000
+MAX_ROUNDS = 100
 
 REGION = Actor(None, "region", is_admin=True)
 
@@ -33,8 +36,16 @@ _RESTED = """SELECT id, subnet, host(address) FROM reservation
     WHERE status = 'releasing' AND confirmed_at IS NOT NULL AND free_at <= now() ORDER BY free_at LIMIT %s"""
 _EXPIRED = """SELECT id, subnet, host(address) FROM reservation
     WHERE expires_at IS NOT NULL AND expires_at <= now() AND status = 'active' ORDER BY expires_at LIMIT %s"""
-_CLEAN = """DELETE FROM idempotency WHERE created < now() - interval '24 hours';
-    DELETE FROM batch WHERE committed < now() - interval '1 hour'"""
+_UNCONFIRMED = """SELECT s.id FROM subnet s WHERE s.recovering_since IS NULL AND EXISTS (
+        SELECT FROM reservation r WHERE r.subnet = s.id AND r.status = 'releasing' AND r.confirmed_at IS NULL
+        AND r.release_generation <= coalesce((SELECT min(d.applied_generation) FROM delivery d
+            WHERE d.subnet = s.id AND d.role IN ('serving', 'draining')), s.generation + 1)) LIMIT %s"""
+_CLEAN = (
+    """DELETE FROM idempotency WHERE (account, key) IN (SELECT account, key FROM idempotency
+        WHERE created < now() - interval '24 hours' ORDER BY created LIMIT %s) RETURNING 1""",
+    """DELETE FROM batch WHERE id IN (SELECT id FROM batch
+        WHERE committed < now() - interval '1 hour' ORDER BY committed LIMIT %s) RETURNING 1""",
+)
 
 
 class Sweeps:
@@ -75,6 +86,7 @@ class Sweeps:
             ("stragglers", SWEEP_SECONDS, self._stragglers),
             ("rested", SWEEP_SECONDS, self.free_rested),
             ("expired", SWEEP_SECONDS, self.release_expired),
+            ("confirmed", CONFIRMING_SECONDS, self.confirm_rest),
             ("absent interfaces", DRAINING_SECONDS, self._drain_absent),
             ("heartbeat", HEARTBEAT_SECONDS, self._heartbeat),
             ("recovery", SWEEP_SECONDS, self._settle),
@@ -106,9 +118,22 @@ class Sweeps:
         rows = await self._pool.query(_EXPIRED, (MAX_PER_SWEEP,), retry=True)
         await self._submit([Release(*row) for row in rows])
 
+    async def confirm_rest(self) -> None:
+        """Begin the release hold of what clusters have confirmed, where it was too much for one batch."""
+        for _ in range(MAX_ROUNDS):
+            rows = await self._pool.query(_UNCONFIRMED, (MAX_PER_SWEEP,), retry=True)
+            if not rows:
+                return
+            await self._submit([Confirm(*row) for row in rows])
+
     async def clean(self) -> None:
-        """Forget answers to idempotency keys after 24 hours, and which batches were committed after one."""
-        await self._pool.execute(_CLEAN, retry=True)
+        """Forget answers to idempotency keys after 24 hours, and which batches were committed after one.
+
+        Some at a time: no statement could delete in time all that a busy day left to a regiond that was stopped.
+        """
+        for statement in _CLEAN:
+            while len(await self._pool.query(statement, (MAX_CLEANED,), retry=True)) == MAX_CLEANED:
+                pass
 
     async def _submit(self, steps: Sequence[Step]) -> None:
         waiting = [Deferred.fromCoroutine(self._writer.submit(Mutation(REGION, (step,), "sweep"))) for step in steps]

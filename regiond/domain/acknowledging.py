@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from regiond.domain.mutations import Acknowledge, Forgotten
+from regiond.domain.mutations import Acknowledge, Confirm, Forgotten
 from regiond.domain.overlay import HOLDING_ROLES, Overlay
 from regiond.domain.reservations import Delivery
 
@@ -43,6 +43,10 @@ class Acknowledging(Overlay):
         self.put(self.deliveries, (subnet, cluster), replace(gone, since=self.facts.now))
         self.put(self.appended.rejected, (subnet, cluster), Acknowledge(cluster, subnet, rejected=()))
         self.put(self.acknowledged, subnet, True)
+
+    def confirm(self, step: Confirm) -> None:
+        if step.subnet in self.facts.subnets:
+            self.put(self.acknowledged, step.subnet, True)
 
 
 def _is_superseded(epoch: int | None, delivery: Delivery) -> bool:

@@ -246,8 +246,18 @@ class Forgotten:
     epoch: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Let the release hold run for removals that every holder has applied (the sweep's step).
+
+    An acknowledgement does so for as many as fit in one batch.
+    """
+
+    subnet: int
+
+
 Edit = EditReservation | EditDevice | EditNode
-Step = Claim | Release | Reclaim | Edit | Require | DropDevice | DropNode | Acknowledge | Forgotten
+Step = Claim | Release | Reclaim | Edit | Require | DropDevice | DropNode | Acknowledge | Forgotten | Confirm
 
 
 @dataclass(frozen=True, slots=True)

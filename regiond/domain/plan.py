@@ -30,6 +30,7 @@ from regiond.domain.leases import leased_to_another, told_of
 from regiond.domain.mutations import (
     Acknowledge,
     Claim,
+    Confirm,
     DropDevice,
     DropNode,
     EditDevice,
@@ -143,6 +144,8 @@ class _Planner(Editing, Acknowledging, Choosing):
                 return False, ()
             case Forgotten():
                 self.forgotten(step)
+            case Confirm():
+                self.confirm(step)
             case DropDevice(device):
                 self.append(self.appended.devices_gone, device)
                 self.put(self.devices, device, None)

@@ -24,6 +24,7 @@ from regiond.domain.ids import Prefix
 from regiond.domain.mutations import (
     Acknowledge,
     Claim,
+    Confirm,
     EditDevice,
     EditNode,
     EditReservation,
@@ -57,7 +58,7 @@ def subnets_of(mutations: Iterable[Mutation]) -> list[int]:
             step.subnet
             for mutation in mutations
             for step in mutation.steps
-            if isinstance(step, Claim | Release | Reclaim | Acknowledge | Forgotten)
+            if isinstance(step, Claim | Release | Reclaim | Acknowledge | Forgotten | Confirm)
         }
         | {place.subnet for mutation in mutations for step in mutation.steps for place in _places(step)}
     )

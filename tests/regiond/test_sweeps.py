@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, gatherResults
@@ -10,7 +11,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from clusterd.protocol.values import Identifier
 from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import Acknowledge
-from regiond.storage.pool import Pool
+from regiond.storage.pool import Pool, Session
 from regiond.storage.writer import Writer
 from regiond.sweeps import MAX_PER_SWEEP, Sweeps
 from tests.regiond.storage.region import Region, addresses, region_on
@@ -132,3 +133,63 @@ async def test_a_claim_that_took_over_the_address_is_not_released_for_the_one_th
         await sweeping
         assert taken.address == expired.address
         assert (await region.reads.reservation(taken.id)) is not None
+
+
+async def many_releasing(region: Region, subnet: int, count: int) -> None:
+    """So many addresses whose removal nobody has confirmed, of generations 1 to 5."""
+
+    async def fill(session: Session) -> None:
+        await session.run(
+            """INSERT INTO reservation (subnet, address, id, kind, status, owner, map_generation, release_generation)
+               SELECT %s, '10.1.0.0'::inet + n, n, 'device', 'releasing', %s, 1, 1 + n %% 5
+               FROM generate_series(1, %s) n""",
+            (subnet, region.owner, count),
+        )
+        await session.run("UPDATE subnet SET generation = 10 WHERE id = %s", (subnet,))
+
+    await region.pool.transaction(fill)
+
+
+async def unconfirmed(region: Region) -> int:
+    rows = await region.pool.query("SELECT count(*) FROM reservation WHERE confirmed_at IS NULL OR free_at IS NULL")
+    return int(rows[0][0])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cluster_that_was_away_confirms_more_than_one_batch_can_write(database: str) -> None:
+    async with region_on(database, reactor) as region:
+        cluster, (subnet,) = await region.cluster("rack-a", "10.0.0.0/8")
+        await many_releasing(region, subnet, 21_000)
+        sweeps = sweeps_of(region)
+        await sweeps.confirm_rest()
+        assert await unconfirmed(region) == 21_000, "nobody has confirmed anything yet"
+        await region.do(Acknowledge(cluster, subnet, 4, 4, rejected=()))
+        assert await unconfirmed(region) == 11_000
+        await sweeps.confirm_rest()
+        assert await unconfirmed(region) == 4_200, "those of generation 5 have yet to be confirmed"
+        await region.do(Acknowledge(cluster, subnet, 10, 10, rejected=()))
+        assert await unconfirmed(region) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cleaning_has_to_forget_is_forgotten_some_at_a_time(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regiond.sweeps.MAX_CLEANED", 7)
+    async with region_on(database, reactor) as region:
+        for hours, count in ((25, 30), (23, 2)):
+            await region.pool.execute(
+                """INSERT INTO idempotency (account, key, fingerprint, answer, created)
+                   SELECT %s, %s || '-' || n, '', '', now() - make_interval(hours => %s)
+                   FROM generate_series(1, %s) n""",
+                (region.owner, str(hours), hours, count),
+            )
+        for minutes, count in ((61, 28), (59, 3)):
+            await region.pool.execute(
+                """INSERT INTO batch (id, committed)
+                   SELECT gen_random_uuid(), now() - make_interval(mins => %s) FROM generate_series(1, %s)""",
+                (minutes, count),
+            )
+        await sweeps_of(region).clean()
+        rows = await region.pool.query("SELECT (SELECT count(*) FROM idempotency), (SELECT count(*) FROM batch)")
+        assert rows == [(2, 3)]

@@ -214,7 +214,8 @@ CREATE INDEX reservation_device ON reservation (device) WHERE device IS NOT NULL
 CREATE INDEX reservation_node ON reservation (node) WHERE node IS NOT NULL;
 CREATE INDEX reservation_owner ON reservation (owner, id) WHERE kind = 'user';
 CREATE INDEX reservation_macs ON reservation USING gin (macs);
-CREATE INDEX reservation_releasing ON reservation (subnet, release_generation) WHERE status = 'releasing';
+CREATE INDEX reservation_releasing ON reservation (subnet, release_generation)
+    WHERE status = 'releasing' AND confirmed_at IS NULL;
 CREATE INDEX reservation_free_at ON reservation (free_at) WHERE status = 'releasing' AND confirmed_at IS NOT NULL;
 CREATE INDEX reservation_expires_at ON reservation (expires_at) WHERE expires_at IS NOT NULL;
 

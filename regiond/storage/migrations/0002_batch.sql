@@ -132,13 +132,18 @@ BEGIN
              jsonb_to_recordset(q.maps) AS r(kind text, identifier text, reason text)
         ON CONFLICT DO NOTHING;
     END IF;
-    -- Every holder has applied the removals up to `generation`: from now on the release hold runs.
+    -- Every holder has applied the removals up to `generation`: from now on the release hold runs. A cluster that was
+    -- away confirms very many at once: what is too much for one batch is left to the sweep (Sweeps.confirm_rest).
     IF changes ? 'confirmed' THEN
-        UPDATE reservation r SET confirmed_at = now(), free_at = now() + make_interval(secs => s.release_hold_seconds)
-        FROM jsonb_to_recordset(changes->'confirmed') AS q(subnet bigint, generation bigint)
-        JOIN subnet s ON s.id = q.subnet
-        WHERE r.subnet = q.subnet AND r.status = 'releasing' AND r.release_generation <= q.generation
-          AND r.confirmed_at IS NULL;
+        UPDATE reservation r SET confirmed_at = now(), free_at = now() + make_interval(secs => w.hold)
+        FROM (SELECT m.subnet, m.address, s.release_hold_seconds AS hold
+              FROM jsonb_to_recordset(changes->'confirmed') AS q(subnet bigint, generation bigint)
+              JOIN subnet s ON s.id = q.subnet
+              CROSS JOIN LATERAL (SELECT u.subnet, u.address FROM reservation u
+                  WHERE u.subnet = q.subnet AND u.status = 'releasing' AND u.release_generation <= q.generation
+                    AND u.confirmed_at IS NULL ORDER BY u.release_generation LIMIT 10000) m
+              LIMIT 10000) w
+        WHERE r.subnet = w.subnet AND r.address = w.address;
     END IF;
     IF changes ? 'audit' THEN
         INSERT INTO audit (account, actor, action, object, before, after, request_id)

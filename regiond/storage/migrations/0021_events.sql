@@ -87,8 +87,10 @@ END $$;
 CREATE TRIGGER reservation_claimed AFTER INSERT ON reservation
     REFERENCING NEW TABLE AS made FOR EACH STATEMENT EXECUTE FUNCTION reservation_claimed();
 
--- Who had it before is told, too: it sees the reservation for the last time.
-CREATE FUNCTION reservation_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Who had it before is told, too: it sees the reservation for the last time. Planner settings: those of batch_write forbid
+-- hash joins, and neither table has an index, so that ten thousand rows would be compared with each other.
+CREATE FUNCTION reservation_changed() RETURNS trigger LANGUAGE plpgsql
+SET enable_hashjoin = on SET enable_nestloop = off AS $$
 BEGIN
     INSERT INTO event (kind, action, subnet, reservation, reservation_kind, address, owner, device, node)
     SELECT 'reservation', told.action, n.subnet, n.id, n.kind, n.address, told.owner, n.device, n.node
