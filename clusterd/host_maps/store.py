@@ -164,9 +164,13 @@ class HostMapStore:
         transfer = self._transfer(subnet, to_generation)
         try:
             with transaction(self._connection):
-                return self._commit(transfer)
-        finally:
+                accepted = self._commit(transfer)
+                self._tables.drop_staged(transfer.key)
+        except BaseException:
             self._discard(subnet)
+            raise
+        del self._transfers[subnet]
+        return accepted
 
     def discard_transfers(self) -> None:
         """Forget every unfinished transfer."""

@@ -485,6 +485,16 @@ def test_a_disk_that_refuses_leaves_nothing_half_done(path: Path) -> None:
     reopened.close()
 
 
+def test_a_transfer_that_cannot_be_put_away_is_not_accepted_either(store: HostMapStore) -> None:
+    store.begin_transfer(announced(1, [host_map(1)]), 1)
+    store.add_page("subnet-1", 1, [host_map(1)], ())
+    refuse = "CREATE TEMP TRIGGER full BEFORE DELETE ON staged BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+    store._connection.execute(refuse)
+    with pytest.raises(StoreFailed, match="disk is full"):
+        store.commit_transfer("subnet-1", 1)
+    assert (store.stamp(), store.subnets()) == (None, ())
+
+
 WRITER = """
 import sys
 from pathlib import Path
