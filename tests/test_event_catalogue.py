@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from clusterd.daemon.json_logs import render_json
 from regiond.domain.topology_changes import Happened
 
 ROOT = Path(__file__).parents[1]
@@ -138,3 +139,8 @@ def test_every_logged_failure_and_line_has_an_event() -> None:
         and all(keyword.arg != "event" for keyword in node.keywords)
     ]
     assert without == []
+
+
+def test_the_grep_of_the_catalogue_finds_the_lines_of_an_address() -> None:
+    (wanted,) = re.findall(r"`grep '(.+)'`", CATALOGUE.read_text())
+    assert wanted in render_json({"log_format": "claimed {address}", "address": "192.0.2.7"})

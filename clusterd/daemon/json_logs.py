@@ -1,8 +1,8 @@
 """Logs as one JSON object a line, for machines and `grep`:
 `twistd --logger=clusterd.daemon.json_logs.json_observer …`.
 
-    {"time":"2026-01-31T23:59:59.123Z","level":"info","event":"host_maps.applied","message":"…",
-     "namespace":"convergence","subnet":"192.0.2.0/24","request_id":"…"}
+    {"time":"2026-01-31T23:59:59.123Z","level":"info","event":"reservation.claim","message":"…",
+     "namespace":"claims","address":"192.0.2.7","request_id":"…"}
 
 After the five fixed keys come the event's own fields. A failure adds `error` (`Type: message`) and `traceback`
 (a list of lines). Everything outside ASCII and every control character is escaped, so a line is a line and a

@@ -96,6 +96,14 @@ def _flush_directory(directory: Path) -> None:
 
 def writing_obstacles(path: Path) -> list[str]:
     """What keeps this process from replacing the file at a path, one sentence each."""
+    try:
+        return _obstacles_in_place(path) or _trial_obstacles(path.with_name(f".{path.name}.check"))
+    except OSError as error:  # a directory above it that may not be entered, for one
+        return [f"{path} cannot be looked at: {error.strerror or error}."]
+
+
+def _obstacles_in_place(path: Path) -> list[str]:
+    """What can be seen without trying. Raises OSError."""
     directory = path.parent
     if not directory.exists():
         return [f"The directory {directory} does not exist: create it, writable for the user that clusterd runs as."]
@@ -107,7 +115,7 @@ def writing_obstacles(path: Path) -> list[str]:
         return [f"{path} is not a regular file: name another path."]
     if path.exists() and not os.access(path, os.R_OK):
         return [f"{path} is not readable for the user that clusterd runs as."]
-    return _trial_obstacles(path.with_name(f".{path.name}.check"))
+    return []
 
 
 def _trial_obstacles(path: Path) -> list[str]:

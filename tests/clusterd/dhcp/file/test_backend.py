@@ -147,6 +147,9 @@ def test_check_names_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     [sentence] = result_of(FileBackend(tmp_path / "file" / "maps").check())
     assert sentence == f"{tmp_path}/file is not a directory."
+    # As where a directory above it may not be entered, which root always may.
+    [sentence] = result_of(FileBackend(tmp_path / ("a" * 300) / "maps").check())
+    assert f"{tmp_path}/aaa" in sentence
 
 
 def test_a_missing_directory_is_an_error_in_the_systems_words(tmp_path: Path) -> None:
