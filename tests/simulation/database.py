@@ -15,6 +15,7 @@ from regiond.domain.errors import DomainError
 from regiond.domain.identity import Identity, Introduction, Registered
 from regiond.domain.ids import NewId
 from regiond.domain.mutations import Mutation, Outcome
+from regiond.domain.overlay import HOLDING_ROLES
 from regiond.domain.plan import plan
 from regiond.domain.topology import TopologyPlan
 from regiond.storage.batch import facts_request, read_facts
@@ -200,7 +201,11 @@ class SimulatedStorage(FakeStorage):
     # ---- what the sweeps ask (a Pool) ----
 
     async def query(self, statement: str, parameters: Sequence[Any], *, retry: bool = False) -> list[tuple[Any, ...]]:
-        """The reservations that are due, for the two statements of the sweeps that ask for them."""
+        """What the sweeps ask for: reservations that are due, subnets with some to confirm. Nothing is ever too old."""
+        if statement in sweeps._CLEAN:
+            return await self.done(list)
+        if statement == sweeps._UNCONFIRMED:
+            return await self.done(lambda: [(subnet,) for subnet in self.tables.subnets if self._to_confirm(subnet)])
         column, status = {
             sweeps._RESTED: ("free_at", "releasing"),
             sweeps._EXPIRED: ("expires_at", "active"),
@@ -217,6 +222,20 @@ class SimulatedStorage(FakeStorage):
             ]
 
         return await self.done(due)
+
+    def _to_confirm(self, subnet: int) -> bool:
+        known = self.tables.subnets[subnet]
+        holding = [
+            row["applied_generation"]
+            for (of, _), row in self.tables.deliveries.items()
+            if of == subnet and row["role"] in HOLDING_ROLES
+        ]
+        confirmed = min(holding, default=known["generation"] + 1)
+        return not known["recovering"] and any(
+            row["release_generation"] is not None and row["release_generation"] <= confirmed
+            for (of, _), row in self.tables.reservations.items()
+            if of == subnet and row["status"] == "releasing" and row["confirmed_at"] is None
+        )
 
     async def execute(self, statement: str, parameters: Sequence[Any] = (), *, retry: bool = False) -> None:
         """Old answers to idempotency keys: there are none here."""
