@@ -27,11 +27,11 @@ class Progress:
     def wait_no_longer(self) -> None:
         """Whoever waits is answered with how things stand, and so is who comes later: the daemon is stopping."""
         self._patient = False
-        self.acknowledged(list(self._waiting))
+        self.acknowledged(None)
 
-    def acknowledged(self, subnets: Iterable[int]) -> None:
-        """A cluster's state of these subnets changed."""
-        for subnet in subnets:
+    def acknowledged(self, subnets: Iterable[int] | None) -> None:
+        """A cluster's state of these subnets changed; None: perhaps of any."""
+        for subnet in list(self._waiting) if subnets is None else subnets:
             for woken in self._waiting.pop(subnet, ()):
                 _wake(woken)
 

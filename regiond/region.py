@@ -288,8 +288,7 @@ class Region:
             self.catalogue.changed()
         if rung.host_maps is not None:
             self.dispatch.committed(rung.host_maps)
-        if rung.acknowledged is not None:
-            self.progress.acknowledged(rung.acknowledged)
+        self.progress.acknowledged(rung.acknowledged)
         self.siblings.heard_of_questions(rung.asked)
         self.siblings.heard_of_answers(rung.answered)
         if rung != Rung(asked=rung.asked, answered=rung.answered):

@@ -392,6 +392,11 @@ def is_fatal(error: Exception) -> bool:
     return type(error) in (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.DatabaseError)
 
 
+def is_nobodys_fault(error: psycopg2.Error) -> bool:
+    """Conflicts with other transactions, limits of time and resources: no statement caused them, and all is undone."""
+    return error.pgcode is not None and error.pgcode[:2] in ("40", "53", "55", "57", "58")
+
+
 def first_line(error: Exception) -> str:
     """What an error says, on one line."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -35,7 +35,22 @@ FROM server_pool p LEFT JOIN LATERAL (
 WHERE p.cluster = %s ORDER BY p.low, p.high, p.id
 """
 
+# The identifiers of all its entries once, and not once for each of the page: there may be ten thousands.
 _ENTRIES: Final = """
+WITH page AS MATERIALIZED (
+    SELECT e.*, s.id AS on_subnet, s.cidr AS on_cidr FROM server_entry e LEFT JOIN LATERAL (
+        SELECT s.id, s.cidr FROM delivery d JOIN subnet s ON s.id = d.subnet
+        WHERE d.cluster = e.cluster AND d.role = 'serving' AND e.address <<= s.cidr LIMIT 1) s ON true
+    WHERE e.cluster = %(cluster)s AND (%(subnet)s::bigint IS NULL OR s.id = %(subnet)s)
+      AND (%(only)s::bigint[] IS NULL OR e.id = ANY(%(only)s)) AND e.id > %(after)s ORDER BY e.id LIMIT %(most)s
+), said AS MATERIALIZED (
+    SELECT o.id, o.address, own.text FROM server_entry o, unnest(o.identifiers) AS own(text)
+    WHERE o.cluster = %(cluster)s
+), same_client AS MATERIALIZED (
+    SELECT e.id, count(DISTINCT o.id) AS entries FROM page e CROSS JOIN LATERAL unnest(e.identifiers) AS own(text)
+    JOIN said o ON o.text = own.text
+    WHERE o.id <> e.id AND o.address <<= e.on_cidr AND o.address <> e.address GROUP BY e.id
+)
 SELECT e.id, c.id, c.name, c.backend, host(e.address), e.identifiers, e.hostname, e.source, s.id, s.cidr::text,
        coalesce(e.address BETWEEN s.first_usable AND s.last_usable, false),
        EXISTS (SELECT FROM server_pool p WHERE p.cluster = e.cluster AND e.address BETWEEN p.low AND p.high),
@@ -45,15 +60,10 @@ SELECT e.id, c.id, c.name, c.backend, host(e.address), e.identifiers, e.hostname
              JOIN host_map m ON m.subnet = s.id AND m.kind = split_part(own.text, ':', 1)
                   AND m.identifier = decode(replace(substr(own.text, strpos(own.text, ':')), ':', ''), 'hex')
              WHERE NOT m.removed AND m.address <> e.address),
-       (SELECT count(*) FROM server_entry o WHERE o.cluster = e.cluster AND o.id <> e.id
-            AND o.identifiers && e.identifiers AND o.address <<= s.cidr AND o.address <> e.address),
+       coalesce((SELECT c.entries FROM same_client c WHERE c.id = e.id), 0),
        (SELECT count(*) FROM server_entry o
         WHERE o.cluster = e.cluster AND o.id <> e.id AND o.address = e.address)
-FROM server_entry e JOIN cluster c ON c.id = e.cluster LEFT JOIN LATERAL (
-    SELECT s.* FROM delivery d JOIN subnet s ON s.id = d.subnet
-    WHERE d.cluster = c.id AND d.role = 'serving' AND e.address <<= s.cidr LIMIT 1) s ON true
-WHERE e.cluster = %s AND (%s::bigint IS NULL OR s.id = %s) AND (%s::bigint[] IS NULL OR e.id = ANY(%s))
-  AND e.id > %s ORDER BY e.id LIMIT %s
+FROM page e JOIN cluster c ON c.id = e.cluster LEFT JOIN subnet s ON s.id = e.on_subnet ORDER BY e.id
 """
 
 
@@ -157,7 +167,8 @@ class FirstContactStore:
     ) -> list[ForeignEntry]:
         """Static entries of one cluster's server, in order of id; of one subnet, or of these ids, where given."""
         ids = None if only is None else list(only)
-        rows = await self._pool.query(_ENTRIES, (cluster, subnet, subnet, ids, ids, after or 0, limit), retry=True)
+        wanted = {"cluster": cluster, "subnet": subnet, "only": ids, "after": after or 0, "most": limit}
+        rows = await self._pool.query(_ENTRIES, wanted, retry=True)
         return [_foreign_entry(row) for row in rows]
 
     async def _difference(self, session: Session, cluster: int, report: DhcpServerReport) -> Difference:

@@ -8,6 +8,8 @@
   `transaction`: the server has undone everything; so it has when a transaction's connection is lost before COMMIT was
   sent. When the answer is lost, the work is tried again only if the caller says `retry=True`: it is idempotent, or
   only reads. In `session`, which may hold several transactions, nothing is tried again without that.
+* What no statement is to blame for (limits of time and resources, conflicts that do not end) is DatabaseUnavailable in
+  those three; `session` passes on what the server says, for whoever has to know what was undone.
 * The functions that are lent a session may therefore run more than once and should touch nothing but the database.
 * While there is no connection one attempt at a time is made, with a growing and random delay; callers wait for it,
   at most `patience` seconds and at most `max_waiting` of them, and then get DatabaseUnavailable. Once an outage has
@@ -37,7 +39,16 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from regiond.storage.connection import Arguments, Connection, ConnectionLost, Connector, Row, Vet, first_line
+from regiond.storage.connection import (
+    Arguments,
+    Connection,
+    ConnectionLost,
+    Connector,
+    Row,
+    Vet,
+    first_line,
+    is_nobodys_fault,
+)
 from regiond.storage.errors import DatabaseUnavailable, TransactionLeftOpen
 
 __all__ = ["ConnectionLost", "DatabaseUnavailable", "Pool", "PoolStats", "Row", "Session", "TransactionLeftOpen"]
@@ -204,7 +215,8 @@ class Pool:
         self, sql: str, args: Arguments = None, *, retry: bool = False, deadline: float | None = None
     ) -> list[Row]:
         """Run one string outside of any other transaction; the rows of its last statement."""
-        return await self._call(lambda session: session.run(sql, args), deadline, on_conflict=True, on_loss=retry)
+        call = self._call(lambda session: session.run(sql, args), deadline, on_conflict=True, on_loss=retry)
+        return await _translated(call)
 
     async def execute(
         self, sql: str, args: Arguments = None, *, retry: bool = False, deadline: float | None = None
@@ -232,7 +244,7 @@ class Pool:
             await session.run("COMMIT")
             return result
 
-        return await self._call(work, deadline, on_conflict=True, on_loss=retry)
+        return await _translated(self._call(work, deadline, on_conflict=True, on_loss=retry))
 
     async def session(self, fn: Work[T], *, retry: bool = False, deadline: float | None = None) -> T:
         """Lend one connection to `fn`, which begins and commits by itself.
@@ -455,3 +467,12 @@ class Pool:
 
 async def _awaited(work: Work[T], session: Session) -> T:
     return await work(session)
+
+
+async def _translated(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except psycopg2.Error as error:
+        if is_nobodys_fault(error):
+            raise DatabaseUnavailable(first_line(error)) from error
+        raise

@@ -40,6 +40,7 @@ from regiond.storage.batch import (
     subnets_of,
 )
 from regiond.storage.batch_changes import changes_document, edits_document
+from regiond.storage.connection import is_nobodys_fault
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.nodes import name_taken
 from regiond.storage.pool import SETTLE, Pool, Session
@@ -305,7 +306,7 @@ class Writer:
                     decided = await self._pool.session(lambda s: self._attempt(s, batch_id, mutations, planned))
             except (DatabaseUnavailable, psycopg2.Error) as error:
                 if isinstance(error, psycopg2.Error):
-                    if not _is_nobodys_fault(error):
+                    if not is_nobodys_fault(error):
                         raise
                     planned.clear()  # the database has undone it
                 if attempt == ATTEMPTS or self._clock.seconds() >= end:
@@ -385,8 +386,3 @@ class Writer:
                 request_id=row.request_id,
                 **dict(row.after or row.before or {}),
             )
-
-
-def _is_nobodys_fault(error: psycopg2.Error) -> bool:
-    """Conflicts with other transactions, limits of time and resources: no member of the batch caused them."""
-    return error.pgcode is not None and error.pgcode[:2] in ("40", "53", "55", "57", "58")

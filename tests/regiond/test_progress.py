@@ -141,6 +141,17 @@ def test_it_is_told_as_soon_as_it_is_applied(desk: Desk) -> None:
     assert desk.clock.getDelayedCalls() == []
 
 
+def test_who_hears_that_something_was_said_and_not_of_what_looks(desk: Desk) -> None:
+    """Another regiond names at most 200 subnets, and one that listens anew has missed some."""
+    outcome = desk.commit(reservation(1), deliveries={NET: [delivery(0)], OTHER_NET: [delivery(0)]})
+    waiting = desk.wait(outcome, 60.0)
+    desk.progress.acknowledged(None)
+    assert not waiting.done()
+    desk.reads.deliveries[NET] = [delivery(1)]
+    desk.progress.acknowledged(None)
+    assert state(waiting) is MapState.APPLIED
+
+
 def test_what_is_said_while_the_database_is_asked_is_not_missed(desk: Desk) -> None:
     desk.reads.hold()
     waiting = desk.wait(desk.commit(reservation(1), deliveries={NET: [delivery(0)]}), 60.0)

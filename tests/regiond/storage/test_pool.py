@@ -334,7 +334,7 @@ async def test_real_deadlocks_are_resolved(empty_database: str) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_conflict_that_does_not_end_is_told(empty_database: str) -> None:
     async with running_pool(empty_database, 1, jitter=lambda: 0.0) as pool:
-        with pytest.raises(psycopg2.errors.SerializationFailure):
+        with pytest.raises(DatabaseUnavailable, match="conflict"):
             await pool.execute("DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$")
         assert pool.stats.retries == 5
 
@@ -389,10 +389,32 @@ async def test_sockets_of_closed_connections_do_not_spoil_the_next_ones(empty_da
 async def test_statement_timeout_is_the_servers_limit(empty_database: str) -> None:
     connector = patient_connector(empty_database, statement_timeout="50ms")
     async with running_pool(empty_database, 1, connector=connector) as pool:
-        with pytest.raises(psycopg2.errors.QueryCanceled):
+        with pytest.raises(DatabaseUnavailable, match="statement timeout") as caught:
             await pool.query("SELECT pg_sleep(600)")
+        assert not caught.value.outcome_unknown
+        with pytest.raises(psycopg2.errors.QueryCanceled):
+            await pool.session(lambda session: session.run("SELECT pg_sleep(600)"))
         assert await pool.query("SELECT 1") == [(1,)]
         assert pool.stats.deaths == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lock_that_somebody_holds_for_long_is_no_bug(empty_database: str) -> None:
+    """An admin changes a subnet while an import has it: that is to be tried again, not an internal error."""
+    connector = patient_connector(empty_database, statement_timeout="50ms")
+    async with running_pool(empty_database, 2, connector=connector) as pool:
+
+        async def wait(session: Session) -> None:
+            await session.run("SELECT pg_advisory_xact_lock(7)")
+
+        async def hold(session: Session) -> None:
+            await session.run("SELECT pg_advisory_xact_lock(7)")
+            with pytest.raises(DatabaseUnavailable, match="statement timeout") as caught:
+                await pool.transaction(wait)
+            assert not caught.value.outcome_unknown
+
+        await pool.transaction(hold)
+        await pool.transaction(wait)
 
 
 @pytest_twisted.ensureDeferred

@@ -301,6 +301,25 @@ async def test_every_conflict_is_told_and_harms_no_other_entry(database: str) ->
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_server_with_very_many_entries_is_shown(database: str) -> None:
+    """Each entry of a page is compared with all: one by one that took longer than a statement may."""
+    async with world(database) as site:
+        await site.region.pool.execute(
+            """INSERT INTO server_entry (id, cluster, address, identifiers, source)
+               SELECT n, %s, '10.0.0.0'::inet + n, ARRAY['mac:02:00:00:' || regexp_replace(
+                   lpad(to_hex(n / 2), 6, '0'), '(..)(..)(..)', '\\1:\\2:\\3')], 'test'
+               FROM generate_series(1, 40000) n""",
+            (site.cluster,),
+        )
+        await site.region.pool.execute("UPDATE server_entry SET address = '192.0.2.8' WHERE id = 10")
+        await site.region.pool.execute("UPDATE server_entry SET address = '192.0.2.9' WHERE id IN (11, 12)")
+        found = {each.id: each for each in await site.store.entries(site.cluster)}
+        assert len(found) == 1000
+        told = {number: (found[number].same_client, found[number].same_address) for number in (10, 11, 12, 13)}
+        assert told == {10: (1, 0), 11: (1, 1), 12: (0, 1), 13: (0, 0)}
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_address_in_a_pool_is_not_adopted_from_dhcpd_which_leases_it_too(database: str) -> None:
     async with world(database, backend="isc") as site:
         await site.says(POOL, entries=[ServerEntry("192.0.2.4", (MAC,))])
