@@ -12,7 +12,7 @@ TESTS ?=
 .PHONY: help demo run test servers soak conformance lint clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 
 demo: ## the whole way of an address, from claim to DHCP client, on real parts; about half a minute
 	@.ci/prepare python run

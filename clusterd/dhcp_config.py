@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -99,6 +100,10 @@ def parse_subnet(text: str) -> SiteNetwork:
                 site = replace(site, pools=(*site.pools, ServerPool(low, high)))
             case _:
                 raise ValueError(f"{word!r}: expected nic=, via=, router=, dns= or pool=")
+    network = ip_network(site.cidr)
+    for address in (*site.routers, *(end for pool in site.pools for end in (pool.low, pool.high))):
+        if ip_address(address) not in network and not ip_address(address).is_link_local:
+            raise ValueError(f"{address} is not in {site.cidr}")
     return site
 
 

@@ -26,7 +26,9 @@ class DaemonOptions(Options):
     see standard output.
     """
 
-    optParameters: ClassVar[list[list[object]]] = [["config", "c", None, "TOML file with the daemon's settings"]]
+    optParameters: ClassVar[list[list[object]]] = [
+        ["config", "c", None, "TOML file with the daemon's settings; without it, every default"]
+    ]
 
     def postOptions(self) -> None:
         super().postOptions()

@@ -130,7 +130,7 @@ class Client:
         try:
             connection.connect()
         except OSError as error:
-            raise Unreachable(f"{self._target} cannot be reached: {_reason(error)}") from error
+            raise Unreachable(f"{self._target} cannot be reached: {_reason(error)}{_hint(error)}") from error
         try:
             connection.request(method, target, None if file is None else file[1], headers)
             with connection.getresponse() as response:
@@ -159,8 +159,12 @@ class Client:
 
 
 def read_token_file(path: str) -> str:
-    """The token that is a file's only line. Raises ValueError and OSError."""
-    return check_token(Path(path).read_text(encoding="latin-1"), path)
+    """The token that is a file's only line. Raises ValueError."""
+    try:
+        text = Path(path).read_text(encoding="latin-1")
+    except OSError as error:
+        raise ValueError(f"the token file {path} cannot be read: {_reason(error)}") from error
+    return check_token(text, path)
 
 
 def check_token(text: str, where: str) -> str:
@@ -169,6 +173,15 @@ def check_token(text: str, where: str) -> str:
     if not token or not all("!" <= character <= "~" for character in token):
         raise ValueError(f"{where} does not hold a token and nothing else")
     return token
+
+
+def _hint(error: OSError) -> str:
+    """What to look at when nobody listens there, or when this user may not open the socket."""
+    if isinstance(error, PermissionError):
+        return " (only its owner may open the socket; others use --url and a token)"
+    if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
+        return " (does regiond run, and is it there? --socket or --url says where it is)"
+    return ""
 
 
 def _reason(error: Exception) -> str:

@@ -65,6 +65,19 @@ class RegionGroup(click.Group):
             sys.exit(EXIT_REFUSED)
         sys.exit(code if isinstance(code, int) else 0)
 
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Lists of commands tell each one's whole first sentence, wrapped; click by itself cuts it off."""
+        super().add_command(cmd, name)
+        _summarize(cmd)
+
+
+def _summarize(command: click.Command) -> None:
+    sentence, stop, _ = " ".join((command.help or "").partition("\n\n")[0].split()).partition(". ")
+    command.short_help = sentence + stop.rstrip()
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _summarize(each)
+
 
 class Duration(click.ParamType[int]):
     """Seconds, or a number with s, m, h, d or w."""

@@ -29,6 +29,11 @@ _OVER: Final = ("done", "refused", "failed")
     help="What sort of file it is; found out by itself where it can be.",
 )
 @click.option("--apply", is_flag=True, help="Do it. Without it, nothing is changed.")
+@click.option(
+    "--leave-out",
+    is_flag=True,
+    help="Do the rest although something in a DHCP server's file cannot be imported; those addresses are not reserved.",
+)
 @click.option("--ignore", multiple=True, metavar="COLUMN", help="Pass this column over.")
 @click.option("--vrf", metavar="VRF", help="The VRF of a DHCP server's addresses, where several have their networks.")
 @click.option("--owner", metavar="ACCOUNT", help="Whose a DHCP server's addresses are; yours by default.")
@@ -39,6 +44,7 @@ def import_file(
     file: Path,
     form: str | None,
     apply: bool,
+    leave_out: bool,
     ignore: tuple[str, ...],
     vrf: str | None,
     owner: str | None,
@@ -52,7 +58,8 @@ def import_file(
 
     A line with a MAC address becomes a device, which its site's DHCP server serves, any other a reservation without a
     host map. What is there already, exactly so, is left alone; nothing that is there is changed. Every line that cannot
-    be done is listed, and then nothing is.
+    be done is listed, and then nothing is; --leave-out does the rest of a DHCP server's file without what was not
+    understood in it.
 
     The exit code is 1 when there are such lines.
     """
@@ -62,14 +69,18 @@ def import_file(
         raise click.UsageError(str(error)) from error
     known = format_of(file.name, text) if form is None else _format_named(form)
     sources: Sequence[str] | None = None
+    left_out = 0
     if isinstance(known, ServerFormat):
-        content, sources = _converted(known, file, text, vrf, owner)
+        content, sources, left_out = _converted(known, file, text, vrf, owner)
         known = LineFormat.JSONL
     elif vrf is not None or owner is not None:
         raise click.UsageError("--vrf and --owner are columns of this file")
+    elif leave_out:
+        raise click.UsageError("--leave-out is for files of DHCP servers: mend or delete the lines of this one")
     else:
         content = file.read_bytes()
-    query = [("dry_run", "false" if apply else "true"), ("wait", f"{WAIT_SECONDS:g}")]
+    is_held_back = left_out > 0 and not leave_out
+    query = [("dry_run", "false" if apply and not is_held_back else "true"), ("wait", f"{WAIT_SECONDS:g}")]
     query += [("ignore", name) for name in ignore]
     found = settings.client.upload("/imports", known.media_type, content, query, WAIT_SECONDS).content
     while found["state"] not in _OVER:
@@ -79,7 +90,10 @@ def import_file(
     if settings.as_json:
         print_json(found)
     else:
-        _print(found, sources, str(file))
+        _print(found, sources, str(file), may_apply=not is_held_back)
+    if is_held_back:
+        click.echo(f"{left_out} not imported, see above: mend them, or go on without by --leave-out", err=True)
+        return EXIT_REFUSED
     return 0 if found["state"] == "done" else EXIT_REFUSED
 
 
@@ -89,7 +103,8 @@ def _format_named(name: str) -> LineFormat | ServerFormat:
 
 def _converted(
     form: ServerFormat, file: Path, text: str, vrf: str | None, owner: str | None
-) -> tuple[bytes, Sequence[str]]:
+) -> tuple[bytes, Sequence[str], int]:
+    """The lines, the place that each is from, and how many things were not understood."""
     try:
         converted = convert(form, file, text)
     except (OSError, ValueError) as error:
@@ -101,7 +116,8 @@ def _converted(
     if not converted.lines:
         raise click.UsageError(f"{file} has no fixed addresses, read as a file of {form}")
     lines = [replace(line, vrf=vrf, owner=owner) for line in converted.lines]
-    return b"".join(written(LineFormat.JSONL, line) for line in lines), converted.sources
+    content = b"".join(written(LineFormat.JSONL, line) for line in lines)
+    return content, converted.sources, len(converted.remarks)
 
 
 def _tell(settings: Settings, found: dict[str, Any]) -> None:
@@ -109,7 +125,7 @@ def _tell(settings: Settings, found: dict[str, Any]) -> None:
         click.echo(f"{found['state']}: {found['checked']} lines checked, {found['applied']} written", err=True)
 
 
-def _print(found: dict[str, Any], sources: Sequence[str] | None, file: str) -> None:
+def _print(found: dict[str, Any], sources: Sequence[str] | None, file: str, *, may_apply: bool) -> None:
     if found["mistakes"]:
         rows = [
             (_place(each["line"], sources, file), each["column"], each["type"], each["detail"])
@@ -128,7 +144,8 @@ def _print(found: dict[str, Any], sources: Sequence[str] | None, file: str) -> N
     if found["mistake_count"]:
         told.append(f"{found['mistake_count']} cannot be done")
     end = "" if done else "; nothing was changed"
-    more = ": add --apply to do it" if found["state"] == "done" and found["dry_run"] and found["created"] else ""
+    could = may_apply and found["state"] == "done" and found["dry_run"] and found["created"]
+    more = ": add --apply to do it" if could else ""
     click.echo(", ".join(told) + end + more)
 
 

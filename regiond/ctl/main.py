@@ -68,6 +68,7 @@ from regiond.ctl.vrfs import add_subnet, remove_subnet, vrfs
     help="How long to wait for an answer.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what the API answered.")
+@click.version_option(package_name="hostmap", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(
     context: click.Context,
@@ -98,7 +99,7 @@ def _target(socket: str | None, url: str | None, token_file: str | None, ca_file
         if token is None:
             raise click.UsageError("--url needs a token, in $REGIOND_TOKEN or by --token-file")
         return Target(url=parse_url(url), token=token, timeout=timeout, ca_file=ca_file)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise click.UsageError(str(error)) from error
 
 

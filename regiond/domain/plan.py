@@ -221,7 +221,15 @@ class _Planner(Editing, Acknowledging, Choosing):
         claimed: list[Reservation] = []
         reservation_at = _reserving(subnet, claim, self.facts.now, None)
         for number in (claim.reservation, *claim.others):
-            address = self.choose(subnet, claim, None)
+            try:
+                address = self.choose(subnet, claim, None)
+            except errors.SubnetExhausted as error:
+                if not claimed:
+                    raise
+                raise errors.SubnetExhausted(
+                    f"only {len(claimed)} of {1 + len(claim.others)} addresses are left in {subnet.network.cidr}; "
+                    "none was reserved"
+                ) from error
             reservation = reservation_at(number, address)
             self.put(self.reservations, (subnet.id, address), reservation)
             claimed.append(reservation)

@@ -96,7 +96,7 @@ def parse_selector(text: str) -> Selector:
     for piece in text.split(","):
         for key, value, position in _terms_of(piece, start):
             if key in terms:
-                raise _bad(f"{key} is said twice", position)
+                raise _bad(f"{key} is said twice{_read_as(piece, key)}", position)
             terms[key] = value
         start += len(piece) + 1
     return Selector(**terms)
@@ -123,6 +123,14 @@ def _terms_of(piece: str, start: int) -> Iterable[tuple[str, Any, int]]:
     if parse_id(Prefix.CLUSTER_INTERFACE, piece) is not None:
         return [("id", _read("id", piece, start), start)]
     raise _bad(_unreadable(piece), start)
+
+
+def _read_as(piece: str, key: str) -> str:
+    """What tells somebody who misspelt a key that `word:word` was taken for a cluster and its NIC."""
+    head, _, rest = (part.strip() for part in piece.partition(":"))
+    if key != "cluster" or head.lower() in _READERS:
+        return ""
+    return f": {head[:64]!r} is no key ({', '.join(KEYS)}), so this was read as the NIC {rest[:64]!r} of that cluster"
 
 
 def _unreadable(piece: str) -> str:

@@ -26,7 +26,7 @@ from regiond.http.reading import (
     understand_query,
 )
 from regiond.http.routes import ROUTES
-from regiond.http.routing import Access, Answer, Call, Found, Raw, Route, Router, Streamed, Uploaded
+from regiond.http.routing import BASE, Access, Answer, Call, Found, Raw, Route, Router, Streamed, Uploaded
 from regiond.http.use_cases import UseCases
 from regiond.metrics.measurements import Measurements
 from regiond.storage.errors import DatabaseUnavailable
@@ -142,7 +142,7 @@ class Application:
         incoming = exchange.incoming
         found = self._router.find(exchange.path)
         if found is None:
-            raise Problem("not-found", f"there is nothing at {exchange.path[:MAX_LOGGED_PATH]}")
+            raise Problem("not-found", f"there is nothing at {exchange.path[:MAX_LOGGED_PATH]}: see {BASE}/docs")
         if incoming.method == "OPTIONS":
             return Answer(204, headers=[("Allow", found.allowed)])
         route = exchange.route = _route(found, incoming.method)
@@ -167,7 +167,7 @@ class Application:
             return await accounts.local_caller()
         caller = None if authorization is None else await accounts.authenticate(authorization.encode("latin-1"))
         if caller is None:
-            if authorization is None:
+            if authorization is None or not authorization.lower().startswith("bearer "):
                 detail, challenge = "send a token: Authorization: Bearer hm_…", "Bearer"
             else:
                 detail, challenge = "the token is not valid (any more)", 'Bearer error="invalid_token"'

@@ -209,6 +209,8 @@ def _detail(model: type[BaseModel], entry: Mapping[str, Any]) -> str:
             return "not known here"
         known = ", ".join(model.model_fields) or "none"
         return f"not known here; known: {known}"
+    if entry["type"] == "model_type":
+        return "a JSON object is expected"
     raised = entry.get("ctx", {}).get("error")
     if entry["type"] in ("value_error", "assertion_error") and raised is not None:
         return str(raised)

@@ -55,7 +55,7 @@ def server_identity(run_as: str | None) -> Identity:
     wanted = f"user {run_as}" if run_as else f"any of the users {', '.join(SERVER_USERS)}"
     raise PostgresUnavailable(
         f"PostgreSQL refuses to run as root, and this system does not have {wanted}: create one "
-        "(useradd --system hostmap), configure another, or start regiond as a user of its own"
+        "(useradd --system hostmap), name another in [database] run_as, or start regiond as a user of its own"
     )
 
 

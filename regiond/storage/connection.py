@@ -146,8 +146,16 @@ class _Wire(txpostgres.Connection):  # type: ignore[misc]
         self.checkForNotifies()
 
     def connectionLost(self, reason: Failure) -> None:
+        """The reactor only knows that the socket is over; libpq knows the host and what the system said of it."""
+        died = reason.value if isinstance(reason.value, Exception) else RuntimeError(str(reason.value))
+        try:
+            self._connection.poll()
+        except psycopg2.OperationalError as error:
+            died = error
+        except psycopg2.Error:
+            pass  # closed on this side
         super().connectionLost(reason)
-        self._on_dead(reason.value if isinstance(reason.value, Exception) else RuntimeError(str(reason.value)))
+        self._on_dead(died)
 
     def checkForNotifies(self) -> None:
         pending = self._connection.notifies[:]
@@ -376,11 +384,20 @@ class Connector:
             try:
                 await connection.open(self._hosts[index], self.settings, self.deadline, self.vet)
             except DatabaseUnavailable as error:
-                reasons.append(str(error))
+                reasons.append(_at(self._hosts[index], str(error)))
             else:
                 self._first = index
                 return connection
         raise DatabaseUnavailable("; ".join(reasons))
+
+
+def _at(dsn: str, reason: str) -> str:
+    """A reason with the host it is of. What libpq says while a connection over TCP is being made leaves that out."""
+    parameters = extensions.parse_dsn(dsn)
+    host = parameters.get("host") or parameters.get("hostaddr")
+    if host is None or host.startswith("/") or host in reason:
+        return reason
+    return f"{host}, port {parameters.get('port', '5432')}: {reason}"
 
 
 def is_fatal(error: Exception) -> bool:

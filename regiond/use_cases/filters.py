@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from typing import Any, TypeVar
 
 from clusterd.protocol.addresses import canonical_address
@@ -14,7 +15,7 @@ from regiond.storage.reads import Reads
 from regiond.storage.reservation_filter import ReservationFilter
 from regiond.use_cases.requests import RequestContext
 
-T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
 
 NOBODY = -1
 """An owner of nothing."""
@@ -53,8 +54,8 @@ class ReservationFilters:
 
 def _plain(filters: Mapping[str, Sequence[str]]) -> ReservationFilter:
     readers: dict[str, tuple[str, Callable[[str], Any]]] = {
-        "kind": ("kinds", Kind),
-        "status": ("statuses", Status),
+        "kind": ("kinds", _one_of(Kind)),
+        "status": ("statuses", _one_of(Status)),
         "address": ("addresses", canonical_address),
         "mac": ("macs", lambda text: format_mac(parse_mac(text))),
         "device": ("devices", _reader(Prefix.DEVICE)),
@@ -73,6 +74,16 @@ def _plain(filters: Mapping[str, Sequence[str]]) -> ReservationFilter:
         except ValueError as error:
             raise errors.InvalidRequest(f"?{name}", str(error)) from error
     return ReservationFilter(**conditions)
+
+
+def _one_of(choices: type[E]) -> Callable[[str], E]:
+    def read(text: str) -> E:
+        try:
+            return choices(text)
+        except ValueError:
+            raise ValueError(f"{text[:64]!r} is none of {', '.join(each.value for each in choices)}") from None
+
+    return read
 
 
 def _reader(prefix: Prefix) -> Callable[[str], int]:

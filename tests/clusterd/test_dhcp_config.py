@@ -124,7 +124,16 @@ def test_kea(family: int, way: str, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "subnet", ["192.0.2.1/24", "192.0.2.0/24,router=x", "192.0.2.0/24,pool=192.0.2.9-192.0.2.1", "192.0.2.0/24,x=y"]
+    "subnet",
+    [
+        "192.0.2.1/24",
+        "192.0.2.0/24,router=x",
+        "192.0.2.0/24,router=198.51.100.1",
+        "192.0.2.0/24,pool=192.0.2.9-192.0.2.1",
+        "192.0.2.0/24,pool=198.51.100.10-198.51.100.20",
+        "192.0.2.0/24,pool=192.0.2.250-192.0.3.9",
+        "192.0.2.0/24,x=y",
+    ],
 )
 def test_mistakes_in_a_subnet_are_told(subnet: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

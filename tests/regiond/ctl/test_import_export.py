@@ -119,6 +119,24 @@ async def test_a_dhcpd_conf_is_sent_as_lines_and_mistakes_point_into_it(tmp_path
         assert "by-name has the address of the name web2.example.org" in said.stderr
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_is_not_understood_in_a_server_s_file_keeps_all_of_it_from_being_done(tmp_path: Path) -> None:
+    """Its address would not be reserved, and so be given to somebody else."""
+    async with serving() as server:
+        server.region.imports.answers["create"] = DONE
+        file = written(tmp_path, dhcpd_conf=DHCPD, more_conf=MORE)
+        for arguments in ((), ("--apply",)):
+            said = await run("import", str(file), *arguments, env=over_tcp(server))
+            assert said.exit_code == 1
+            assert said.stdout == "2 would be reserved, 0 there already; nothing was changed\n"
+            assert said.stderr.endswith("1 not imported, see above: mend them, or go on without by --leave-out\n")
+        dry = await run("import", str(file), "--leave-out", env=over_tcp(server))
+        assert dry.exit_code == 0 and dry.stdout.endswith("add --apply to do it\n")
+        server.region.imports.answers["create"] = replace(DONE, dry_run=False)
+        assert (await run("import", str(file), "--leave-out", "--apply", env=over_tcp(server))).exit_code == 0
+        assert [asked["dry_run"] for _, asked in server.region.imports.calls] == [True, True, True, False]
+
+
 def test_what_a_file_is_and_what_stands_in_it(tmp_path: Path) -> None:
     for form, files in (
         (ServerFormat.DNSMASQ, {"dnsmasq_conf": DNSMASQ, "more_hosts": HOSTS}),
@@ -153,6 +171,7 @@ def test_what_a_file_is_and_what_stands_in_it(tmp_path: Path) -> None:
         ("kea.conf", '{"Dhcp4": ', [], "file of kea"),
         ("a.hosts", "# nothing\n", [], "has no fixed addresses"),
         ("a.csv", "address\n", ["--vrf", "blue"], "columns of this file"),
+        ("a.csv", "address\n", ["--leave-out"], "mend or delete the lines"),
     ],
 )
 async def test_files_that_cannot_be_sent(tmp_path: Path, name: str, text: str, arguments: list[str], says: str) -> None:

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,7 @@ async def test_a_refusal_is_one_line_and_1() -> None:
         (["reservations", "list", "--kind", "lease"], "--kind"),
         (["--url", "ftp://x", "clusters", "list"], "needs a token"),
         (["--socket", "/a", "--url", "http://x", "clusters", "list"], "exclude"),
-        (["--token-file", "/nonexistent", "clusters", "list"], "No such file"),
+        (["--token-file", "/nonexistent", "clusters", "list"], "token file /nonexistent cannot be read: No such file"),
     ],
 )
 async def test_a_mistake_in_the_command_is_one_line_and_2(arguments: list[str], says: str) -> None:
@@ -230,9 +231,25 @@ async def test_a_mistake_in_the_command_is_one_line_and_2(arguments: list[str], 
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("group", sorted(name for name, each in cli.commands.items() if isinstance(each, click.Group)))
+async def test_no_summary_in_a_list_of_commands_is_cut_off(group: str) -> None:
+    for arguments in (["--help"], [group, "--help"]):
+        listed = (await run(*arguments)).stdout.partition("Commands:")[2]
+        assert listed.strip() and "..." not in listed
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_version() -> None:
+    assert (await run("--version")).stdout.partition(" ")[2] == version("hostmap") + "\n"
+
+
+@pytest_twisted.ensureDeferred
 async def test_no_region_is_one_line_and_3(tmp_path: Path) -> None:
     check_one_line(
-        await run("--socket", str(tmp_path / "none"), "clusters", "list"), 3, "cannot be reached: No such file"
+        await run("--socket", str(tmp_path / "none"), "clusters", "list"),
+        3,
+        "cannot be reached: No such file",
+        "does regiond run",
     )
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = {"REGIOND_URL": f"http://127.0.0.1:{deaf.getsockname()[1]}", "REGIOND_TOKEN": "x"}

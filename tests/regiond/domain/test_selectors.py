@@ -123,6 +123,7 @@ def test_forms(text: str, expected: Selector) -> None:
         ("vlan:1,vlan:1", 7, "twice"),
         ("rack-a:eth1,nic:eth2", 12, "twice"),
         ("10.0.0.0/24, 10.0.1.0/24", 13, "twice"),
+        ("cluster:rack-a,nick:eth1", 15, r"'nick' is no key \(cluster, nic,"),
         ("x" * (MAX_SELECTOR_LENGTH + 1), MAX_SELECTOR_LENGTH, "at most"),
     ],
 )

@@ -129,6 +129,7 @@ async def test_every_mistake_in_a_body_is_named(path: str, content: Any, pointer
         problem = check_problem(reply, 400, "invalid-request")
         assert [entry["pointer"] for entry in problem["errors"]] == pointers
         assert all(entry["detail"] and not entry["detail"].startswith("Value error") for entry in problem["errors"])
+        assert isinstance(content, dict) or problem["detail"] == "the body: a JSON object is expected"
         assert server.region.claims.calls == [] and server.region.accounts.calls == []
 
 
@@ -225,7 +226,8 @@ async def test_mistakes_in_headers() -> None:
 )
 async def test_nothing_is_there(path: str) -> None:
     async with serving() as server:
-        check_problem(await server.request("GET", path), 404, "not-found")
+        problem = check_problem(await server.request("GET", path), 404, "not-found")
+        assert problem["detail"].endswith(": see /api/v1/docs")
         assert (await server.request("OPTIONS", path)).status == 404
 
 

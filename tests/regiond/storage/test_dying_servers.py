@@ -1,5 +1,6 @@
 """A server that ends while a connection to it is being made: refused in words, never a traceback."""
 
+import socket
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,6 +85,20 @@ async def test_a_server_that_goes_away_is_a_closed_connection(
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_says_why_it_goes_is_quoted(tmp_path: Path, logged_failures: list[LogEvent]) -> None:
     assert "in recovery mode" in await refusal(tmp_path, WELCOME + PARAMETERS + RECOVERING)
+    assert logged_failures == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refused_connection_is_told_in_the_system_s_words_with_the_host(
+    logged_failures: list[LogEvent],
+) -> None:
+    """The port is bound and does not listen, so that nobody else can have it meanwhile."""
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        with pytest.raises(DatabaseUnavailable) as refused:
+            await Connector(reactor, f"host=127.0.0.1 port={port} user=u dbname=d").connect()
+    assert str(refused.value) == f"127.0.0.1, port {port}: Connection refused"
     assert logged_failures == []
 
 

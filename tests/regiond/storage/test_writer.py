@@ -37,6 +37,8 @@ async def applied(region: Region, cluster: int, subnet: int, generation: int) ->
 async def test_the_lowest_free_address_is_claimed_and_the_controller_is_left_out(database: str) -> None:
     async with region_on(database, reactor) as region:
         _, (subnet,) = await region.cluster("rack-a", "192.0.2.0/29")
+        with pytest.raises(errors.SubnetExhausted, match=r"only 5 of 6 addresses are left in 192\.0\.2\.0/29"):
+            await region.do(region.user(subnet, others=tuple(new_id() for _ in range(5))))
         outcomes = [await region.do(region.user(subnet)) for _ in range(5)]
         assert [addresses(outcome)[0] for outcome in outcomes] == [f"192.0.2.{n}" for n in range(2, 7)]
         with pytest.raises(errors.SubnetExhausted):

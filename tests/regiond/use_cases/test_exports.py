@@ -80,8 +80,12 @@ async def test_what_stands_in_an_export_and_for_whom(database: str) -> None:
             "192.0.2.3"
         ]
         assert await exported(region, user, address=["192.0.2.2"]) == []
-        for name, value in (("colour", "red"), ("kind", "x"), ("owner", "nobody")):
-            with pytest.raises(errors.InvalidRequest):
+        for name, value, says in (
+            ("colour", "red", "there is no filter colour"),
+            ("kind", "x", "'x' is none of device, node, user, recovered"),
+            ("owner", "nobody", "no account nobody"),
+        ):
+            with pytest.raises(errors.InvalidRequest, match=says):
                 await exports_on(region).export(admin, LineFormat.CSV, filters={name: [value]}, after=None)
 
 
