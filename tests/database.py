@@ -137,6 +137,15 @@ def session_state_directory() -> Iterator[Path]:
         yield path
 
 
+@pytest.fixture(scope="module")
+def module_state_directory() -> Iterator[Path]:
+    """As `session_state_directory`, for a module's fixtures: they are made again where others' tests come between."""
+    with tempfile.TemporaryDirectory(prefix="hostmap-test-", ignore_cleanup_errors=True) as name:
+        path = Path(name)
+        path.chmod(0o711)
+        yield path
+
+
 @pytest.fixture
 def state_directory() -> Iterator[Path]:
     """As `session_state_directory`, for one test."""

@@ -40,8 +40,8 @@ class SiteInUse:
 
 
 @pytest.fixture(scope="module")
-def region(session_state_directory: Path) -> Iterator[Region]:
-    directory = session_state_directory / "sites-in-use"
+def region(module_state_directory: Path) -> Iterator[Region]:
+    directory = module_state_directory / "sites-in-use"
     directory.mkdir()
     running = Region(directory)
     try:

@@ -28,9 +28,9 @@ def network() -> Iterator[Network]:
 
 
 @pytest.fixture(scope="module")
-def region(network: Network, session_state_directory: Path) -> Iterator[Region]:
+def region(network: Network, module_state_directory: Path) -> Iterator[Region]:
     """One region with a cluster on three networks; reached over TCP by an admin and by a user."""
-    directory = session_state_directory / "bad-input"
+    directory = module_state_directory / "bad-input"
     directory.mkdir(mode=0o711)
     running = Region(directory, listen=["tcp:127.0.0.1:0"])
     cluster = Cluster(directory, running.link, namespace=network.server)

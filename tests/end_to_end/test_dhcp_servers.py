@@ -28,8 +28,8 @@ OWN_ID = b"\x01" + bytes.fromhex(MAC.replace(":", ""))  # what most clients send
 
 
 @pytest.fixture(scope="module")
-def region(session_state_directory: Path) -> Iterator[Region]:
-    directory = session_state_directory / "dhcp-servers"
+def region(module_state_directory: Path) -> Iterator[Region]:
+    directory = module_state_directory / "dhcp-servers"
     directory.mkdir()
     running = Region(directory)
     try:

@@ -78,10 +78,10 @@ def files(directory: Path, name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def site(postgres: TestServer, session_state_directory: Path) -> Iterator[Site]:
+def site(postgres: TestServer, module_state_directory: Path) -> Iterator[Site]:
     obstacle = namespaces.obstacle()
     need(obstacle is None, str(obstacle))
-    directory = session_state_directory / "hostile"
+    directory = module_state_directory / "hostile"
     directory.mkdir()
     name = run_in_reactor(postgres.create)
     with namespaces.network() as network:

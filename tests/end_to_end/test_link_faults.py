@@ -125,12 +125,12 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def site(session_state_directory: Path) -> Iterator[Site]:
+def site(module_state_directory: Path) -> Iterator[Site]:
     need(shutil.which("dnsmasq"), "dnsmasq is not installed")
     need(not missing_clients(), f"not installed: {', '.join(missing_clients())}")
     obstacle = namespaces.obstacle() or missing_filter()
     need(obstacle is None, str(obstacle))
-    directory = session_state_directory / "link-faults"
+    directory = module_state_directory / "link-faults"
     (directory / "dnsmasq").mkdir(parents=True)
     directory.chmod(0o711)
     with namespaces.network() as network, uplink(network) as cable, dnsmasq(network, directory / "dnsmasq") as server:

@@ -30,10 +30,10 @@ RELAY, ROUTER = "10.64.0.1", "192.0.2.254"
 
 
 @pytest.fixture(scope="module")
-def region(session_state_directory: Path) -> Iterator[Region]:
+def region(module_state_directory: Path) -> Iterator[Region]:
     obstacle = namespaces.obstacle()
     need(obstacle is None, str(obstacle))
-    directory = session_state_directory / "overlapping"
+    directory = module_state_directory / "overlapping"
     directory.mkdir(mode=0o711)
     running = Region(directory)
     try:

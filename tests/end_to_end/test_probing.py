@@ -35,8 +35,8 @@ def network() -> Iterator[Network]:
 
 
 @pytest.fixture(scope="module")
-def region(session_state_directory: Path) -> Iterator[Region]:
-    directory = session_state_directory / "probing"
+def region(module_state_directory: Path) -> Iterator[Region]:
+    directory = module_state_directory / "probing"
     directory.mkdir(mode=0o711)
     running = Region(directory)
     try:

@@ -55,10 +55,10 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def region(session_state_directory: Path) -> Iterator[Region]:
+def region(module_state_directory: Path) -> Iterator[Region]:
     hindrance = obstacle()
     need(hindrance is None, str(hindrance))
-    directory = session_state_directory / "topology"
+    directory = module_state_directory / "topology"
     directory.mkdir(mode=0o711)
     running = Region(directory)
     try:
