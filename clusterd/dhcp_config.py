@@ -119,6 +119,9 @@ def main(arguments: Sequence[str]) -> None:
             networks = networks_here(settings)
     except (ConfigError, NoNetworks) as error:
         sys.exit(str(error))
+    if given.server != "dnsmasq" and networks and not any(site.family == given.family for site in networks):
+        # The fragment would be one without a network, for the wrong one of two servers.
+        sys.exit(f"none of these networks is of IPv{given.family}: say --family {10 - given.family}")
     for server in given.dns:
         networks = [
             replace(site, dns_servers=(*site.dns_servers, server)) if (":" in server) == (site.family == 6) else site
@@ -165,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="a token for --region, mode 0600")
     parser.add_argument("--cluster", metavar="NAME", help="at --region; this cluster's name by default")
     parser.add_argument("--family", type=int, choices=(4, 6), default=4, help="isc and kea: which of the two servers")
-    parser.add_argument("--host-maps", type=int, default=10_000, metavar="N", help="dnsmasq: how many to expect")
+    parser.add_argument("--host-maps", type=_number, default=10_000, metavar="N", help="dnsmasq: how many to expect")
     parser.add_argument("--hooks", type=Path, metavar="DIRECTORY", help="kea: where its hooks libraries are")
     parser.add_argument("--database", default="kea", metavar="NAME", help="kea: its PostgreSQL database")
     return parser
@@ -183,6 +186,12 @@ def _address(text: str) -> str:
         return canonical_address(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text!r}")
+    return int(text)
 
 
 def _hooks() -> Path:

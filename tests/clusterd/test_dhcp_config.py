@@ -142,6 +142,22 @@ def test_mistakes_in_a_subnet_are_told(subnet: str, capsys: pytest.CaptureFixtur
     assert "argument --subnet" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", ["-1", "0", "many", "1.5"])
+def test_a_number_of_host_maps_that_is_none_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        dhcp_config.main(["dnsmasq", "--subnet", "192.0.2.0/24", "--host-maps", number])
+    assert ended.value.code == 2
+    assert "argument --host-maps: expected a number from 1 on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("server", ["isc", "kea"])
+def test_networks_that_are_all_of_the_other_family_are_no_empty_fragment(server: str) -> None:
+    with pytest.raises(SystemExit, match="none of these networks is of IPv4: say --family 6"):
+        dhcp_config.main([server, "--subnet", "2001:db8::/64"])
+    with pytest.raises(SystemExit, match="none of these networks is of IPv6: say --family 4"):
+        dhcp_config.main([server, "--subnet", "192.0.2.0/24", "--family", "6"])
+
+
 def test_a_token_is_not_sent_over_the_network_in_the_clear(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("hm_secret\n")
     (tmp_path / "token").chmod(0o600)
