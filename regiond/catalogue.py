@@ -8,11 +8,13 @@ on a fresh picture.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
 from regiond.domain import errors
 from regiond.domain.selectors import parse_selector, resolve
 from regiond.domain.views import InterfaceView, SubnetView
+from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.reads import Reads
 
 FRESH_SECONDS = 5.0
@@ -37,7 +39,9 @@ class Catalogue:
         self._reads = reads
         self._picture: _Picture | None = None
         self._changes = 0
-        self._reading = 0
+        self._turn = DeferredLock()
+        self._begun = 0
+        self._last: tuple[int, _Picture | DatabaseUnavailable] | None = None  # the number of a reading, and its result
 
     def changed(self) -> None:
         """Forget what was read, and what is being read."""
@@ -51,7 +55,7 @@ class Catalogue:
         """
         picture = self._picture
         # While one reads anew, the others do not all do the same.
-        if picture is not None and (self._reading or self._clock.seconds() - picture.read_at < FRESH_SECONDS):
+        if picture is not None and (self._turn.locked or self._clock.seconds() - picture.read_at < FRESH_SECONDS):
             known = picture.resolved.get(text)
             if known is not None:
                 return known
@@ -73,17 +77,39 @@ class Catalogue:
         return (await self._read()).interfaces
 
     async def _read(self) -> _Picture:
-        read_at, changes = self._clock.seconds(), self._changes
-        self._reading += 1
+        """What is there now. Those who ask at the same time share what one of them reads after they asked.
+
+        When a network comes, all claims that are under way would read everything otherwise.
+        """
+        asked = self._begun
+        await self._turn.acquire()
         try:
-            interfaces = await self._reads.interfaces()
-            subnets = {subnet.id: subnet for subnet in await self._reads.subnets()}
+            if self._last is None or self._last[0] <= asked:
+                await self._read_anew()
+            assert self._last is not None
+            _, result = self._last
         finally:
-            self._reading -= 1
+            self._turn.release()
+        if isinstance(result, DatabaseUnavailable):
+            raise DatabaseUnavailable(str(result)) from result
+        return result
+
+    async def _read_anew(self) -> None:
+        read_at, changes = self._clock.seconds(), self._changes
+        self._begun += 1
+        number = self._begun
+        try:
+            found = await self._reads.interfaces()
+            subnets = {subnet.id: subnet for subnet in await self._reads.subnets()}
+        except DatabaseUnavailable as error:
+            self._last = number, error
+            return
+        # one may have been removed in between
+        interfaces = [each for each in found if each.subnet is None or each.subnet in subnets]
         picture = _Picture(read_at, interfaces, subnets)
+        self._last = number, picture
         if changes == self._changes:
             self._picture = picture
-        return picture
 
     @staticmethod
     def _resolve_on(picture: _Picture, text: str) -> SubnetView:

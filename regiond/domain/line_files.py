@@ -254,9 +254,9 @@ def _macs(value: str | list[str]) -> tuple[str, ...]:
 def _moment(value: str) -> datetime:
     try:
         time = datetime.fromisoformat(value.strip())
-    except ValueError:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):  # a day before the year 1 in UTC, or after 9999, is none that can be written
         raise ValueError(f"not a time: {value[:64]!r} (expected one such as 2026-01-31T12:00:00Z)") from None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def _kind(value: str) -> Kind:

@@ -9,15 +9,18 @@ from twisted.internet.task import Clock
 from regiond.catalogue import FRESH_SECONDS, Catalogue
 from regiond.domain import errors
 from regiond.domain.views import InterfaceView, SubnetView
+from regiond.storage.errors import DatabaseUnavailable
 from tests.clusterd.links import Outcome
 
 
 class FakeReads:
-    """Subnets without interfaces; answers at once unless held."""
+    """Subnets, mostly without interfaces; answers at once unless held."""
 
     def __init__(self) -> None:
         self.cidrs: list[tuple[str, str]] = []
+        self.found: list[InterfaceView] = []
         self.readings = 0
+        self.down = False
         self._turns: list[Deferred[None]] | None = None
 
     def hold(self) -> None:
@@ -30,7 +33,7 @@ class FakeReads:
 
     async def interfaces(self) -> Sequence[InterfaceView]:
         self.readings += 1
-        return []
+        return self.found
 
     async def subnets(self) -> list[SubnetView]:
         views = [SubnetView(number, cidr, vrf, 0, 600, (), 0, 0) for number, (cidr, vrf) in enumerate(self.cidrs, 1)]
@@ -38,6 +41,8 @@ class FakeReads:
             turn: Deferred[None] = Deferred()
             self._turns.append(turn)
             await turn
+        if self.down:
+            raise DatabaseUnavailable("away")
         return views
 
 
@@ -111,3 +116,36 @@ def test_a_change_during_a_reading_is_not_covered_by_it(desk: Desk) -> None:
     desk.reads.let_go()
     assert reading.value.id == 1
     assert desk.resolve().value.id == 2
+
+
+def test_after_a_change_one_reads_for_all_who_ask_meanwhile(desk: Desk) -> None:
+    desk.catalogue.changed()
+    desk.reads.hold()
+    before = [desk.resolve() for _ in range(50)]
+    desk.reads.cidrs.append(("198.51.100.0/24", "default"))
+    desk.catalogue.changed()
+    after = [desk.resolve("198.51.100.0/24") for _ in range(50)]
+    desk.reads.let_go()
+    assert {each.value.id for each in before} == {1}
+    assert {each.value.id for each in after} == {2}, "what was read before they asked is not for them"
+    assert desk.reads.readings == 2
+
+
+def test_without_a_database_nobody_waits_for_the_others_to_try(desk: Desk) -> None:
+    desk.reads.down = True
+    desk.reads.hold()
+    asking = [desk.resolve() for _ in range(50)]
+    desk.reads.let_go()
+    assert all(isinstance(each.error, DatabaseUnavailable) for each in asking)
+    assert desk.reads.readings == 2
+    desk.reads.down = False
+    assert desk.resolve().value.id == 1
+
+
+def test_a_subnet_that_is_removed_while_it_is_read_is_not_there(desk: Desk) -> None:
+    gone = InterfaceView(
+        *(1, 7, "rack-a", "eth0", "198.51.100.0/24", "default", 9, (), (), None),
+        *("physical", None, True, True, "serving"),
+    )
+    desk.reads.found = [gone]
+    assert isinstance(desk.resolve("rack-a:eth0").error, errors.NoSuchClusterInterface)

@@ -5,9 +5,11 @@ import io
 import json
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regiond.domain.line_files import read_file
 from regiond.domain.lines import COLUMNS, Line, LineFormat, harmless, header, restored, written
 from regiond.domain.reservations import Kind, Status
 
@@ -59,3 +61,13 @@ def test_a_json_line_leaves_out_what_is_not_there() -> None:
 def test_no_cell_is_a_formula_and_every_text_comes_back(text: str) -> None:
     assert harmless(text)[:1] not in tuple("=+-@\t\r")
     assert restored(harmless(text)) == text
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-01:00", "tomorrow"])
+def test_a_moment_that_cannot_be_written_is_a_mistake_of_its_line(moment: str) -> None:
+    content = f"address,expires_at\n192.0.2.1,{moment}\n192.0.2.2,9999-12-31T23:59:59Z\n"
+    bad, good = read_file(LineFormat.CSV, content)
+    (mistake,) = bad.mistakes
+    assert (mistake.line, mistake.column) == (2, "expires_at")
+    assert moment in mistake.detail
+    assert good.line is not None

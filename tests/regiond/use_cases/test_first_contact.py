@@ -239,6 +239,24 @@ async def test_what_a_former_holder_reported_keeps_nothing_out(database: str) ->
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_holder_that_goes_costs_only_what_its_server_had_there(database: str) -> None:
+    """The whole subnet would be too much for a batch where it has a million reservations."""
+    async with world(database) as site:
+        edges = ServerPool("192.0.1.200", "192.0.2.2", "a"), ServerPool("192.0.2.5", "192.0.2.6", "b")
+        await site.says(*edges, entries=[ENTRY])  # .8
+        await site.region.pool.execute("UPDATE delivery SET role = 'draining'")
+        # a mistake of the index above all that: who rebuilds all of it would correct this one
+        await site.region.pool.execute(
+            "UPDATE free_range SET low = '192.0.2.11' WHERE subnet = %s AND high = '192.0.2.14'", (site.subnet,)
+        )
+        await site.region.pool.execute("INSERT INTO free_range VALUES (%s, '192.0.2.9', '192.0.2.9')", (site.subnet,))
+        await site.region.do(Forgotten(site.cluster, site.subnet))
+        assert await site.free() == [f"192.0.2.{n}" for n in (*range(2, 10), *range(11, 15))]
+        await site.region.pool.execute("UPDATE delivery SET role = 'serving'")
+        assert await site.free() == [f"192.0.2.{n}" for n in (3, 4, 7, 9, *range(11, 15))]
+
+
+@pytest_twisted.ensureDeferred
 async def test_static_entries_are_adopted_once(database: str) -> None:
     async with world(database) as site:
         both = ServerEntry("192.0.2.4", (CLIENT_ID, OTHER), None, "dnsmasq.conf:3")  # within the pool
