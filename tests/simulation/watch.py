@@ -288,7 +288,8 @@ class Watch:
         is_of_today = last is None or last.origin.history == history
         if row is not None and row["role"] != "former":
             applied = row["applied_generation"]
-            if applied or len(self._histories) == 1:  # else it may have whatever was desired in any past
+            # Else it may have whatever was desired in any past.
+            if len(self._histories) == 1 or (applied and not self._goes_back):
                 once = NONE.union(*self._desired_sets(subnet)[applied:])
                 _must(served <= once, f"{here} serves {served} though {applied} is applied")
                 _must(leased <= once, f"{here} has the leases {leased} though {applied} is applied")
