@@ -36,15 +36,18 @@ _RESTED = """SELECT id, subnet, host(address) FROM reservation
     WHERE status = 'releasing' AND confirmed_at IS NOT NULL AND free_at <= now() ORDER BY free_at LIMIT %s"""
 _EXPIRED = """SELECT id, subnet, host(address) FROM reservation
     WHERE expires_at IS NOT NULL AND expires_at <= now() AND status = 'active' ORDER BY expires_at LIMIT %s"""
-_UNCONFIRMED = """SELECT s.id FROM subnet s WHERE s.recovering_since IS NULL AND EXISTS (
+# One look into the index for each subnet, however many addresses wait there for a cluster that is away.
+_UNCONFIRMED = """SELECT s.id FROM subnet s CROSS JOIN LATERAL (
         SELECT FROM reservation r WHERE r.subnet = s.id AND r.status = 'releasing' AND r.confirmed_at IS NULL
         AND r.release_generation <= coalesce((SELECT min(d.applied_generation) FROM delivery d
-            WHERE d.subnet = s.id AND d.role IN ('serving', 'draining')), s.generation + 1)) LIMIT %s"""
+            WHERE d.subnet = s.id AND d.role IN ('serving', 'draining')), s.generation + 1) LIMIT 1) waiting
+    WHERE s.recovering_since IS NULL LIMIT %s"""
+# By their places: looked up by their keys, PostgreSQL would rather read the whole table for so many.
 _CLEAN = (
-    """DELETE FROM idempotency WHERE (account, key) IN (SELECT account, key FROM idempotency
-        WHERE created < now() - interval '24 hours' ORDER BY created LIMIT %s) RETURNING 1""",
-    """DELETE FROM batch WHERE id IN (SELECT id FROM batch
-        WHERE committed < now() - interval '1 hour' ORDER BY committed LIMIT %s) RETURNING 1""",
+    """DELETE FROM idempotency WHERE ctid = ANY(ARRAY(SELECT ctid FROM idempotency
+        WHERE created < now() - interval '24 hours' ORDER BY created LIMIT %s)) RETURNING 1""",
+    """DELETE FROM batch WHERE ctid = ANY(ARRAY(SELECT ctid FROM batch
+        WHERE committed < now() - interval '1 hour' ORDER BY committed LIMIT %s)) RETURNING 1""",
 )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from twisted.internet.defer import DeferredSemaphore
@@ -16,6 +17,7 @@ from regiond.storage.pool import Pool, Session
 MAX_TRANSFERS_READ: Final = 3
 READ_SECONDS: Final = 60.0
 MAX_PRUNED: Final = 20_000
+MAX_ROUNDS: Final = 100
 
 _HEADER: Final = "s.cidr::text, s.generation, s.digest, s.horizon, coalesce(c.epoch, 0)"
 
@@ -137,14 +139,16 @@ class DeliveryReads:
         return [_state(*row) for row in rows]
 
     async def prune_tombstones(self) -> None:
-        """Forget removals that every holder has accepted; a difference from before them is the whole set then."""
-        for (subnet,) in await self._pool.query(_TO_PRUNE, retry=True):
+        """Forget removals that every holder has accepted; a difference from before them is the whole set then.
 
-            async def prune(session: Session, subnet: int = subnet) -> None:
-                await lock_subnet(session, subnet)
-                await session.execute(_PRUNE, (MAX_PRUNED, subnet))
-
-            await self._pool.transaction(prune, retry=True)
+        Some at a time, in turns of the subnets: claims wait meanwhile.
+        """
+        for _ in range(MAX_ROUNDS):
+            subnets = await self._pool.query(_TO_PRUNE, retry=True)
+            if not subnets:
+                return
+            for (subnet,) in subnets:
+                await self._pool.transaction(partial(_prune, subnet=subnet), retry=True)
 
     async def superseded(self, connections: Mapping[int, int]) -> list[int]:
         """Those of these clusters, given with the number of their connection here, that have a later connection."""
@@ -210,6 +214,11 @@ class DeliveryReads:
             return await self._pool.transaction(read, retry=True, isolation="REPEATABLE READ", deadline=READ_SECONDS)
         finally:
             self._turns.release()
+
+
+async def _prune(session: Session, subnet: int) -> None:
+    await lock_subnet(session, subnet)
+    await session.execute(_PRUNE, (MAX_PRUNED, subnet))
 
 
 class _Packing:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
 
@@ -77,3 +78,22 @@ async def test_the_slowest_holder_decides_and_a_resting_address_keeps_its_remova
         await region.pool.execute("UPDATE subnet SET recovering_since = NULL")
         await reads.prune_tombstones()
         assert await tombstones(region) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_however_many_removals_there_are_one_sweep_forgets_them_all(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few at a time, so that claims on the subnet do not wait for all of them."""
+    monkeypatch.setattr("regiond.storage.deliveries.MAX_PRUNED", 3)
+    async with region_on(database, reactor) as region:
+        cluster, subnets = await region.cluster("rack-7", NET, "198.51.100.0/24")
+        for subnet in subnets:
+            held = (await region.do(*[region.device(subnet, mac(n)) for n in range(8)])).reservations
+            for each in held:
+                await region.release(each, force=True)
+            await accept(region, cluster, subnet, 9)
+        assert await tombstones(region) == 16
+        await DeliveryReads(region.pool).prune_tombstones()
+        assert await tombstones(region) == 0
+        assert await region.pool.query("SELECT DISTINCT horizon FROM subnet") == [(9,)]
