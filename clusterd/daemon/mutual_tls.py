@@ -185,7 +185,10 @@ class _Check:
 
     def __call__(self, connection: SSL.Connection, shown: Any, problem: int, depth: int, holds: int) -> bool:
         # What is raised here ends the handshake and comes out of it; False alone would not say why.
-        certificate = shown.to_cryptography()
+        try:
+            certificate = shown.to_cryptography()
+        except Exception as error:  # OpenSSL takes certificates, of whoever comes, that cryptography does not
+            raise PeerRefused("its certificate cannot be read") from error
         if not holds and not self._is_the_authority(certificate, problem):
             raise PeerRefused(_PROBLEMS.get(problem, f"its certificate cannot be verified (OpenSSL error {problem})"))
         if depth == 0:

@@ -3,12 +3,15 @@
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
+from OpenSSL.crypto import FILETYPE_ASN1
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
@@ -215,6 +218,23 @@ async def test_a_region_lets_nobody_in_without_a_certificate(listen: Listen) -> 
     client = await server.connect(SSL.Context(SSL.TLS_METHOD))
     await client.lost
     assert "did not return a certificate" in await server.reason()
+    assert server.met == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_certificate_that_only_openssl_can_read_is_refused_as_any_other(listen: Listen, tmp_path: Path) -> None:
+    ours = cluster_credentials(OURS)
+    der = ours.certificate.public_bytes(Encoding.DER)
+    version_3, version_100 = bytes.fromhex("a003020102"), bytes.fromhex("a003020163")
+    assert der.count(version_3) == 1
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.use_privatekey(ours.key)
+    (tmp_path / "odd.der").write_bytes(der.replace(version_3, version_100))
+    context.use_certificate_file(tmp_path / "odd.der", FILETYPE_ASN1)
+    server = await listen(region_context(region_credentials(OURS), REGION))
+    client = await server.connect(context)
+    await client.lost
+    assert await server.reason() == "its certificate cannot be read"
     assert server.met == []
 
 
