@@ -178,6 +178,8 @@ def _what_is_wrong(detail: ErrorDetails, model: type[BaseModel], content: Mappin
         for spelling in (repr(detail["input"]), str(detail["input"])):
             message = message.replace(spelling, "…") if len(spelling) > 1 else message
         return f"{message} (value not shown)"
+    if detail["type"] == "value_error" and isinstance(detail["input"], Mapping):
+        return message  # of a whole table, whose keys do not go together
     return f"{message} ({given})"
 
 

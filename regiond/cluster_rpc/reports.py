@@ -12,7 +12,7 @@ from regiond.cluster_rpc.newcomer import Newcomer
 from regiond.cluster_rpc.pages import Pages
 from regiond.cluster_rpc.registration import RegistrationResponders, Shared
 from regiond.domain.first_contact import DhcpServerReport
-from regiond.domain.ids import Prefix, format_id, parse_id
+from regiond.domain.ids import Prefix, parse_id
 
 MAX_TOPOLOGY_ROWS = 20_000  # interfaces, and addresses and gateways of them
 MAX_SERVER_ROWS = 500_000  # pools, static entries and their identifiers; a server of ours has at most 100,000 host maps
@@ -79,7 +79,7 @@ class ClusterResponders(RegistrationResponders):
             self._log.warn(
                 "{count} host maps of {subnet} had been changed in the DHCP server of {cluster} and are put right",
                 event="delivery.drift-repaired",
-                cluster=format_id(Prefix.CLUSTER, connection.cluster),
+                cluster=connection.name,
                 subnet=subnet,
                 count=drift_repaired,
             )

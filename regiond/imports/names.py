@@ -45,7 +45,14 @@ class Names:
         if found is None:
             try:
                 found = await self._catalogue.resolve(text)
-            except (errors.BadSelector, errors.NoSuchClusterInterface, errors.AmbiguousSelector) as error:
+            except errors.AmbiguousSelector as error:
+                networks = sorted({f"{each.cidr} in {each.vrf}" for each in error.members["candidates"]})
+                found = errors.AmbiguousSelector(
+                    f"{line.subnet or line.address} may mean several subnets ({', '.join(networks)}): say which in the "
+                    "columns subnet or vrf, or with --vrf for a DHCP server's file",
+                    error.members["candidates"],
+                )
+            except (errors.BadSelector, errors.NoSuchClusterInterface) as error:
                 found = error
             self._subnets[text] = found
         if isinstance(found, errors.DomainError):

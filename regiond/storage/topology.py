@@ -95,7 +95,7 @@ class ClusterStore:
             return applied
 
         applied = await self._pool.transaction(apply, retry=True, deadline=LONG_DEADLINE_SECONDS)
-        tell(cluster, applied)
+        tell(applied)
         return applied.plan
 
     async def drain(self, cluster: int) -> None:

@@ -12,9 +12,9 @@ from regiond.storage.topology_rows import Applied, Reconsidered
 _log = Logger(namespace="region.topology")
 
 
-def tell(cluster: int, applied: Applied) -> None:
+def tell(applied: Applied) -> None:
     """After it was committed."""
-    name = format_id(Prefix.CLUSTER, cluster)
+    name = applied.cluster
     for subnet, new in applied.plan.new_subnets.items():
         _log.info(
             "new subnet {cidr} from cluster {cluster}",
@@ -37,8 +37,8 @@ def tell(cluster: int, applied: Applied) -> None:
 
 def tell_all(reconsidered: Reconsidered) -> None:
     """The same of several clusters."""
-    for cluster, applied in reconsidered.clusters:
-        tell(cluster, applied)
+    for _, applied in reconsidered.clusters:
+        tell(applied)
 
 
 def _tell_of(cluster: str, change: InterfaceChange) -> None:
@@ -73,4 +73,10 @@ def _words(properties: Mapping[str, Any]) -> str:
     shown = dict(properties)
     if "interface" in shown:
         shown["interface"] = format_id(Prefix.CLUSTER_INTERFACE, shown["interface"])
-    return ", ".join(f"{name}: {value}" for name, value in shown.items())
+    return ", ".join(f"{name}: {_word(value)}" for name, value in shown.items())
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

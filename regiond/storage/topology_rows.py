@@ -72,11 +72,15 @@ ON CONFLICT (id) DO UPDATE SET nic = excluded.nic, subnet = excluded.subnet, add
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a report, or the same report under other circumstances, has changed. `vrfs` are the names of all VRFs."""
+    """What a report, or the same report under other circumstances, has changed. `vrfs` are the names of all VRFs.
+
+    `cluster` is the name of the one whose report it is.
+    """
 
     plan: TopologyPlan = NOTHING
     changes: Sequence[InterfaceChange] = ()
     vrfs: Mapping[int, str] = field(default_factory=dict)
+    cluster: str = ""
 
 
 @dataclass(slots=True)
@@ -116,7 +120,7 @@ async def apply_reports(
     interfaces = await _known_interfaces(session, cluster)
     if reports is None:
         reports = sorted(row.report for row in interfaces if row.present)
-    vrfs = await _vrfs(session, cluster)
+    name, vrfs = await _circumstances(session, cluster)
     near = [*reports, *(row.report for row in interfaces if row.recent)]
     wanted = {vrf for report in near if (vrf := vrfs.id_of(report)) is not None}
     subnets = await _known_subnets(session, cluster, wanted, [report.cidr for report in near], company)
@@ -128,7 +132,7 @@ async def apply_reports(
     company.moved |= {row.id: row.vrf for row in subnets if row.id in moved}
     await _write(session, cluster, planned)
     await write_changes(session, cluster, changes)
-    return Applied(planned, changes, names)
+    return Applied(planned, changes, names, name)
 
 
 async def lock_subnets(session: Session, subnets: Iterable[int]) -> None:
@@ -144,12 +148,13 @@ async def rebuild_all(session: Session, subnets: Collection[int]) -> None:
         await session.run("SELECT count(rebuild_free_ranges(key)) FROM unnest(%s::bigint[]) AS key", (sorted(subnets),))
 
 
-async def _vrfs(session: Session, cluster: int) -> Vrfs:
+async def _circumstances(session: Session, cluster: int) -> tuple[str, Vrfs]:
+    """The cluster's name, and the VRFs as they are for it."""
     rows = await session.run(
-        "SELECT v.name, v.id, v.id = (SELECT vrf FROM cluster WHERE id = %s) FROM vrf v", (cluster,)
+        "SELECT v.name, v.id, v.id = c.vrf, c.name FROM vrf v CROSS JOIN cluster c WHERE c.id = %s", (cluster,)
     )
-    (own,) = [name for name, _, is_own in rows if is_own]
-    return Vrfs(own, {name: number for name, number, _ in rows})
+    ((own, called),) = [(name, called) for name, _, is_own, called in rows if is_own]
+    return called, Vrfs(own, {name: number for name, number, _, _ in rows})
 
 
 async def _known_interfaces(session: Session, cluster: int) -> list[KnownInterface]:

@@ -93,6 +93,12 @@ def test_what_does_not_fit_together_is_told_and_no_password_repeated(tmp_path: P
     assert "s3cret" not in mistake
 
 
+def test_keys_of_a_table_that_do_not_go_together_are_one_sentence(tmp_path: Path) -> None:
+    assert [
+        said.rpartition(": http: ")[2] for said in mistakes_of(tmp_path, '[http]\nlisten = ["tls:[::]:5243"]\n')
+    ] == ["tls: needs both certificate and private_key"]
+
+
 def test_a_password_that_others_can_read_is_refused(tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text("s3cret")

@@ -46,7 +46,8 @@ def test_repaired_drift_is_said(site: Site, cluster: FakeCluster) -> None:
     with logged() as events:
         site.ask(cluster.report(SUBNET, 1, HISTORY, drift_repaired=3))
         site.ask(cluster.report(SUBNET, 1, HISTORY))
-    assert [(e["subnet"], e["count"]) for e in events if e["event"] == "delivery.drift-repaired"] == [(SUBNET, 3)]
+    told = [e for e in events if e["event"] == "delivery.drift-repaired"]
+    assert [(e["cluster"], e["subnet"], e["count"]) for e in told] == [("rack-7", SUBNET, 3)]
     assert site.storage.drifts == [(RACK, NET, 3)]
 
 

@@ -53,6 +53,22 @@ async def test_a_spreadsheet_is_said_first_and_done_then(database: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_network_of_two_vrfs_is_told_with_what_names_one(database: str) -> None:
+    async with desk(database) as at:
+        await at.region.pool.execute("INSERT INTO vrf (id, name) VALUES (7, 'blue')")
+        await at.region.pool.execute(
+            """INSERT INTO subnet (id, vrf, cidr, first_usable, last_usable)
+               SELECT 8, 7, cidr, first_usable, last_usable FROM subnet WHERE id = %s""",
+            (at.subnets[0],),
+        )
+        (mistake,) = (await at.send("address\n192.0.2.7\n")).mistakes
+        assert (mistake.column, mistake.slug) == ("address", "ambiguous-selector")
+        assert "(192.0.2.0/24 in blue, 192.0.2.0/24 in default)" in mistake.detail
+        assert "columns subnet or vrf" in mistake.detail
+        assert (await at.send("address,vrf\n192.0.2.7,default\n")).mistakes == ()
+
+
+@pytest_twisted.ensureDeferred
 async def test_every_bad_line_is_told_and_nothing_is_done(database: str) -> None:
     async with desk(database) as at:
         await at.region.do(at.region.user(at.subnets[0], address="192.0.2.40", hostname="there"))

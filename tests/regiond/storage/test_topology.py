@@ -7,6 +7,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import capturedLogs
 
 from clusterd.protocol.values import InterfaceReport
 from regiond.domain import errors
@@ -69,6 +70,19 @@ async def test_a_new_network_becomes_a_subnet_without_gateway_and_controller(dat
         assert await interfaces(region) == {("rack-a", "eth0", NET): ("serving", True, True)}
         again = await region.clusters.apply_topology(rack, [report(gateways=("192.0.2.6",))])
         assert [row.change for row in again.interfaces] == [None]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_log_tells_of_it_with_the_name_of_the_cluster(database: str) -> None:
+    async with region_on(database, reactor) as region:
+        rack = await registered(region, "rack-a")
+        with capturedLogs() as lines:
+            await region.clusters.apply_topology(rack, [report()])
+            await region.clusters.apply_topology(rack, [replace(report(), up=False)])
+        told = {line["event"]: line for line in lines if line.get("event")}
+        assert list(told) == ["subnet.created", "interface.appeared", "interface.changed"]
+        assert {line["cluster"] for line in told.values()} == {"rack-a"}
+        assert (told["interface.changed"]["before"], told["interface.changed"]["after"]) == ("up: yes", "up: no")
 
 
 @pytest_twisted.ensureDeferred
