@@ -51,10 +51,17 @@ def _dsn(text: str) -> str:
     try:
         known = parse_dsn(text)
     except ProgrammingError as error:
-        raise ValueError(f"not a PostgreSQL connection string: {str(error).strip()}") from None
+        raise ValueError(f"not a PostgreSQL connection string{_why(text, error)}") from None
     if "password" in known:
         raise ValueError("a password does not belong here: put it into the file named by password_file")
     return text
+
+
+def _why(text: str, error: ProgrammingError) -> str:
+    """libpq's words, which quote what it stumbled over: not where that may be a piece of a password."""
+    if "password" in text.lower() or "://" in text:
+        return " (why is not shown: libpq would quote it, and there may be a password in it)"
+    return f": {str(error).strip()}"
 
 
 class HttpsAddress(TlsAddress):

@@ -26,7 +26,7 @@ MAX_ECHO_CHARACTERS = 60
 MAX_SECRET_BYTES = 4096
 
 _SECRET_NAME = re.compile(r"token|secret|password|passphrase|key", re.IGNORECASE)
-_SECRET_TEXT = re.compile(r"://[^/\s@]*:[^/\s@]*@|password\s*=", re.IGNORECASE)
+_SECRET_TEXT = re.compile(r"://[^\s@:]*:[^@]*@|password\s*=", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _TOML_POSITION = re.compile(r"^(?P<what>.*) \(at line (?P<line>\d+), column (?P<column>\d+)\)$", re.DOTALL)
 

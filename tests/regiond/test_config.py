@@ -99,6 +99,27 @@ def test_keys_of_a_table_that_do_not_go_together_are_one_sentence(tmp_path: Path
     ] == ["tls: needs both certificate and private_key"]
 
 
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://u:s3cret%zt@db/hostmap",
+        "postgresql://u:s3cret@[db/hostmap",
+        "postgresql://u:/s3cret%zt@db/hostmap",
+        "host=db password=my s3cret",
+        "host=db password = my s3cret",
+    ],
+)
+def test_a_dsn_that_cannot_be_read_is_not_repeated_where_it_may_hold_a_password(tmp_path: Path, dsn: str) -> None:
+    (mistake,) = mistakes_of(tmp_path, f'[database]\ndsn = "{dsn}"')
+    assert "not a PostgreSQL connection string" in mistake
+    assert "s3cret" not in mistake
+
+
+def test_what_is_wrong_with_another_dsn_is_told(tmp_path: Path) -> None:
+    (mistake,) = mistakes_of(tmp_path, '[database]\ndsn = "dbname=hostmap hst=db"')
+    assert 'invalid connection option "hst"' in mistake
+
+
 def test_a_password_that_others_can_read_is_refused(tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text("s3cret")
