@@ -1,4 +1,4 @@
-"""What has to happen as time goes by: stragglers, addresses whose rest is over, reservations that expire.
+"""What has to happen as time goes by: stragglers, confirmations, addresses whose rest is over, what expires.
 
 Any regiond may run any of these at any time, several at once: each is a mutation that does nothing when somebody
 else was faster.
