@@ -7,18 +7,20 @@ on a fresh picture.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from twisted.internet.defer import DeferredLock
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from regiond.domain import errors
 from regiond.domain.selectors import parse_selector, resolve
 from regiond.domain.views import InterfaceView, SubnetView
-from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.reads import Reads
 
 FRESH_SECONDS = 5.0
 MAX_RESOLVED = 10_000
+ANSWERED_AT_ONCE = 64  # each goes on with its claim there and then
 
 
 @dataclass(slots=True)
@@ -34,14 +36,13 @@ class _Picture:
 class Catalogue:
     """Answers which subnet a selector means."""
 
-    def __init__(self, clock: IReactorTime, reads: Reads) -> None:
+    def __init__(self, clock: Any, reads: Reads) -> None:
         self._clock = clock
         self._reads = reads
         self._picture: _Picture | None = None
         self._changes = 0
-        self._turn = DeferredLock()
-        self._begun = 0
-        self._last: tuple[int, _Picture | DatabaseUnavailable] | None = None  # the number of a reading, and its result
+        self._asking: list[Deferred[_Picture]] = []  # whom the next reading is for
+        self._reading = False
 
     def changed(self) -> None:
         """Forget what was read, and what is being read."""
@@ -55,7 +56,7 @@ class Catalogue:
         """
         picture = self._picture
         # While one reads anew, the others do not all do the same.
-        if picture is not None and (self._turn.locked or self._clock.seconds() - picture.read_at < FRESH_SECONDS):
+        if picture is not None and (self._reading or self._clock.seconds() - picture.read_at < FRESH_SECONDS):
             known = picture.resolved.get(text)
             if known is not None:
                 return known
@@ -81,35 +82,37 @@ class Catalogue:
 
         When a network comes, all claims that are under way would read everything otherwise.
         """
-        asked = self._begun
-        await self._turn.acquire()
-        try:
-            if self._last is None or self._last[0] <= asked:
-                await self._read_anew()
-            assert self._last is not None
-            _, result = self._last
-        finally:
-            self._turn.release()
-        if isinstance(result, DatabaseUnavailable):
-            raise DatabaseUnavailable(str(result)) from result
-        return result
+        answer: Deferred[_Picture] = Deferred()
+        self._asking.append(answer)
+        if not self._reading:
+            self._reading = True
+            Deferred.fromCoroutine(self._read_for_all())
+        return await answer
 
-    async def _read_anew(self) -> None:
+    async def _read_for_all(self) -> None:
+        while self._asking:
+            asking, self._asking = self._asking, []
+            found: _Picture | Failure
+            try:
+                found = await self._read_anew()
+            except Exception:
+                found = Failure()
+            for number, answer in enumerate(asking, 1):
+                answer.callback(found)
+                if number % ANSWERED_AT_ONCE == 0:
+                    await deferLater(self._clock, 0)
+        self._reading = False
+
+    async def _read_anew(self) -> _Picture:
         read_at, changes = self._clock.seconds(), self._changes
-        self._begun += 1
-        number = self._begun
-        try:
-            found = await self._reads.interfaces()
-            subnets = {subnet.id: subnet for subnet in await self._reads.subnets()}
-        except DatabaseUnavailable as error:
-            self._last = number, error
-            return
+        found = await self._reads.interfaces()
+        subnets = {subnet.id: subnet for subnet in await self._reads.subnets()}
         # one may have been removed in between
         interfaces = [each for each in found if each.subnet is None or each.subnet in subnets]
         picture = _Picture(read_at, interfaces, subnets)
-        self._last = number, picture
         if changes == self._changes:
             self._picture = picture
+        return picture
 
     @staticmethod
     def _resolve_on(picture: _Picture, text: str) -> SubnetView:

@@ -126,6 +126,7 @@ def test_after_a_change_one_reads_for_all_who_ask_meanwhile(desk: Desk) -> None:
     desk.catalogue.changed()
     after = [desk.resolve("198.51.100.0/24") for _ in range(50)]
     desk.reads.let_go()
+    desk.clock.pump([0, 0, 0])
     assert {each.value.id for each in before} == {1}
     assert {each.value.id for each in after} == {2}, "what was read before they asked is not for them"
     assert desk.reads.readings == 2
@@ -149,3 +150,15 @@ def test_a_subnet_that_is_removed_while_it_is_read_is_not_there(desk: Desk) -> N
     )
     desk.reads.found = [gone]
     assert isinstance(desk.resolve("rack-a:eth0").error, errors.NoSuchClusterInterface)
+
+
+def test_very_many_wait_for_one_reading(desk: Desk) -> None:
+    """None of them goes on inside of another: there is an end to how deep calls go."""
+    desk.reads.hold()
+    asking = [desk.resolve() for _ in range(3000)]
+    desk.reads.let_go()
+    for _ in range(60):
+        desk.clock.advance(0)
+    assert {each.value.id for each in asking} == {1}
+    assert desk.reads.readings <= 2
+    assert desk.resolve().value.id == 1
