@@ -4,10 +4,10 @@ Claims on one subnet serialise anyway, and a lock that is held across a commit i
 convoy into a group commit: all waiting mutations share one transaction and one fsync. See Note [Batch].
 
 A batch is two round trips: begin, lock, read the facts; then write and commit. Between them the pure planner
-decides every member. The next batch begins before the members of the last one are answered, so that PostgreSQL has
-work while answers are made and new requests are read. When a connection dies around the commit its outcome is
-unknown: the writer takes its own lock again, which waits for the lost transaction to end, and looks whether the
-batch's id was committed.
+decides every member. The next batch begins before the members of the last one are answered, and mostly is on its way to
+be written by then, so that PostgreSQL has work while answers are made and new requests are read. When a connection dies
+around the commit its outcome is unknown: the writer takes its own lock again, which waits for the lost transaction to
+end, and looks whether the batch's id was committed.
 
 Without its database nothing waits for ever: a mutation whose batch has not begun within WAIT_SECONDS is refused
 untouched, and a batch is given up after BATCH_SECONDS and the attempt that is under way then.
@@ -53,6 +53,7 @@ RETRY_DELAY_SECONDS = 0.2
 WAIT_SECONDS = 10.0
 BATCH_SECONDS = 10.0
 DRAIN_SECONDS = 0.005
+FACTS_SECONDS = 0.002  # PostgreSQL mostly has a batch's facts sooner
 
 # Advisory locks: a subnet's id (positive), or a writer's own (negative).
 _BEGIN = (
@@ -99,6 +100,7 @@ class Writer:
         self._submitted = self._answered = 0  # they are answered in the order in which they came
         self._kept_off: Counter[int] = Counter()
         self._gates: list[Deferred[None]] = []
+        self._planned: Deferred[None] | None = None  # the batch that has begun, for who waits for it
         self._untold: list[Plan] = []  # what is committed and was not told yet
 
     @property
@@ -183,7 +185,12 @@ class Writer:
             while self._waiting or decided is not None:
                 begun = self._begin_next(len(decided[0]) if decided else 0) if self._waiting else None
                 if decided is not None:
+                    committed, self._untold = self._untold, []
+                    self._tell(self._announce, committed)
+                    if begun is not None:
+                        await self._until_planned()
                     await self._answer(*decided)
+                    self._tell(self._log_audit, committed)
                 decided = None if begun is None else (begun[0], await begun[1])
                 self._refuse_late()
         finally:
@@ -191,14 +198,24 @@ class Writer:
 
     def _begin_next(self, decided: int) -> tuple[Batch, Deferred[Outcomes]]:
         batch = self._next_batch(decided)
+        self._planned = Deferred()
         return batch, Deferred.fromCoroutine(self._decide([mutation for mutation, _ in batch]))
 
+    async def _until_planned(self) -> None:
+        """Until the batch that has begun is planned and on its way to PostgreSQL, at most FACTS_SECONDS."""
+        if self._planned is not None:
+            late = self._clock.callLater(FACTS_SECONDS, self._begin_answers)
+            await self._planned
+            if late.active():
+                late.cancel()
+
+    def _begin_answers(self) -> None:
+        planned, self._planned = self._planned, None
+        if planned is not None:
+            planned.callback(None)
+
     async def _answer(self, batch: Batch, outcomes: Outcomes) -> None:
-        """Tell the clusters' side of what was committed, then those who asked for it, and the log last: a few in a turn
-        of the reactor, since the next batch's facts may have come, and PostgreSQL waits for its plan.
-        """
-        committed, self._untold = self._untold, []
-        self._tell(self._announce, committed)
+        """A few in a turn of the reactor: the next batch's facts may have come, and PostgreSQL waits for its plan."""
         weight = 0
         for (mutation, answer), outcome in zip(batch, outcomes, strict=True):
             if weight >= ANSWERED_AT_ONCE:
@@ -209,7 +226,6 @@ class Writer:
                 answer.callback(outcome)
             else:
                 answer.errback(Failure(outcome))
-        self._tell(self._log_audit, committed)
 
     def _refuse_late(self) -> None:
         """Those who waited too long behind a batch in trouble."""
@@ -332,6 +348,7 @@ class Writer:
             rows = await session.run(_BEGIN_WITH_OWNERS, (locks, facts_request(mutations), owners))
         facts = read_facts(rows)
         decided = plan(facts, mutations)
+        self._clock.callLater(0, self._begin_answers)  # what follows is sent before
         if decided.changes.anything:
             document = changes_document(batch_id, decided.changes, facts.subnets)
             planned.append(decided)
