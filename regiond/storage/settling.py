@@ -83,9 +83,15 @@ ON CONFLICT (subnet, kind, identifier) DO UPDATE SET address = excluded.address,
     reservation = excluded.reservation, generation = excluded.generation, removed = false, request_id = 'recovery'
 """
 
+# Several may join one reservation, and an UPDATE writes each row once.
 _JOIN_MACS: Final = """
-UPDATE reservation r SET macs = r.macs || q.mac FROM jsonb_to_recordset(%(rows)s) AS q(reservation bigint, mac text)
-WHERE r.subnet = %(subnet)s AND r.id = q.reservation AND q.mac IS NOT NULL AND NOT q.mac = ANY(r.macs)
+UPDATE reservation r SET macs = r.macs || j.macs
+FROM (SELECT o.id, array_agg(q.mac ORDER BY q.place) AS macs
+      FROM ROWS FROM (jsonb_to_recordset(%(rows)s) AS (reservation bigint, mac text)) WITH ORDINALITY
+           AS q(reservation, mac, place)
+      JOIN reservation o ON o.subnet = %(subnet)s AND o.id = q.reservation AND NOT q.mac = ANY(o.macs)
+      WHERE q.mac IS NOT NULL GROUP BY o.id) j
+WHERE r.subnet = %(subnet)s AND r.id = j.id
 """
 
 # In the lost past they may have been free, taken and released once more: every holder has to confirm anew.

@@ -113,7 +113,7 @@ def test_what_comes_goes_moves_and_is_renamed(site: Site) -> None:
     came = {change for change, nic, cidr in site.changes() if (nic, cidr) == ("lan0", "198.51.100.0/24")}
     assert came & {"moved", "appeared"}
     assert {nic for _, nic, _ in site.changes(change="vanished")} <= {"nic0", "lan0"}
-    cluster = topology["cluster"]["id"]
+    cluster = topology["cluster"]["name"]
     lines = [each for each in site.region.lines() if each.get("cluster") == cluster]
     logged = [each["event"] for each in lines if each["event"].startswith("interface.")]
     assert logged == [f"interface.{change}" for change, _, _ in site.changes()], "one line for each"

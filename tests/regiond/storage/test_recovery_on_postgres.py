@@ -430,12 +430,21 @@ async def play(world: World, story: Sequence[Word]) -> AsyncIterator[Picture]:
         yield await world.picture(answers)
 
 
+SEVERAL_JOIN: list[Word] = [
+    Claims((), 0),
+    Claims((1,), 0),
+    HandsUp(0, 0, ((1, 2), (2, 2), (3, 2)), known=False, whole=True, former=()),
+    Settles(waits=False),
+]
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(story=stories)
 @example(story=HANDED_ON)
 @example(story=BEHIND)
 @example(story=BEING_REMOVED)
 @example(story=NOBODYS)
+@example(story=SEVERAL_JOIN)
 @pytest_twisted.ensureDeferred
 async def test_a_story_of_recoveries_goes_the_same_way_on_postgresql_and_in_memory(
     database: str, story: list[Word]
