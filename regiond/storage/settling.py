@@ -24,8 +24,18 @@ MAX_POSSIBLY_RELEASED: Final = 10_000
 # An account's first use may be a recovery: it is the one of the region's own socket (see use_cases/accounts.py).
 _OWNER: Final = "INSERT INTO account (id, name, role) VALUES (%s, %s, 'admin') ON CONFLICT (name) DO NOTHING"
 
-# Host maps of clusters that the region has not, or has otherwise; the newest state's first, one address together; and
-# last the former ones.
+# What is to be decided about: host maps of clusters that the region has not, or has otherwise, before anything of them
+# is settled. Those that differ only after it are of reservations that stood: their addresses are held, or rest.
+_MARK: Final = """
+UPDATE evidence_map m SET undecided = true
+FROM evidence e JOIN subnet s ON s.id = e.subnet
+WHERE e.subnet = %s AND e.complete AND NOT e.settled AND m.cluster = e.cluster AND m.name = e.name
+  AND m.address BETWEEN s.first_usable AND s.last_usable
+  AND NOT EXISTS (SELECT FROM host_map h WHERE h.subnet = s.id AND h.kind = m.kind AND h.identifier = m.identifier
+                  AND NOT h.removed AND h.address = m.address)
+"""
+
+# The newest state's first, one address together; and last the former ones.
 _CANDIDATES: Final = """
 SELECT e.cluster, c.name, m.kind, m.identifier, host(m.address), m.hostname, e.accepted_generation,
        e.accepted_generation = %(newest)s,
@@ -41,15 +51,13 @@ FROM evidence e JOIN cluster c ON c.id = e.cluster JOIN subnet s ON s.id = e.sub
 JOIN evidence_map m ON m.cluster = e.cluster AND m.name = e.name
 LEFT JOIN host_map h ON h.subnet = s.id AND h.kind = m.kind AND h.identifier = m.identifier
 LEFT JOIN reservation r ON r.subnet = s.id AND r.address = m.address
-WHERE e.subnet = %(subnet)s AND e.complete AND NOT e.settled AND NOT m.examined
-  AND (h.subnet IS NULL OR h.removed OR h.address <> m.address)
-  AND m.address BETWEEN s.first_usable AND s.last_usable
+WHERE e.subnet = %(subnet)s AND e.complete AND NOT e.settled AND m.undecided
 ORDER BY m.former, e.accepted_generation DESC, e.cluster, m.address, m.kind, m.identifier
 LIMIT %(limit)s
 """
 
-_EXAMINED: Final = """
-UPDATE evidence_map m SET examined = true
+_DECIDED: Final = """
+UPDATE evidence_map m SET undecided = false
 FROM jsonb_to_recordset(%s) AS q(cluster bigint, name text, kind text, identifier text, former boolean, address inet)
 WHERE m.cluster = q.cluster AND m.name = q.name AND m.kind = q.kind AND m.identifier = decode(q.identifier, 'hex')
   AND m.former = q.former AND m.address = q.address
@@ -213,20 +221,17 @@ async def settle_subnet(session: Session, subnet: int, new_id: NewId) -> Settled
 async def _settle_chunks(session: Session, settled: Settled, newest: int | None, new_id: NewId) -> None:
     await session.run(_OWNER, (new_id(), LOCAL_ACCOUNT))
     owner = (await session.run("SELECT id FROM account WHERE name = %s", (LOCAL_ACCOUNT,)))[0][0]
-    while True:
-        rows = await session.run(
-            _CANDIDATES, {"subnet": settled.subnet, "newest": newest if newest is not None else -1, "limit": CHUNK}
-        )
-        if not rows:
-            return
+    await session.run(_MARK, (settled.subnet,))
+    shared = {"subnet": settled.subnet, "newest": newest if newest is not None else -1, "limit": CHUNK}
+    while rows := await session.run(_CANDIDATES, shared):
         candidates = [_candidate(row) for row in rows]
         decided = settle(candidates)
         await _write(session, settled, decided, owner, new_id)
-        examined = [
+        done = [
             {"cluster": r[0], "name": r[18], "former": r[19], **_map_row(one.identifier, one.address, None, 0)}
             for r, one in zip(rows, candidates, strict=True)
         ]
-        await session.run(_EXAMINED, (json.dumps(examined),))
+        await session.run(_DECIDED, (json.dumps(done),))
 
 
 def _candidate(row: Row) -> Candidate:

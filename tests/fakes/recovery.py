@@ -95,7 +95,7 @@ class RecoveryTables:
         row = self.tables.evidence[cluster, name]
         for host_map in host_maps:
             key = (host_map.identifier.kind.value, host_map.identifier.value.hex())
-            one = {"address": host_map.address, "hostname": host_map.hostname, "examined": False}
+            one = {"address": host_map.address, "hostname": host_map.hostname}
             if former:
                 row["former"].setdefault((*key, host_map.address), one)
             else:
@@ -232,11 +232,10 @@ class RecoveryTables:
             for kind, value, former, one in [*held, *gone]:
                 known = tables.maps.get((subnet, kind, value))
                 differs = known is None or known["removed"] or known["address"] != one["address"]
-                if not differs or one["examined"]:
+                if not differs:
                     continue
                 if not net.first_usable <= address_to_int(one["address"])[1] <= net.last_usable:
                     continue
-                one["examined"] = True
                 yield Candidate(
                     cluster=row["cluster"],
                     cluster_name=tables.clusters[row["cluster"]],

@@ -55,6 +55,7 @@ CREATE TABLE evidence (
 CREATE INDEX evidence_subnet ON evidence (subnet);
 
 -- `former`: the cluster has accepted its removal, which its DHCP server may not have done.
+-- `undecided`: the region had it otherwise when its subnet began to be settled, and nothing was decided about it yet.
 CREATE TABLE evidence_map (
     cluster bigint NOT NULL,
     name text NOT NULL,
@@ -63,7 +64,7 @@ CREATE TABLE evidence_map (
     address inet NOT NULL,
     hostname text,
     former boolean NOT NULL DEFAULT false,
-    examined boolean NOT NULL DEFAULT false,
+    undecided boolean NOT NULL DEFAULT false,
     PRIMARY KEY (cluster, name, kind, identifier, former, address),
     FOREIGN KEY (cluster, name) REFERENCES evidence ON DELETE CASCADE
 );
