@@ -13,25 +13,25 @@
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from clusterd.convergence.acceptance import Accepted, Origin, SubnetRecord
+from clusterd.convergence.alarm import Alarm
 from clusterd.convergence.log import ConvergenceLog, Told, drift_of, lines_of_changes, lines_of_comparison, told
-from clusterd.convergence.plan import Key, Plan, Transition, network_of, overlap, plan_changes, plan_whole
+from clusterd.convergence.plan import Key, Plan, Transition, overlapping, plan_changes, plan_whole
 from clusterd.convergence.refused import RefusedHostMaps
 from clusterd.convergence.server_changes import ServerChanges
 from clusterd.convergence.turns import Turn, take_turn
+from clusterd.convergence.work import Forgetting, Work
 from clusterd.dhcp.backend import Backend, BackendError, Rejection
 from clusterd.dhcp.host_system import RunInThread
 from clusterd.host_maps.schema import StoreFailed
 from clusterd.host_maps.states import HostMapStates, Report, host_map_state
 from clusterd.host_maps.store import HostMapStore
-from clusterd.protocol.errors import ServerRefused
 from clusterd.protocol.values import HostMap, Identifier
 from clusterd.standing import Standing
 
@@ -41,30 +41,6 @@ LAST_RETRY_SECONDS = 60.0
 MAX_REMEMBERED_CHANGES = 10_000
 
 STOPPING = "clusterd is stopping"
-
-
-@dataclass(slots=True)
-class _Forgetting:
-    """A subnet whose host maps have to leave the server, and who waits for that."""
-
-    cidr: str | None
-    waiting: list[Deferred[None]] = field(default_factory=list)
-
-    def fail(self, words: str) -> None:
-        waiting, self.waiting = self.waiting, []
-        for one in waiting:
-            one.errback(Failure(ServerRefused(words)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """The input of one apply, as it was when it was taken. Of the subnets in `behind` something is left for later."""
-
-    whole: bool
-    transitions: dict[Key, Transition]
-    records: dict[str, SubnetRecord]
-    forgetting: dict[str, _Forgetting]
-    behind: frozenset[str] = frozenset()
 
 
 class Convergence:
@@ -86,7 +62,6 @@ class Convergence:
     ) -> None:
         self._store = store
         self._backend = backend
-        self._clock = clock
         self._run_in_thread = run_in_thread
         self._jitter = jitter
         self._states = HostMapStates(clock)
@@ -98,12 +73,12 @@ class Convergence:
         self._pending: dict[Key, Transition] = {}
         self._news = False
         self._compare = True
-        self._forgetting: dict[str, _Forgetting] = {}
+        self._forgetting: dict[str, Forgetting] = {}
         self._error: str | None = None
         self._failures = 0
-        self._retry: IDelayedCall | None = None
-        self._pause: IDelayedCall | None = None
-        self._next_compare: IDelayedCall | None = None
+        self._retry = Alarm(clock, self._kick)
+        self._pause = Alarm(clock, self._go_on)
+        self._next_compare = Alarm(clock, self._compare_now)
         self._running = False
         self._working = False
         self._idle: list[Deferred[None]] = []
@@ -114,18 +89,16 @@ class Convergence:
         """Read what is held, on the spot, and begin with a comparison of the whole sets. Raises StoreFailed."""
         records = self._store.subnets()
         self._records = {record.subnet: record for record in records if not record.forgetting}
-        self._forgetting = {record.subnet: _Forgetting(record.cidr) for record in records if record.forgetting}
+        self._forgetting = {record.subnet: Forgetting(record.cidr) for record in records if record.forgetting}
         self._running = True
-        self._compare_in(COMPARE_INTERVAL_SECONDS)
+        self._next_compare.set_in(COMPARE_INTERVAL_SECONDS)
         self._kick()
 
     async def stop(self) -> None:
         """Finish the apply in flight and begin no other."""
         self._running = False
-        for timer in (self._retry, self._pause, self._next_compare):
-            if timer is not None and timer.active():
-                timer.cancel()
-        self._retry = self._pause = self._next_compare = None
+        for alarm in (self._retry, self._pause, self._next_compare):
+            alarm.clear()
         self.disconnected()
         if self._working:
             idle: Deferred[None] = Deferred()
@@ -172,8 +145,8 @@ class Convergence:
         record = accepted.record
         for subnet in accepted.dropped:
             self._drop(subnet)
-            self._forgetting.pop(subnet, _Forgetting(None)).fail("another subnet took its place")
-        self._forgetting.pop(record.subnet, _Forgetting(None)).fail("the subnet was given to this cluster again")
+            self._forgetting.pop(subnet, Forgetting(None)).fail("another subnet took its place")
+        self._forgetting.pop(record.subnet, Forgetting(None)).fail("the subnet was given to this cluster again")
         known = self._records.get(record.subnet)
         self._records[record.subnet] = record
         self._news = True
@@ -192,12 +165,12 @@ class Convergence:
     async def forget(self, subnet: str, cidr: str | None) -> None:
         """A subnet left the disk: returns when its host maps have left the server. Raises ServerRefused."""
         self._drop(subnet)
-        forgetting = self._forgetting.setdefault(subnet, _Forgetting(None))
+        forgetting = self._forgetting.setdefault(subnet, Forgetting(None))
         forgetting.cidr = forgetting.cidr or cidr
         gone: Deferred[None] = Deferred()
         forgetting.waiting.append(gone)
         self._compare = True
-        if not self._running or self._retry is not None:
+        if not self._running or self._retry.is_set:
             # It will be done with the next attempt; whoever asked may ask again.
             forgetting.fail(self._error or STOPPING)
         self._kick()
@@ -221,7 +194,7 @@ class Convergence:
             Deferred.fromCoroutine(self._work())
 
     def _may_work(self) -> bool:
-        return self._running and self._retry is None and (self._compare or self._news)
+        return self._running and not self._retry.is_set and (self._compare or self._news)
 
     async def _work(self) -> None:
         while self._may_work():
@@ -247,13 +220,15 @@ class Convergence:
             self._log.failure("applying host maps failed", event="host-maps.failed-here")
             self._failed(work, "clusterd itself failed: see its log")
 
-    def _take(self) -> _Work:
+    def _take(self) -> Work:
         whole = self._compare or not self._changes_suffice()
         turn = Turn(self._pending, {}) if whole else take_turn(self._pending, self._pause_for)
         forgetting = dict(self._forgetting) if whole else {}
-        work = _Work(whole, turn.due, dict(self._records), forgetting, turn.waiting_subnets)
+        work = Work(whole, turn.due, dict(self._records), forgetting, turn.waiting_subnets)
         self._pending, self._compare, self._news = turn.waiting, False, False
-        self._go_on_in(turn.seconds if turn.waiting else None)
+        self._pause.clear()
+        if turn.waiting:
+            self._pause.set_in(turn.seconds)
         return work
 
     def _pause_for(self, change: Transition) -> float:
@@ -263,16 +238,11 @@ class Convergence:
         added = () if change.after is None else (change.after,)
         return self._backend.pause(removed, added)
 
-    def _go_on_in(self, seconds: float | None) -> None:
-        if self._pause is not None and self._pause.active():
-            self._pause.cancel()
-        self._pause = None if seconds is None else self._clock.callLater(seconds, self._go_on)
-
     def _go_on(self) -> None:
-        self._pause, self._news = None, True
+        self._news = True
         self._kick()
 
-    def _joined(self, work: _Work) -> _Work:
+    def _joined(self, work: Work) -> Work:
         """The work with what was noted while its plan was made: the store's answers come in order, so the plan has it.
 
         Left for the next apply it would be joined with what comes then, and a host map that came and went would look as
@@ -289,14 +259,10 @@ class Convergence:
         """Whether the changes alone tell what to do; see `plan_changes`."""
         if sum(record.host_maps for record in self._records.values()) > self._backend.capabilities.max_host_maps:
             return False
-        networks = {subnet: network_of(record.cidr) for subnet, record in self._records.items()}
-        return not any(
-            subnet != other and overlap(networks[subnet], network)
-            for subnet in {subnet for subnet, _ in self._pending}
-            for other, network in networks.items()
-        )
+        among_others = overlapping({subnet: record.cidr for subnet, record in self._records.items()})
+        return among_others.isdisjoint(subnet for subnet, _ in self._pending)
 
-    async def _apply(self, work: _Work) -> frozenset[HostMap]:
+    async def _apply(self, work: Work) -> frozenset[HostMap]:
         cidrs = {subnet: record.cidr for subnet, record in work.records.items()}
         plan = plan_changes(work.transitions, cidrs, self._backend.capabilities)
         changed = await self._server.change(plan)
@@ -305,7 +271,7 @@ class Convergence:
         self._changes_log.changes(told(lines, _not_done(plan, changed.rejections)))
         return changed.ended
 
-    async def _plan_whole(self, work: _Work) -> tuple[Plan, frozenset[HostMap]]:
+    async def _plan_whole(self, work: Work) -> tuple[Plan, frozenset[HostMap]]:
         """What the comparison found, and the former host maps whose leases may be left."""
         actual = await self._backend.read()
         forgotten = [one.cidr for one in work.forgetting.values() if one.cidr is not None]
@@ -318,7 +284,7 @@ class Convergence:
             )
         )
 
-    async def _repair(self, work: _Work, plan: Plan, former: frozenset[HostMap]) -> frozenset[HostMap]:
+    async def _repair(self, work: Work, plan: Plan, former: frozenset[HostMap]) -> frozenset[HostMap]:
         changed = await self._server.repair(plan, former)
         self._refused.after_comparison(plan, changed.rejections, self._records)
         not_done = _not_done(plan, changed.rejections)
@@ -335,7 +301,7 @@ class Convergence:
 
     # ---- after an apply ----
 
-    async def _succeeded(self, work: _Work, ended: frozenset[HostMap]) -> None:
+    async def _succeeded(self, work: Work, ended: frozenset[HostMap]) -> None:
         reached = [
             record
             for subnet, record in work.records.items()
@@ -356,12 +322,12 @@ class Convergence:
             self._log.info("the DHCP server takes host maps again", event="dhcp-server.recovered")
         self._show_states(self._records if work.whole or recovered else touched)
         if self._refused.any_stuck:
-            self._compare_in(LAST_RETRY_SECONDS)
+            self._next_compare.set_within(LAST_RETRY_SECONDS)
 
-    async def _forgotten(self, forgetting: dict[str, _Forgetting]) -> None:
+    async def _forgotten(self, forgetting: dict[str, Forgetting]) -> None:
         """What was compared without these subnets is free of them, except for what the server would not let go.
 
-        A subnet that came and went again meanwhile is another `_Forgetting`: its turn is the next comparison.
+        A subnet that came and went again meanwhile is another `Forgetting`: its turn is the next comparison.
         """
         gone = []
         for subnet, one in forgetting.items():
@@ -377,7 +343,7 @@ class Convergence:
                 for waiting in self._forgetting.pop(subnet).waiting:
                     waiting.callback(None)
 
-    def _failed(self, work: _Work, words: str) -> None:
+    def _failed(self, work: Work, words: str) -> None:
         self._compare, self._error = True, words
         self._failures += 1
         later, self._pending = self._pending, {}
@@ -399,24 +365,11 @@ class Convergence:
             forgetting.fail(words)
         self._show_states(self._records)
         if self._running:
-            self._retry = self._clock.callLater(delay, self._try_again)
-
-    def _try_again(self) -> None:
-        self._retry = None
-        self._kick()
-
-    def _compare_in(self, seconds: float) -> None:
-        """Compare in so many seconds at the latest: what is asked for again and again is not put off by that."""
-        if self._next_compare is not None and self._next_compare.active():
-            if self._next_compare.getTime() <= self._clock.seconds() + seconds:
-                return
-            self._next_compare.cancel()
-        if self._running:
-            self._next_compare = self._clock.callLater(seconds, self._compare_now)
+            self._retry.set_in(delay)
 
     def _compare_now(self) -> None:
         self._compare = True
-        self._compare_in(COMPARE_INTERVAL_SECONDS)
+        self._next_compare.set_in(COMPARE_INTERVAL_SECONDS)
         self._kick()
 
     def _show_states(self, subnets: Iterable[str]) -> None:

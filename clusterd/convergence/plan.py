@@ -7,6 +7,7 @@ family, other identifier, an address outside the subnet, more than its limit): t
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import itemgetter
 
 from clusterd.convergence.acceptance import SubnetRecord
 from clusterd.dhcp.backend import Capabilities
@@ -74,9 +75,17 @@ def contains(network: Network, address: str) -> bool:
     return family == network[0] and network[1] <= value <= network[2]
 
 
-def overlap(one: Network, other: Network) -> bool:
-    """Whether two networks have an address in common."""
-    return one[0] == other[0] and one[1] <= other[2] and other[1] <= one[2]
+def overlapping(cidrs: Mapping[str, str]) -> set[str]:
+    """The subnets, networks by subnet, that have an address in common with another one of them."""
+    found: set[str] = set()
+    widest: tuple[str, Network] | None = None  # of those so far, the one that reaches farthest
+    for subnet, network in sorted(((subnet, network_of(cidr)) for subnet, cidr in cidrs.items()), key=itemgetter(1)):
+        if widest is not None and widest[1][0] == network[0] and network[1] <= widest[1][2]:
+            found |= {subnet, widest[0]}
+            if network[2] <= widest[1][2]:
+                continue
+        widest = subnet, network
+    return found
 
 
 def why_unservable(host_map: HostMap, cidr: str, capabilities: Capabilities) -> str | None:
