@@ -24,7 +24,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from regiond.postgres.embedded import EmbeddedPostgres
-from regiond.storage.connection import Connector
+from regiond.storage.connector import Connector
 from regiond.storage.pool import Pool
 from regiond.storage.schema import migrate
 from tests.lab.unprivileged import as_nobody_special

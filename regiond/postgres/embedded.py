@@ -20,7 +20,7 @@ from regiond.postgres.binaries import programs_for
 from regiond.postgres.children import Child, Identity, spawn
 from regiond.postgres.errors import PostgresUnavailable
 from regiond.postgres.place import DATABASE, PORT, ROLE, Place, server_identity
-from regiond.storage.connection import Connector
+from regiond.storage.connector import Connector
 from regiond.storage.errors import DatabaseUnavailable
 
 __all__ = ["EmbeddedPostgres", "PostgresUnavailable"]

@@ -14,7 +14,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from regiond.storage.connection import Connector, Vet
+from regiond.storage.connection import Vet
+from regiond.storage.connector import Connector
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.listener import Listener
 from regiond.storage.pool import ConnectionLost, Pool

@@ -10,7 +10,8 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from regiond.storage.connection import Connection, Connector, first_line
+from regiond.storage.connection import Connection, first_line
+from regiond.storage.connector import Connector
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.pool import FIRST_BACK_OFF_SECONDS, LONGEST_BACK_OFF_SECONDS
 

@@ -32,7 +32,6 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import psycopg2
-from psycopg2 import extensions
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
@@ -43,13 +42,14 @@ from regiond.storage.connection import (
     Arguments,
     Connection,
     ConnectionLost,
-    Connector,
     Row,
     Vet,
     first_line,
     is_nobodys_fault,
 )
+from regiond.storage.connector import Connector
 from regiond.storage.errors import DatabaseUnavailable, TransactionLeftOpen
+from regiond.storage.session import Session
 
 __all__ = ["ConnectionLost", "DatabaseUnavailable", "Pool", "PoolStats", "Row", "Session", "TransactionLeftOpen"]
 
@@ -80,46 +80,6 @@ class PoolStats:
     idle: int
     lent: int
     waiting: int
-
-
-class Session:
-    """One connection, lent for the length of one function call."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection: Connection | None = connection
-        self.used = False
-
-    async def run(self, sql: str, args: Arguments = None) -> list[Row]:
-        """Send one string of one or more statements; the rows of the last one, [] when it has none.
-
-        Without `args` a percent sign is a percent sign. Raises psycopg2.Error for what the server says about the
-        statement and ConnectionLost when the connection died on the way.
-        """
-        rows, _ = await self._send(sql, args)
-        return rows
-
-    async def execute(self, sql: str, args: Arguments = None) -> int:
-        """As `run`, but returns how many rows the last statement changed."""
-        _, count = await self._send(sql, args)
-        return count
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a transaction is open, failed or not, or a statement is in flight that may have begun one."""
-        return self._live().transaction_status != extensions.TRANSACTION_STATUS_IDLE
-
-    async def _send(self, sql: str, args: Arguments) -> tuple[list[Row], int]:
-        connection = self._live()
-        self.used = self.used or connection.lost is None
-        return await connection.execute(sql, args)
-
-    def _live(self) -> Connection:
-        if self._connection is None:
-            raise RuntimeError("the session is over: its function has returned")
-        return self._connection
-
-    def _end(self) -> None:
-        self._connection = None
 
 
 Work = Callable[[Session], Awaitable[T]]
@@ -312,7 +272,7 @@ class Pool:
                 raise TransactionLeftOpen("a function returned its connection in the middle of a transaction")
             return result
         finally:
-            session._end()
+            session.end()
             if timer.active():
                 timer.cancel()
             await self._take_back(connection)

@@ -21,7 +21,8 @@ from psycopg2 import extensions
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from regiond.storage.connection import SESSION_SETTINGS, Connection, ConnectionLost, split_hosts
+from regiond.storage.connection import Connection, ConnectionLost
+from regiond.storage.connector import SESSION_SETTINGS, split_hosts
 from regiond.storage.errors import DatabaseUnavailable
 
 LOOK_DEADLINE_SECONDS: Final = 2.0

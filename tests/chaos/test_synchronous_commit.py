@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThread
 
 from regiond.domain.mutations import Actor, Claim, Idempotency, Mutation, Outcome
 from regiond.domain.reservations import Kind
-from regiond.storage.connection import SESSION_SETTINGS, Connector
+from regiond.storage.connector import SESSION_SETTINGS, Connector
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.pool import Pool, Session
 from regiond.storage.reads import Reads

@@ -15,7 +15,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent
 
-from regiond.storage.connection import Connector
+from regiond.storage.connector import Connector
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.pool import LEAST_PATIENCE_SECONDS, Pool
 

@@ -13,7 +13,8 @@ from psycopg2 import errorcodes, extensions
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
-from regiond.storage.connection import SESSION_SETTINGS, Connection, Connector
+from regiond.storage.connection import Connection
+from regiond.storage.connector import SESSION_SETTINGS, Connector
 from regiond.storage.pool import ConnectionLost, DatabaseUnavailable, Pool, Session, TransactionLeftOpen
 from tests.database import TestServer
 from tests.waiting import until

@@ -12,7 +12,7 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from regiond.storage.connection import Connector
+from regiond.storage.connector import Connector
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.pool import SETTLE
 from regiond.storage.primary import NewestPrimary
