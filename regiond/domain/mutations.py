@@ -236,6 +236,11 @@ class Acknowledge:
     reset: bool = False
     epoch: int | None = None
 
+    @property
+    def is_of_server(self) -> bool:
+        """Whether it tells of the cluster's DHCP server, and not only of what the cluster keeps for it."""
+        return self.applied_generation is not None or self.error is not None or self.rejected is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:

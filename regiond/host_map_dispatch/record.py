@@ -23,7 +23,7 @@ class Announce(Protocol):
 
 
 class Record:
-    """Writes what clusters have, and tells whoever waits for it."""
+    """Writes what clusters have, and tells whoever waits for it: nobody waits for a cluster to accept something."""
 
     def __init__(self, writer: Mutations, announce: Announce) -> None:
         self._writer = writer
@@ -31,4 +31,10 @@ class Record:
 
     async def __call__(self, *steps: Step) -> None:
         await self._writer.submit(Mutation(REGION, steps, request_id="dispatch"))
-        self._announce.acknowledged({step.subnet for step in steps if isinstance(step, Acknowledge | Forgotten)})
+        told = {
+            step.subnet
+            for step in steps
+            if isinstance(step, Forgotten) or (isinstance(step, Acknowledge) and step.is_of_server)
+        }
+        if told:
+            self._announce.acknowledged(told)

@@ -30,8 +30,10 @@ __all__ = ["cluster", "site"]
 
 def test_a_state_is_recorded_and_announced(site: Site, cluster: FakeCluster) -> None:
     site.register(cluster)
-    site.claim()
     site.storage.announced.clear()
+    site.claim()
+    assert site.recorded() == ("serving", 1, 0)
+    assert site.storage.announced == [], "nobody waits for what a cluster has accepted"
     site.ask(cluster.report(SUBNET, 1, HISTORY))
     assert site.recorded() == ("serving", 1, 1)
     assert site.storage.announced == [frozenset({NET})]
