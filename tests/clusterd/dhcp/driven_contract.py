@@ -162,7 +162,8 @@ async def a_refused_host_map_is_reported_and_the_others_are_served(server: Troub
     host_map, words = server.refused
     await site.change(NET, [host_map, THREE])
     (rejected,) = site.state(NET).rejected
-    assert rejected.identifier == host_map.identifier and re.search(words, rejected.reason)
+    assert rejected.identifier == host_map.identifier
+    assert re.search(words, rejected.reason), rejected.reason
     assert await server.serves(THREE) and not await server.serves(host_map)
     await site.change(NET, [], [host_map.identifier])
     assert site.state(NET).rejected == () and await server.serves(ONE)
