@@ -33,6 +33,7 @@ from regiond.domain.changes import Plan
 from regiond.domain.mutations import Mutation, Outcome
 from regiond.domain.plan import plan
 from regiond.metrics.measurements import Measurements
+from regiond.storage.answering import Answering, Batch, Outcomes
 from regiond.storage.batch import (
     facts_request,
     owner_facts_request,
@@ -46,14 +47,12 @@ from regiond.storage.nodes import name_taken
 from regiond.storage.pool import SETTLE, Pool, Session
 
 MAX_BATCH_WEIGHT = 512  # steps, or addresses of a claim: planning more would stall the reactor for over 20 ms
-ANSWERED_AT_ONCE = 4  # steps, or addresses of a claim
 MAX_WAITING = 20_000
 ATTEMPTS = 4
 RETRY_DELAY_SECONDS = 0.2
 WAIT_SECONDS = 10.0
 BATCH_SECONDS = 10.0
 DRAIN_SECONDS = 0.005
-FACTS_SECONDS = 0.002  # PostgreSQL mostly has a batch's facts sooner
 
 # Advisory locks: a subnet's id (positive), or a writer's own (negative).
 _BEGIN = (
@@ -68,8 +67,6 @@ _WAS_COMMITTED = (
 )
 
 Committed = Callable[[frozenset[int]], None]
-Batch = Sequence[tuple[Mutation, Deferred[Outcome]]]
-Outcomes = Sequence[Outcome | Exception]
 
 
 class Writer:
@@ -100,7 +97,7 @@ class Writer:
         self._submitted = self._answered = 0  # they are answered in the order in which they came
         self._kept_off: Counter[int] = Counter()
         self._gates: list[Deferred[None]] = []
-        self._planned: Deferred[None] | None = None  # the batch that has begun, for who waits for it
+        self._answering = Answering(clock)
         self._untold: list[Plan] = []  # what is committed and was not told yet
 
     @property
@@ -188,8 +185,8 @@ class Writer:
                     committed, self._untold = self._untold, []
                     self._tell(self._announce, committed)
                     if begun is not None:
-                        await self._until_planned()
-                    await self._answer(*decided)
+                        await self._answering.until_planned()
+                    await self._answering.answer(*decided)
                     self._tell(self._log_audit, committed)
                 decided = None if begun is None else (begun[0], await begun[1])
                 self._refuse_late()
@@ -198,34 +195,8 @@ class Writer:
 
     def _begin_next(self, decided: int) -> tuple[Batch, Deferred[Outcomes]]:
         batch = self._next_batch(decided)
-        self._planned = Deferred()
+        self._answering.begun()
         return batch, Deferred.fromCoroutine(self._decide([mutation for mutation, _ in batch]))
-
-    async def _until_planned(self) -> None:
-        """Until the batch that has begun is planned and on its way to PostgreSQL, at most FACTS_SECONDS."""
-        if self._planned is not None:
-            late = self._clock.callLater(FACTS_SECONDS, self._begin_answers)
-            await self._planned
-            if late.active():
-                late.cancel()
-
-    def _begin_answers(self) -> None:
-        planned, self._planned = self._planned, None
-        if planned is not None:
-            planned.callback(None)
-
-    async def _answer(self, batch: Batch, outcomes: Outcomes) -> None:
-        """A few in a turn of the reactor: the next batch's facts may have come, and PostgreSQL waits for its plan."""
-        weight = 0
-        for (mutation, answer), outcome in zip(batch, outcomes, strict=True):
-            if weight >= ANSWERED_AT_ONCE:
-                weight = 0
-                await deferLater(self._clock, 0)
-            weight += mutation.weight
-            if isinstance(outcome, Outcome):
-                answer.callback(outcome)
-            else:
-                answer.errback(Failure(outcome))
 
     def _refuse_late(self) -> None:
         """Those who waited too long behind a batch in trouble."""
@@ -348,7 +319,7 @@ class Writer:
             rows = await session.run(_BEGIN_WITH_OWNERS, (locks, facts_request(mutations), owners))
         facts = read_facts(rows)
         decided = plan(facts, mutations)
-        self._clock.callLater(0, self._begin_answers)  # what follows is sent before
+        self._clock.callLater(0, self._answering.is_planned)  # what follows is sent before
         if decided.changes.anything:
             document = changes_document(batch_id, decided.changes, facts.subnets)
             planned.append(decided)
