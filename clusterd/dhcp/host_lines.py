@@ -20,7 +20,7 @@ have a line per subnet and family. Three more of its rules shape this (option.c 
 """
 
 import re
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -94,8 +94,8 @@ class HostLines:
         self.edits = 0
         self._counts: dict[Family, int] = {4: 0, 6: 0}
         self._held: dict[LineKey, tuple[HostMap, ...]] = {}
-        self._text: dict[LineKey, str] = {}
         self._order: list[LineKey] = []
+        self._texts: list[str] = []  # in that order
         for host_map in host_maps:
             self.add(host_map)
 
@@ -135,7 +135,7 @@ class HostLines:
         for host_map in added:
             if self.is_new(host_map):
                 fresh.add(host_map)
-        return [fresh._text[key] for key in fresh._order]
+        return fresh._texts
 
     def add(self, host_map: HostMap) -> str | None:
         """Give a host map its place; one that has it already keeps it.
@@ -152,10 +152,13 @@ class HostLines:
         line = render_line((*held, host_map))
         if len(line) > MAX_LINE_LENGTH:
             return _TOO_LONG.format(address=host_map.address, limit=MAX_LINE_LENGTH)
-        if not held:
-            insort(self._order, key)
+        place = bisect_left(self._order, key)
+        if held:
+            self._texts[place] = line
+        else:
+            self._order.insert(place, key)
+            self._texts.insert(place, line)
         self._held[key] = (*held, host_map)
-        self._text[key] = line
         self._counts[host_map.family] += 1
         self.edits += 1
         return None
@@ -168,18 +171,17 @@ class HostLines:
             return
         self._counts[host_map.family] -= 1
         self.edits += 1
+        place = bisect_left(self._order, key)
         left = tuple(other for other in held if other != host_map)
         if left:
             self._held[key] = left
-            self._text[key] = render_line(left)
+            self._texts[place] = render_line(left)
         else:
-            del self._held[key], self._text[key]
-            del self._order[bisect_left(self._order, key)]
+            del self._held[key], self._order[place], self._texts[place]
 
     def render(self) -> str:
         """The whole file: the header, then the lines sorted by address."""
-        lines = [self._text[key] for key in self._order]
-        return HEADER + "\n".join(lines) + ("\n" if lines else "")
+        return HEADER + "\n".join(self._texts) + ("\n" if self._texts else "")
 
 
 def _conflict(held: Sequence[HostMap], host_map: HostMap) -> str | None:
