@@ -37,6 +37,7 @@ from regiond.domain.ids import ID_BITS, NewId, Prefix, format_id, parse_id
 from regiond.domain.mutations import Actor
 from regiond.storage.accounts import AccountStore
 from regiond.storage.changes import Change
+from regiond.use_cases.conditions import require_admin
 from regiond.use_cases.requests import Caller, RequestContext
 
 CACHE_SECONDS: Final = 5.0
@@ -150,7 +151,7 @@ class Accounts:
 
     async def create_account(self, context: RequestContext, *, name: str, role: Role) -> AccountView:
         """Raises NotPermitted, NameTaken, and ValueError for what is not a name."""
-        _need_admin(context)
+        require_admin(context)
         name = parse_name(name)
         account = await self._store.create_account(context.change, self._new_id(), name, role)
         self._log.info(
@@ -164,7 +165,7 @@ class Accounts:
         return account
 
     async def list_accounts(self, context: RequestContext, *, limit: int, after: str | None) -> Sequence[AccountView]:
-        _need_admin(context)
+        require_admin(context)
         return await self._store.accounts(limit, _cursor(Prefix.ACCOUNT, after))
 
     async def account(self, context: RequestContext, account_id: str) -> AccountView:
@@ -186,7 +187,7 @@ class Accounts:
 
         A disabled account's tokens prove nothing. Raises NotFound and NotPermitted.
         """
-        _need_admin(context)
+        require_admin(context)
         account = await self.account(context, account_id)
         if account.name == LOCAL_ACCOUNT and changes.get("disabled"):
             raise errors.NotPermitted("the built-in account `local` cannot be disabled: the socket's owner needs it")
@@ -295,11 +296,6 @@ class Accounts:
             actor=context.caller.name,
             request_id=context.request_id,
         )
-
-
-def _need_admin(context: RequestContext) -> None:
-    if not context.caller.is_admin:
-        raise errors.NotPermitted("this needs an account with the role admin")
 
 
 def _cursor(prefix: Prefix, after: str | None) -> int | None:

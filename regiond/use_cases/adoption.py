@@ -19,7 +19,9 @@ from regiond.storage.first_contact import FirstContactStore
 from regiond.storage.reads import Reads
 from regiond.storage.writer import Writer
 from regiond.use_cases import inputs
+from regiond.use_cases.conditions import require_admin
 from regiond.use_cases.inventory import Inventory
+from regiond.use_cases.owners import owner_named
 from regiond.use_cases.requests import RequestContext
 
 MAX_ENTRIES: Final = 500
@@ -41,14 +43,14 @@ class Adoptions:
 
     async def contact(self, context: RequestContext, cluster: str) -> ContactView:
         """Raises NotFound."""
-        _require_admin(context)
+        require_admin(context)
         return await self._store.contact(await self._cluster(cluster))
 
     async def entries(
         self, context: RequestContext, cluster: str, *, subnet: str | None, limit: int, after: str | None
     ) -> Sequence[ForeignEntry]:
         """The cluster's static entries that are not ours, on one subnet or on all."""
-        _require_admin(context)
+        require_admin(context)
         return await self._store.entries(
             await self._cluster(cluster),
             subnet=None if subnet is None else await self._inventory.subnet_id(subnet),
@@ -63,7 +65,7 @@ class Adoptions:
 
         An entry that was adopted before is done: calling this again changes nothing.
         """
-        _require_admin(context)
+        require_admin(context)
         if (first := await self._store.answered(context.change)) is not None:
             return _RESULTS.validate_json(first)
         results = await self._adopt_all(context, cluster, entries, owner)
@@ -76,7 +78,7 @@ class Adoptions:
         if not 1 <= len(entries) <= MAX_ENTRIES:
             raise errors.InvalidRequest("/entries", f"1 to {MAX_ENTRIES} ids")
         wanted = [inputs.known_id(Prefix.FOREIGN_ENTRY, entry) for entry in entries]
-        account, name = await self._owner(context, owner)
+        account, name = await owner_named(self._reads, context, owner)
         found = await self._store.entries(await self._cluster(cluster), only=wanted, limit=MAX_ENTRIES)
         known = {foreign.id: foreign for foreign in found}
         for number, text in zip(wanted, entries, strict=True):
@@ -120,16 +122,3 @@ class Adoptions:
 
     async def _cluster(self, cluster: str) -> int:
         return (await self._inventory.cluster(cluster)).id
-
-    async def _owner(self, context: RequestContext, name: str | None) -> tuple[int, str]:
-        if name is None or name == context.caller.name:
-            return context.caller.account, context.caller.name
-        account = await self._reads.account_id(name)
-        if account is None:
-            raise errors.NotFound(f"no account {name}")
-        return account, name
-
-
-def _require_admin(context: RequestContext) -> None:
-    if not context.caller.is_admin:
-        raise errors.NotPermitted("this needs the role admin")

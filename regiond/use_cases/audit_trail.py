@@ -8,6 +8,7 @@ from regiond.domain import errors
 from regiond.domain.ids import Prefix, parse_id
 from regiond.domain.views import AuditEntry
 from regiond.storage.audit import AuditFilter, AuditReads
+from regiond.use_cases.conditions import require_admin
 from regiond.use_cases.requests import RequestContext
 
 FILTERS: Final = {"object": "objects", "actor": "actors", "action": "actions", "request_id": "request_ids"}
@@ -33,8 +34,7 @@ class AuditTrail:
 
         Raises NotPermitted, and InvalidRequest for a filter that there is not.
         """
-        if not context.caller.is_admin:
-            raise errors.NotPermitted("this needs the role admin")
+        require_admin(context)
         conditions = {}
         for name, values in filters.items():
             if name not in FILTERS:

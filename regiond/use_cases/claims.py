@@ -6,6 +6,7 @@ nodes, and a user sees and releases only what is its own. What it may not see do
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 from regiond.catalogue import Catalogue
@@ -22,7 +23,7 @@ from regiond.storage.reads import Reads
 from regiond.storage.reservation_filter import ReservationFilter
 from regiond.storage.writer import Writer
 from regiond.use_cases import inputs
-from regiond.use_cases.conditions import require_admin, required, while_it_changes
+from regiond.use_cases.conditions import require_admin, required, while_it_changes, while_parts_go
 from regiond.use_cases.filters import ReservationFilters
 from regiond.use_cases.probed_claims import ProbedClaims
 from regiond.use_cases.repeats import first_answer, once
@@ -38,8 +39,6 @@ from regiond.use_cases.steps import (
     only_own,
     release,
 )
-
-DELETE_ATTEMPTS = 10
 
 
 class LooksAtLeases(Protocol):
@@ -165,15 +164,8 @@ class Claims:
             condition = required(context, Prefix.NODE, node.id, [])
             return await self._submit(context, *condition, *releases, DropNode(node.id))
 
-        async def delete_as_it_is() -> Outcome:
-            for _ in range(DELETE_ATTEMPTS - 1):
-                try:
-                    return await delete()
-                except errors.NotFound:
-                    await self.node(context, node_id)  # it is there: one of its addresses came or went meanwhile
-            return await delete()
-
-        return await self._still_there(await self._once(context, delete_as_it_is))
+        deleting = partial(while_parts_go, delete, lambda: self.node(context, node_id))
+        return await self._still_there(await self._once(context, deleting))
 
     async def claim_node_address(
         self,
@@ -270,15 +262,7 @@ class Claims:
             condition = required(context, Prefix.GROUP, inputs.known_id(Prefix.GROUP, group_id), held)
             return await self._submit(context, *condition, *(release(one, False) for one in held))
 
-        async def give_back_what_is_left() -> Outcome:
-            for _ in range(DELETE_ATTEMPTS - 1):
-                try:
-                    return await give_back()
-                except errors.NotFound:
-                    await self.group(context, group_id)  # it is there: one of it was given back alone meanwhile
-            return await give_back()
-
-        await self._once(context, give_back_what_is_left)
+        await self._once(context, partial(while_parts_go, give_back, lambda: self.group(context, group_id)))
 
     # ---- steps of the stories ----
 

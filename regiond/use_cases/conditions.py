@@ -48,6 +48,19 @@ async def while_it_changes(act: Callable[[], Awaitable[T]]) -> T:
     raise DatabaseUnavailable("its addresses come and go all the time")
 
 
+async def while_parts_go(delete: Callable[[], Awaitable[T]], look: Callable[[], Awaitable[object]]) -> T:
+    """Delete a thing with all its parts, again where one of them came or went meanwhile.
+
+    `look` raises NotFound when the thing itself is gone, and so does this.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return await delete()
+        except errors.NotFound:
+            await look()
+    return await delete()
+
+
 def path_of(held: Reservation) -> str:
     """Where a reservation of a device or node is deleted."""
     if held.node is not None:

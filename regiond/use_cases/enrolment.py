@@ -38,6 +38,7 @@ from regiond.domain.views import ClusterView
 from regiond.storage.certificates import CertificateStore, Enrolled, Issued, StoredAuthority
 from regiond.storage.changes import Change
 from regiond.use_cases.accounts import random_id
+from regiond.use_cases.conditions import require_admin
 from regiond.use_cases.repeats import still_there
 from regiond.use_cases.requests import RequestContext
 
@@ -174,7 +175,7 @@ class Enrolment:
         The secret is in the answer and nowhere else: the answer to a repeated idempotency key is without it. Raises
         NotPermitted, NotFound, InvalidRequest and NoClusterListener.
         """
-        _need_admin(context)
+        require_admin(context)
         if self.address is None:
             raise errors.NoClusterListener(
                 "no cluster could connect after enrolling: this regiond listens on no TCP address; set [clusters] "
@@ -211,14 +212,14 @@ class Enrolment:
 
     async def withdraw(self, context: RequestContext, name: str) -> None:
         """Make the name's token worthless. Raises NotPermitted and NotFound."""
-        _need_admin(context)
+        require_admin(context)
         name = await self._name(name)
         await self._store.withdraw_enrolment(context.change, name)
         await self._announce()
 
     async def revoke(self, context: RequestContext, cluster: str) -> ClusterView:
         """Refuse the cluster from now on. Raises NotPermitted and NotFound."""
-        _need_admin(context)
+        require_admin(context)
         view = await self._clusters.cluster(cluster)
         await self._revoke(context, context.change, view)
         return await self._clusters.cluster(format_id(Prefix.CLUSTER, view.id))
@@ -230,7 +231,7 @@ class Enrolment:
         Raises NotPermitted, NotFound, ClusterHoldsHostMaps and StaleVersion: `If-Match` is asked with the revocation,
         which is the first that happens.
         """
-        _need_admin(context)
+        require_admin(context)
         if await self._topology.was_done(context.change):
             return  # and nothing is revoked under a key that stands for another request
         view = await still_there(
@@ -360,8 +361,3 @@ class Eviction:
                 peer=link.peer,
             )
             link.abort()
-
-
-def _need_admin(context: RequestContext) -> None:
-    if not context.caller.is_admin:
-        raise errors.NotPermitted("this needs an account with the role admin")

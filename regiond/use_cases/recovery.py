@@ -8,6 +8,7 @@ from twisted.logger import Logger
 from regiond.domain import errors
 from regiond.domain.recovery import RecoveryView
 from regiond.storage.changes import Change
+from regiond.use_cases.conditions import require_admin
 from regiond.use_cases.requests import RequestContext
 
 
@@ -40,12 +41,12 @@ class Recoveries:
 
     async def recovery(self, context: RequestContext) -> RecoveryView:
         """The recovery that goes on, or the latest one."""
-        _require_admin(context)
+        require_admin(context)
         return await self._store.view()
 
     async def begin(self, context: RequestContext, *, reason: str) -> RecoveryView:
         """Hear every cluster before anything is claimed again. Raises AlreadyRecovering."""
-        _require_admin(context)
+        require_admin(context)
         if await self._store.was_done(context.change):
             return await self._store.view()
         history = await self._store.begin(context.change, reason)
@@ -67,7 +68,7 @@ class Recoveries:
 
         Raises NotRecovering, NotAllHeard, InvalidRequest.
         """
-        _require_admin(context)
+        require_admin(context)
         if await self._store.was_done(context.change):
             return await self._store.view()
         names = await self._store.end_waiting(context.change, force=force, without=without)
@@ -80,8 +81,3 @@ class Recoveries:
         )
         await self._settles.settle()
         return await self._store.view()
-
-
-def _require_admin(context: RequestContext) -> None:
-    if not context.caller.is_admin:
-        raise errors.NotPermitted("this needs the role admin")

@@ -20,6 +20,7 @@ from regiond.storage.reads import Reads
 from regiond.storage.reservation_filter import ReservationFilter
 from regiond.use_cases import inputs
 from regiond.use_cases.conditions import path_of, require_admin, required
+from regiond.use_cases.owners import owner_named
 from regiond.use_cases.requests import RequestContext
 
 MAX_COUNT = 256
@@ -132,12 +133,7 @@ class Steps:
 
     async def owner(self, context: RequestContext, name: str | None) -> tuple[int, str]:
         """An account's id and name; without a name the caller's own. Raises NotFound."""
-        if name is None or name == context.caller.name:
-            return context.caller.account, context.caller.name
-        account = await self._reads.account_id(name)
-        if account is None:
-            raise errors.NotFound(f"no account {name}")
-        return account, name
+        return await owner_named(self._reads, context, name)
 
     # ---- claims ----
 

@@ -18,6 +18,7 @@ from regiond.domain.views import CheckReport, SubnetView, Utilisation
 from regiond.storage.check import SubnetChecks
 from regiond.storage.ranges import RangeStore
 from regiond.storage.subnets import SubnetStore
+from regiond.use_cases.conditions import require_admin
 from regiond.use_cases.inventory import Inventory
 from regiond.use_cases.requests import RequestContext
 
@@ -60,7 +61,7 @@ class Subnets:
         `probe`: claims are probed unless they say otherwise. `claimants`: `everyone`, `admins`, or the accounts that
         may claim beside admins.
         """
-        _require_admin(context)
+        require_admin(context)
         if release_hold_seconds is not None and not 0 <= release_hold_seconds <= MAX_RELEASE_HOLD_SECONDS:
             raise errors.InvalidRequest("/release_hold_seconds", f"0 to {MAX_RELEASE_HOLD_SECONDS}")
         number = await self._inventory.subnet_id(subnet)
@@ -90,7 +91,7 @@ class Subnets:
 
         Raises RangeOverlap, RangeOverReservations, AddressOutsideSubnet and InvalidRequest.
         """
-        _require_admin(context)
+        require_admin(context)
         values = RangeValues(_kind(kind), _address("/low", low), _address("/high", high), comment or None)
         number = await self._inventory.subnet_id(subnet)
         made = await self._ranges.add(context.change, number, values, force=force)
@@ -101,7 +102,7 @@ class Subnets:
         self, context: RequestContext, subnet: str, range_id: str, *, changes: Mapping[str, Any], force: bool
     ) -> AddressRange:
         """`changes` may have kind, low, high and comment; what is not there stays. Raises as `add_range`."""
-        _require_admin(context)
+        require_admin(context)
         number, range_number = await self._inventory.subnet_id(subnet), _range_id(range_id)
         edit = _editor(changes)
         changed = await self._ranges.change(context.change, number, range_number, edit, force=force)
@@ -109,7 +110,7 @@ class Subnets:
         return changed
 
     async def remove_range(self, context: RequestContext, subnet: str, range_id: str) -> None:
-        _require_admin(context)
+        require_admin(context)
         number, range_number = await self._inventory.subnet_id(subnet), _range_id(range_id)
         await self._ranges.remove(context.change, number, range_number)
         self._log.info(
@@ -139,7 +140,7 @@ class Subnets:
 
     async def check(self, context: RequestContext, subnet: str) -> CheckReport:
         """Looks at everything that is stored of the subnet, online. Its findings name who has what: for admins."""
-        _require_admin(context)
+        require_admin(context)
         report = await self._checks.check(await self._inventory.subnet_id(subnet))
         if report.findings:
             self._log.warn(
@@ -154,7 +155,7 @@ class Subnets:
 
     async def repair(self, context: RequestContext, subnet: str) -> CheckReport:
         """Rebuild what can be computed from the rest, under the subnet's lock; how it is afterwards."""
-        _require_admin(context)
+        require_admin(context)
         number = await self._inventory.subnet_id(subnet)
         await self._checks.repair(context.change, number)
         self._log.warn(
@@ -165,11 +166,6 @@ class Subnets:
             request_id=context.request_id,
         )
         return await self._checks.check(number)
-
-
-def _require_admin(context: RequestContext) -> None:
-    if not context.caller.is_admin:
-        raise errors.NotPermitted("this needs the role admin")
 
 
 def _editor(changes: Mapping[str, Any]) -> Callable[[RangeValues], RangeValues]:
