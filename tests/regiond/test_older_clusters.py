@@ -49,6 +49,15 @@ def maps_of(cluster: FakeCluster) -> set[HostMap]:
     return {host_map for stored in cluster.subnets.values() for host_map in stored.host_maps.values()}
 
 
+async def with_one_map(at: Office, cluster: FakeCluster) -> int:
+    """The cluster's only subnet, of which it has the only host map."""
+    await report(cluster)
+    subnet = await at.subnet(NET)
+    await at.region.do(at.region.device(subnet, mac(1)))
+    await until(lambda: is_delivered(at, cluster, 1))
+    return subnet
+
+
 async def is_delivered(at: Office, cluster: FakeCluster, *numbers: int) -> bool:
     await at.sweep()
     return {host_map.identifier for host_map in maps_of(cluster)} == {mac(number) for number in numbers}
@@ -78,10 +87,7 @@ async def test_what_it_cannot_show_is_not_overwritten_and_is_no_bug(
     """Its host maps are not those of the region, so one of both is of another past; nobody can tell which."""
     cluster = OlderCluster("rack-7")
     async with office(database, tmp_path) as at, linked(at, cluster):
-        await report(cluster)
-        subnet = await at.subnet(NET)
-        await at.region.do(at.region.device(subnet, mac(1)))
-        await until(lambda: is_delivered(at, cluster, 1))
+        subnet = await with_one_map(at, cluster)
         (stored,) = cluster.subnets.values()
         stored.host_maps[mac(9)] = HostMap(mac(9), "192.0.2.99")
         await at.region.do(at.region.device(subnet, mac(2)))
@@ -101,10 +107,7 @@ async def test_a_recovery_waits_for_it_until_an_admin_ends_it_and_then_it_is_ser
 ) -> None:
     cluster = OlderCluster("rack-7")
     async with office(database, tmp_path) as at, linked(at, cluster):
-        await report(cluster)
-        subnet = await at.subnet(NET)
-        await at.region.do(at.region.device(subnet, mac(1)))
-        await until(lambda: is_delivered(at, cluster, 1))
+        subnet = await with_one_map(at, cluster)
     async with copied(postgres, database) as backup, office(backup, tmp_path) as at:
         change = Change(at.region.actor, "test-request")
         assert await at.recoveries.begin(change, "a backup was restored") is not None
@@ -133,10 +136,7 @@ async def test_one_that_does_not_know_what_it_is_removing_is_heard_without_that(
 ) -> None:
     cluster = LessOldCluster("rack-7")
     async with office(database, tmp_path) as at, linked(at, cluster):
-        await report(cluster)
-        subnet = await at.subnet(NET)
-        await at.region.do(at.region.device(subnet, mac(1)))
-        await until(lambda: is_delivered(at, cluster, 1))
+        await with_one_map(at, cluster)
         (stored,) = cluster.subnets.values()
         stored.cidr = NET
     async with copied(postgres, database) as backup, office(backup, tmp_path) as at:

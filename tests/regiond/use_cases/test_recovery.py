@@ -1,6 +1,6 @@
 """A database that went back in time: real PostgreSQL, the real parts of clusterd, and what they make of each other."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,24 @@ async def claim(at: Office, subnet: int, number: int, **values: Any) -> Reservat
     return outcome.reservations[0]
 
 
+async def begun(dsn: str, directory: Path, backend: FakeBackend, *numbers: int) -> tuple[int, list[Reservation]]:
+    """A region with one cluster on one subnet, and what was claimed there before either was stopped."""
+    async with office(dsn, directory) as at, rack(at, directory / "disk", backend) as here:
+        await here.report(NET)
+        subnet = await at.subnet(NET)
+        return subnet, [await claim(at, subnet, number) for number in numbers]
+
+
+async def swept(at: Office, true: Callable[[], bool]) -> None:
+    """Wait until it is true, with sweeps as the region makes them."""
+
+    async def holds() -> bool:
+        await at.sweep()
+        return true()
+
+    await until(holds)
+
+
 async def is_over(at: Office) -> bool:
     await at.sweep()
     [(over,)] = await at.region.pool.query(
@@ -79,11 +97,7 @@ async def test_what_a_cluster_serves_and_the_backup_does_not_know_is_reserved_ag
     postgres: TestServer, database: str, tmp_path: Path
 ) -> None:
     backend = FakeBackend()
-    async with office(database, tmp_path) as at, rack(at, tmp_path / "disk", backend) as here:
-        await here.report(NET)
-        subnet = await at.subnet(NET)
-        await claim(at, subnet, 1)
-        released = await claim(at, subnet, 2)
+    subnet, [_, released] = await begun(database, tmp_path, backend, 1, 2)
     async with copied(postgres, database) as backup:
         async with office(database, tmp_path) as at, rack(at, tmp_path / "disk", backend):
             lost = await claim(at, subnet, 3, hostname="bmc-3")
@@ -106,11 +120,7 @@ async def test_what_a_cluster_serves_and_the_backup_does_not_know_is_reserved_ag
             (doubt,) = [finding for finding in shown.findings if finding.kind == "possibly-released"]
             assert (doubt.address, doubt.reservation) == (released.address, released.id)
 
-            async def delivered() -> bool:
-                await at.sweep()
-                return {HostMap(mac(2), released.address), *served} == backend.maps
-
-            await until(delivered)
+            await swept(at, lambda: {HostMap(mac(2), released.address), *served} == backend.maps)
             assert not any(served & change.removed for change in backend.changes), "nothing stopped being served"
             after = await claim(at, subnet, 9)
             assert after.address not in {host_map.address for host_map in served}
@@ -171,11 +181,7 @@ async def test_an_address_that_was_handed_on_in_the_lost_past_stays_with_whom_th
     postgres: TestServer, database: str, tmp_path: Path
 ) -> None:
     backend = FakeBackend()
-    async with office(database, tmp_path) as at, rack(at, tmp_path / "disk", backend) as here:
-        await here.report(NET)
-        subnet = await at.subnet(NET)
-        first = await claim(at, subnet, 1)
-        moved = await claim(at, subnet, 2)
+    subnet, [first, moved] = await begun(database, tmp_path, backend, 1, 2)
     async with copied(postgres, database) as backup:
         async with office(database, tmp_path) as at, rack(at, tmp_path / "disk", backend):
             for held in (first, moved):
@@ -199,11 +205,7 @@ async def test_an_address_that_was_handed_on_in_the_lost_past_stays_with_whom_th
             displaced = {finding.reservation for finding in shown.findings if finding.kind == "displaced"}
             assert displaced == {first.id, taken.id}
 
-            async def delivered() -> bool:
-                await at.sweep()
-                return backend.maps == {HostMap(mac(3), first.address), HostMap(mac(2), "192.0.2.77")}
-
-            await until(delivered)
+            await swept(at, lambda: backend.maps == {HostMap(mac(3), first.address), HostMap(mac(2), "192.0.2.77")})
             assert await at.region.tiles([subnet])
             assert await at.region.digest_is_right(subnet)
 
@@ -214,10 +216,7 @@ async def test_what_a_region_that_noticed_nothing_did_since_is_no_base_for_a_dif
 ) -> None:
     """The region has overtaken the cluster's generation, so only the digest tells."""
     backend = FakeBackend()
-    async with office(database, tmp_path) as at, rack(at, tmp_path / "disk", backend) as here:
-        await here.report(NET)
-        subnet = await at.subnet(NET)
-        await claim(at, subnet, 1)
+    subnet, _ = await begun(database, tmp_path, backend, 1)
     async with copied(postgres, database) as backup:
         async with office(database, tmp_path) as at, rack(at, tmp_path / "disk", backend):
             lost = await claim(at, subnet, 2, address="192.0.2.50")
@@ -230,11 +229,7 @@ async def test_what_a_region_that_noticed_nothing_did_since_is_no_base_for_a_dif
             # The region's own claim of the generation at which the cluster was is one that the cluster has not.
             assert (await found(at)).counts == {"recovered": 1, "possibly-released": 1}
 
-            async def delivered() -> bool:
-                await at.sweep()
-                return {m.identifier for m in backend.maps} == {mac(n) for n in (1, 2, 3, 4, 5)}
-
-            await until(delivered)
+            await swept(at, lambda: {m.identifier for m in backend.maps} == {mac(n) for n in (1, 2, 3, 4, 5)})
 
 
 @pytest_twisted.ensureDeferred
@@ -293,11 +288,7 @@ async def test_a_cluster_that_does_not_come_is_waited_for_until_an_admin_ends_it
                     assert now[conflicting.address] == (Kind.USER, Status.ACTIVE)
                     assert (await found(at)).counts == {"given-up": 1, "recovered": 1, "conflict": 1}
 
-                    async def delivered() -> bool:
-                        await at.sweep()
-                        return {m.identifier for m in far.maps} == {mac(1), mac(2)}
-
-                    await until(delivered)
+                    await swept(at, lambda: {m.identifier for m in far.maps} == {mac(1), mac(2)})
 
 
 @pytest_twisted.ensureDeferred
@@ -377,9 +368,7 @@ async def test_a_subnet_that_the_backup_does_not_know_is_not_claimable_before_it
     postgres: TestServer, database: str, tmp_path: Path
 ) -> None:
     backend = FakeBackend()
-    async with office(database, tmp_path) as at, rack(at, tmp_path / "disk", backend) as here:
-        await here.report(NET)
-        await claim(at, await at.subnet(NET), 1)
+    await begun(database, tmp_path, backend, 1)
     async with copied(postgres, database) as backup:
         async with office(database, tmp_path) as at, rack(at, tmp_path / "disk", backend) as here:
             await here.report(NET, "198.51.100.0/24")
@@ -390,11 +379,7 @@ async def test_a_subnet_that_the_backup_does_not_know_is_not_claimable_before_it
             await until(lambda: is_over(at))
             assert (await kinds(at.region))[lost.address] == (Kind.RECOVERED, Status.ACTIVE)
 
-            async def delivered() -> bool:
-                await at.sweep()
-                return len(backend.maps) == 2
-
-            await until(delivered)
+            await swept(at, lambda: len(backend.maps) == 2)
 
 
 @pytest_twisted.ensureDeferred
