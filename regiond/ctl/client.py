@@ -2,8 +2,10 @@
 
 import http.client
 import json
+import os
 import socket
 import ssl
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -158,13 +160,15 @@ class Client:
         return read_reply(str(self._target), response.status, headers, content)
 
 
-def read_token_file(path: str) -> str:
-    """The token that is a file's only line. Raises ValueError."""
+def read_token_file(path: str) -> tuple[str, bool]:
+    """The token that is a file's only line, and whether everybody on this host may read that. Raises ValueError."""
     try:
-        text = Path(path).read_text(encoding="latin-1")
+        with Path(path).open(encoding="latin-1") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read()
     except OSError as error:
         raise ValueError(f"the token file {path} cannot be read: {_reason(error)}") from error
-    return check_token(text, path)
+    return check_token(text, path), stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
 
 
 def check_token(text: str, where: str) -> str:

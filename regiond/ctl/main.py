@@ -1,6 +1,7 @@
 """`regionctl`: what an operator does with the region, from a shell."""
 
 import os
+from shlex import quote
 
 import click
 
@@ -49,7 +50,7 @@ from regiond.ctl.vrfs import add_subnet, remove_subnet, vrfs
     metavar="PATH",
     envvar="REGIOND_TOKEN_FILE",
     show_envvar=True,
-    help="A file with a token in it. Tokens are never given as arguments: other users could see them.",
+    help="A file with a token in it, mode 600. Tokens are never given as arguments: other users could see them.",
 )
 @click.option(
     "--ca-file",
@@ -91,7 +92,7 @@ def cli(
 
 def _target(socket: str | None, url: str | None, token_file: str | None, ca_file: str | None, timeout: float) -> Target:
     try:
-        token = None if token_file is None else read_token_file(token_file)
+        token = None if token_file is None else _token_of(token_file)
         if url is None:
             return Target(socket=socket or DEFAULT_SOCKET, token=token, timeout=timeout)
         if token is None and "REGIOND_TOKEN" in os.environ:
@@ -101,6 +102,13 @@ def _target(socket: str | None, url: str | None, token_file: str | None, ca_file
         return Target(url=parse_url(url), token=token, timeout=timeout, ca_file=ca_file)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def _token_of(path: str) -> str:
+    token, for_everybody = read_token_file(path)
+    if for_everybody:
+        click.echo(f"regionctl: everybody on this host may read the token in {path}: chmod 600 {quote(path)}", err=True)
+    return token
 
 
 clusters.add_command(serve)

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from regiond.domain.reservations import Kind
 
-_EVENT_ID = re.compile(r"([0-9a-f]{8})-([0-9]{1,18})")
+EVENT_ID_PATTERN: Final = "([0-9a-f]{8})-([0-9]{1,18})"
+_EVENT_ID = re.compile(EVENT_ID_PATTERN)
 
 
 class EventKind(StrEnum):

@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncGenerator
 
-from regiond.domain.events import EventKind
+from regiond.domain.events import EventKind, parse_event_id
 from regiond.http.bodies.events import Following
+from regiond.http.fields import NO_EVENT_ID
 from regiond.http.problems import invalid
 from regiond.http.representations import events as show
 from regiond.http.routing import BASE, SELECTING, Access, Answer, Call, Route, Streamed
@@ -30,9 +31,12 @@ async def follow(use: UseCases, call: Call[None, Following]) -> Answer:
     for text in query.kind:
         if text not in known:
             raise invalid("?kind", f"there is no kind {text[:64]!r}; there are {', '.join(known)}")
+    last = call.headers.get("last-event-id")
+    if last and parse_event_id(last) is None:
+        raise invalid("Last-Event-ID", NO_EVENT_ID)
     following = await use.events.follow(
         call.context,
-        after=call.headers.get("last-event-id") or query.after,
+        after=last or query.after,
         kinds=[known[text] for text in query.kind],
         subnets=query.subnet,
         wait=query.wait,

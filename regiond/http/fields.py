@@ -4,7 +4,15 @@ import re
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from clusterd.protocol.addresses import canonical_address
 from clusterd.protocol.values import (
@@ -16,6 +24,7 @@ from clusterd.protocol.values import (
     parse_mac,
     parse_name,
 )
+from regiond.domain.events import EVENT_ID_PATTERN, parse_event_id
 from regiond.domain.selectors import MAX_SELECTOR_LENGTH
 
 MAX_TEXT_LENGTH = 500
@@ -26,6 +35,7 @@ MAX_EXPIRES_IN_SECONDS = 10 * 366 * 86400
 MAX_LIMIT = 2**31 - 1
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
+NO_EVENT_ID = "not an event's id: expected one as it came, like 5d2e0000-17"
 
 _SECONDS = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,3})?")
 _DIGITS = re.compile(r"[0-9]{1,6}")
@@ -65,6 +75,24 @@ def _number(value: Any) -> Any:
 def _whole(value: Any) -> Any:
     """`3.0` is an integer in JSON Schema."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def seconds_from_now(least: int, most: int) -> WrapValidator:
+    """A number of this range, whose mistakes tell the unit: a program easily writes minutes there, or a date."""
+
+    def read(value: Any, number: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return number(value)
+        except ValidationError as error:
+            raise ValueError(f"seconds from now: a whole number from {least} to {most}") from error
+
+    return WrapValidator(read)
+
+
+def _event_id(text: str) -> str:
+    if parse_event_id(text) is None:
+        raise ValueError(NO_EVENT_ID)
+    return text
 
 
 def _flag(value: Any) -> Any:
@@ -118,7 +146,10 @@ ClientId = Annotated[str, _octets(IdentifierKind.CLIENT_ID), _described("hostmap
 Duid = Annotated[str, _octets(IdentifierKind.DUID), _described("hostmap-duid", "00:03:00:01:00:16:3e:00:00:01")]
 Whole = BeforeValidator(_whole)
 ExpiresIn = Annotated[
-    int, Field(ge=1, le=MAX_EXPIRES_IN_SECONDS, description="seconds from now", examples=[86400]), Whole
+    int,
+    Field(ge=1, le=MAX_EXPIRES_IN_SECONDS, description="seconds from now", examples=[86400]),
+    Whole,
+    seconds_from_now(1, MAX_EXPIRES_IN_SECONDS),
 ]
 ReservationLimit = Annotated[int, Field(ge=0, le=MAX_LIMIT), Whole]
 
@@ -130,5 +161,10 @@ Wait = Annotated[
 ]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, description="at most so many"), BeforeValidator(_number)]
 Time = Annotated[datetime, BeforeValidator(_time), Field(examples=["2026-01-31T12:00:00Z"])]
+EventIdText = Annotated[
+    str,
+    AfterValidator(_event_id),
+    Field(json_schema_extra={"pattern": f"^{EVENT_ID_PATTERN}$", "examples": ["5d2e0000-17"]}),
+]
 Line = Annotated[str, Field(json_schema_extra={"format": "hostmap-line"})]
 Flag = Annotated[bool, BeforeValidator(_flag)]

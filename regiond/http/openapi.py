@@ -13,6 +13,7 @@ from typing import Any, Final, get_args
 from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
+from regiond.domain.events import EVENT_ID_PATTERN
 from regiond.domain.ids import ID_BITS, Prefix
 from regiond.http.bodies.base import Body, Change, Forcing, Query
 from regiond.http.problems import MEDIA_TYPE, PROBLEMS
@@ -59,7 +60,12 @@ _PATH_PARAMETERS: Final = {
     "vrf": "the id of the VRF, or its name",
     "interface": "the id of the cluster interface",
 }
-_ABOUT_HEADERS: Final = {"Last-Event-ID": "the last `id` that came: what happened since then comes first"}
+_SENT_HEADERS: Final = {
+    "Last-Event-ID": {
+        "description": "the last `id` that came: what happened since then comes first; empty, as if it were not there",
+        "schema": {"type": "string", "pattern": f"^({EVENT_ID_PATTERN})?$"},
+    }
+}
 
 
 def document(routes: Iterable[Route]) -> dict[str, Any]:
@@ -164,7 +170,7 @@ def _parameters(route: Route) -> Iterator[dict[str, Any]]:
             "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
         }
     for name in route.headers:
-        yield {"name": name, "in": "header", "description": _ABOUT_HEADERS[name], "schema": {"type": "string"}}
+        yield {"name": name, "in": "header", **_SENT_HEADERS[name]}
     if route.conditional:
         yield {
             "name": "If-Match",

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from regiond.domain.events import EventKind
 from regiond.http.bodies.base import Query
-from regiond.http.fields import Line, SelectorText, Wait
+from regiond.http.fields import EventIdText, SelectorText, Wait
 
 
 class Following(Query):
@@ -21,7 +21,7 @@ class Following(Query):
     )
     subnet: list[SelectorText] = Field(default=[], description="only of the subnets that these selectors mean")
     after: Annotated[
-        Line | None, Field(description="for those who cannot send Last-Event-ID: what happened after this id")
+        EventIdText | None, Field(description="for those who cannot send Last-Event-ID: what happened after this id")
     ] = None
     wait: Annotated[
         Wait | None, Field(description="the stream ends when nothing has come for so many seconds; without it, never")

@@ -6,9 +6,17 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from regiond.http.bodies.base import Body, Page, Query
-from regiond.http.fields import Flag, SelectorText, Whole
+from regiond.http.fields import Flag, SelectorText, Whole, seconds_from_now
 
 MAX_ENROLMENT_SECONDS = 7 * 86400
+
+
+EnrolmentExpiresIn = Annotated[
+    int,
+    Field(ge=60, le=MAX_ENROLMENT_SECONDS, description="seconds from now", examples=[86400]),
+    Whole,
+    seconds_from_now(60, MAX_ENROLMENT_SECONDS),
+]
 
 
 class NewEnrolmentBody(Body):
@@ -16,7 +24,7 @@ class NewEnrolmentBody(Body):
 
     examples: ClassVar[Mapping[str, Any]] = {"a day": {"expires_in": 86400}}
 
-    expires_in: Annotated[int, Field(ge=60, le=MAX_ENROLMENT_SECONDS), Whole] | None = None
+    expires_in: EnrolmentExpiresIn | None = None
 
 
 class Forgetting(Query):

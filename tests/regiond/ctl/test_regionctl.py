@@ -285,7 +285,11 @@ async def test_a_token_from_a_file_is_never_shown(tmp_path: Path) -> None:
     path.write_text("admin\n")
     async with serving() as server:
         url = f"http://127.0.0.1:{server.port}"
-        assert (await run("--url", url, "--token-file", str(path), "clusters", "list")).exit_code == 0
+        for mode, warned in ((0o644, f"regionctl: everybody on this host may read the token in {path}: "), (0o600, "")):
+            path.chmod(mode)
+            done = await run("--url", url, "--token-file", str(path), "clusters", "list", "--json")
+            assert (done.exit_code, done.stderr.partition("chmod 600")[0]) == (0, warned)
+            assert json.loads(done.stdout)
         path.write_text("two secrets\n")
         bad = await run("--url", url, "--token-file", str(path), "clusters", "list")
         check_one_line(bad, 2, "does not hold a token")

@@ -109,6 +109,7 @@ async def test_a_user_sees_its_own_host_maps_and_no_words_about_others() -> None
     [
         ("", None, {"after": None, "kinds": [], "subnets": [], "wait": None}),
         ("?after=5d2e0000-3", None, {"after": "5d2e0000-3", "kinds": [], "subnets": [], "wait": None}),
+        ("", "", {"after": None, "kinds": [], "subnets": [], "wait": None}),
         ("?after=5d2e0000-3", "5d2e0000-4", {"after": "5d2e0000-4", "kinds": [], "subnets": [], "wait": None}),
         (
             "?kind=cluster&kind=host-map&subnet=192.0.2.0/24&wait=2.5",
@@ -133,8 +134,12 @@ async def test_what_is_asked_of_the_feed(query: str, header: str | None, asked: 
 @pytest_twisted.ensureDeferred
 async def test_what_cannot_be_followed() -> None:
     async with serving() as server:
-        for query in ("?kind=weather", "?after=1&after=2", "?limit=3", "?wait=31"):
+        for query in ("?kind=weather", "?after=1&after=2", "?limit=3", "?wait=31", "?after=foo", "?after="):
             check_problem(await server.request("GET", PATH + query), 400, "invalid-request")
+        for nonsense in ("foo", "5d2e0000-", "5d2e0000-x"):
+            reply = await server.request("GET", PATH, headers={"Last-Event-ID": nonsense})
+            [mistake] = check_problem(reply, 400, "invalid-request")["errors"]
+            assert mistake["pointer"] == "Last-Event-ID" and "as it came" in mistake["detail"]
         assert server.region.events.calls == []
         refused = [(errors.EventsGone("list again"), 410), (errors.TooManyFollowers("500 follow"), 503)]
         for error, status in refused:

@@ -116,6 +116,8 @@ async def test_json_by_other_spellings(content_type: str) -> None:
         (RESERVATIONS, {"address": "192.0.2.7", "count": 2}, [""]),
         (RESERVATIONS, {**WHERE, "expires_in": 0}, ["/expires_in"]),
         (RESERVATIONS, {**WHERE, "expires_in": 10**12}, ["/expires_in"]),
+        (RESERVATIONS, {**WHERE, "expires_in": "12h"}, ["/expires_in"]),
+        ("/api/v1/clusters/cl-0000000001/enrolment", {"expires_in": 59}, ["/expires_in"]),
         ("/api/v1/users", {"name": "bob", "role": "king"}, ["/role"]),
         ("/api/v1/users", {"name": "Bob Smith"}, ["/name"]),
         ("/api/v1/tokens", {"name": ""}, ["/name"]),
@@ -129,6 +131,7 @@ async def test_every_mistake_in_a_body_is_named(path: str, content: Any, pointer
         problem = check_problem(reply, 400, "invalid-request")
         assert [entry["pointer"] for entry in problem["errors"]] == pointers
         assert all(entry["detail"] and not entry["detail"].startswith("Value error") for entry in problem["errors"])
+        assert "/expires_in" not in pointers or "seconds from now" in problem["detail"]
         assert isinstance(content, dict) or problem["detail"] == "the body: a JSON object is expected"
         assert server.region.claims.calls == [] and server.region.accounts.calls == []
 
