@@ -205,8 +205,9 @@ class Convergence:
             idle.callback(None)
 
     async def _work_once(self) -> None:
-        work = self._take()
+        work: Work | None = None
         try:
+            work = self._take()
             if work.whole:
                 plan, former = await self._plan_whole(work)
                 work = self._joined(work)
@@ -217,6 +218,7 @@ class Convergence:
         except (BackendError, StoreFailed) as error:
             self._failed(work, str(error))
         except Exception:
+            # Also where nothing was taken yet: what is noted stays, and the comparison that follows asks for no pause.
             self._log.failure("applying host maps failed", event="host-maps.failed-here")
             self._failed(work, "clusterd itself failed: see its log")
 
@@ -343,12 +345,13 @@ class Convergence:
                 for waiting in self._forgetting.pop(subnet).waiting:
                     waiting.callback(None)
 
-    def _failed(self, work: Work, words: str) -> None:
+    def _failed(self, work: Work | None, words: str) -> None:
         self._compare, self._error = True, words
         self._failures += 1
+        taken = {} if work is None else work.transitions
         later, self._pending = self._pending, {}
-        if len(work.transitions) + len(later) <= MAX_REMEMBERED_CHANGES:  # only for the log: the comparison finds all
-            self._pending = {key: change for key, change in work.transitions.items() if key[0] in self._records}
+        if len(taken) + len(later) <= MAX_REMEMBERED_CHANGES:  # only for the log: the comparison finds all
+            self._pending = {key: change for key, change in taken.items() if key[0] in self._records}
             for key, change in later.items():
                 self._remember(key, change)
         delay = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(self._failures - 1, 16))

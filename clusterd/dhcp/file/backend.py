@@ -90,7 +90,8 @@ class FileBackend:
 
     def would_be_new(self, added: Collection[HostMap]) -> bool:
         """Whether each of these would get a line of its own beside those that the last call left in the file."""
-        return self._lines is not None and all(self._lines.is_new(host_map) for host_map in added)
+        lines = self._lines  # looked at once: the thread that works with the file may take it away meanwhile
+        return lines is not None and all(lines.is_new(host_map) for host_map in added)
 
     async def lines_of_new(self, added: Collection[HostMap]) -> list[str]:
         """The lines that adding these would put beside the file's, none that it would change. Raises BackendError."""

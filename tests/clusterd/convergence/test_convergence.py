@@ -697,6 +697,24 @@ def test_a_bug_in_a_backend_is_logged_and_tried_again(site: Site) -> None:
     assert site.backend.maps == {host_map(1), host_map(2)} and site.state().error is None
 
 
+def test_a_bug_before_anything_is_taken_is_logged_and_tried_again(site: Site) -> None:
+    site.change([host_map(1)])
+    told = site.backend.pause
+
+    def broken(removed: Collection[HostMap], added: Collection[HostMap]) -> float:
+        raise ZeroDivisionError
+
+    site.backend.pause = broken  # type: ignore[method-assign]
+    with logged() as events:
+        site.change([host_map(2)])
+    assert events[0]["event"] == "host-maps.failed-here" and "itself failed" in (site.state().error or "")
+    site.clock.advance(1)  # a comparison of the whole sets asks for no pause
+    assert site.backend.maps == {host_map(1), host_map(2)} and site.applied() == 2 and site.state().error is None
+    site.backend.pause = told  # type: ignore[method-assign]
+    site.change([host_map(3)])
+    assert host_map(3) in site.backend.maps and site.applied() == 3
+
+
 def test_the_fake_is_refusing_as_backends_do() -> None:
     backend = StubbornBackend()
     backend.refuse_all("no")
