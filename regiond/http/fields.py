@@ -1,7 +1,7 @@
 """The types of single values in bodies and queries: read once, normalised, with errors that tell what is expected."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import (
@@ -102,13 +102,14 @@ def _flag(value: Any) -> Any:
 
 
 def _time(value: Any) -> Any:
+    """In UTC, since ISO 8601 knows offsets that PostgreSQL does not take."""
     try:
-        found = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        found = None
-    if found is None or found.tzinfo is None:
-        raise ValueError("a time with its offset from UTC, as 2026-01-31T12:00:00Z (in a URL a + is %2B)")
-    return found
+        found = datetime.fromisoformat(value)
+        if found.tzinfo is not None:
+            return found.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):  # the last: in UTC it is before the year 1, or after 9999
+        pass
+    raise ValueError("a time with its offset from UTC, as 2026-01-31T12:00:00Z (in a URL a + is %2B)")
 
 
 def _described(form: str, *examples: str, **more: Any) -> Any:

@@ -179,6 +179,7 @@ async def test_a_mistake_in_one_of_several_forms_is_named_by_its_place(claimants
         ("GET", "/api/v1/audit?since=1769860800", "?since"),
         ("GET", "/api/v1/audit?until=2026-01-31T12:00:00", "?until"),
         ("GET", "/api/v1/audit?until=2026-01-31T12:00:00+01:00", "?until"),
+        ("GET", "/api/v1/audit?until=0001-01-01T00:00:00%2B20:00", "?until"),
         ("POST", f"{DEVICES}?wait=31", "?wait"),
         ("POST", f"{DEVICES}?wait=-1", "?wait"),
         ("POST", f"{DEVICES}?wait=nan", "?wait"),

@@ -199,6 +199,7 @@ async def test_the_audit_in_pages() -> None:
     async with serving() as server:
         server.region.audit.answers["entries"] = [replace(AUDIT_ENTRY, id=n) for n in (9, 8, 7)]
         target = "/api/v1/audit?limit=2&object=rg-000000000d&actor=root&actor=bob&request_id=deploy-7"
+        target += "&since=2026-01-31T12:00:00%2B20:00"  # more than PostgreSQL takes
         reply = await server.request("GET", target)
         assert [each["id"] for each in reply.json] == ["au-0000000009", "au-0000000008"]
         assert reply.json[0] == {
@@ -215,6 +216,7 @@ async def test_the_audit_in_pages() -> None:
         await server.request("GET", reply.headers["link"][1:].partition(">")[0])
         for (_, call), after in zip(server.region.audit.calls, (None, "au-0000000008"), strict=True):
             assert (call["limit"], call["after"]) == (3, after)
+            assert str(call["since"]) == "2026-01-30 16:00:00+00:00"
             assert call["filters"] == {
                 "object": ["rg-000000000d"],
                 "actor": ["root", "bob"],
