@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from pydantic import TypeAdapter
-from twisted.internet.defer import Deferred, gatherResults
 
 from regiond.domain import errors
 from regiond.domain.first_contact import Adoption, AdoptionResult, ContactView, ForeignEntry, adoption_of
@@ -23,6 +22,7 @@ from regiond.use_cases.conditions import require_admin
 from regiond.use_cases.inventory import Inventory
 from regiond.use_cases.owners import owner_named
 from regiond.use_cases.requests import RequestContext
+from regiond.use_cases.together import together
 
 MAX_ENTRIES: Final = 500
 
@@ -85,10 +85,7 @@ class Adoptions:
             if number not in known:
                 raise errors.NotFound(f"the cluster does not report a static entry {text[:64]} (any more)")
 
-        async def one(foreign: ForeignEntry) -> AdoptionResult:
-            return await self._adopt(context, foreign, account, name)
-
-        return await gatherResults([Deferred.fromCoroutine(one(known[number])) for number in dict.fromkeys(wanted)])
+        return await together(self._adopt(context, known[number], account, name) for number in dict.fromkeys(wanted))
 
     async def _adopt(
         self, context: RequestContext, foreign: ForeignEntry, owner: int, owner_name: str

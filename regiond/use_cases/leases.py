@@ -19,7 +19,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.protocols.amp import RemoteAmpError
@@ -32,7 +31,6 @@ from clusterd.protocol.errors import ProtocolError
 from clusterd.protocol.leases import ServerLease
 from clusterd.protocol.values import Identifier
 from regiond.cluster_rpc.asking import Asks
-from regiond.domain.ids import Prefix, format_id
 from regiond.domain.leases import FoundLease, LeaseListing, LeasePart, LeaseSource, LeaseView, merge, of_others
 from regiond.domain.mutations import Claim
 from regiond.domain.networks import network
@@ -41,6 +39,7 @@ from regiond.storage.reservation_filter import ReservationFilter
 from regiond.use_cases import inputs
 from regiond.use_cases.conditions import require_admin
 from regiond.use_cases.requests import RequestContext
+from regiond.use_cases.together import together
 
 ASK_SECONDS = 3.0
 LIST_SECONDS = 10.0
@@ -79,7 +78,7 @@ class _Question:
 class Leases:
     """See the module."""
 
-    _log = Logger(namespace="regiond.use_cases.leases")
+    _log = Logger(namespace="region.leases")
 
     def __init__(self, clock: IReactorTime, clusters: Asks, inventory: KnowsSubnets, reads: KnowsReservations) -> None:
         self._clock = clock
@@ -127,8 +126,7 @@ class Leases:
         if not wanted:
             return list(claims)
         views = [await self._inventory.known(subnet) for subnet in wanted]
-        asked = [Deferred.fromCoroutine(self._on(view, sorted(wanted[view.id]))) for view in views if view is not None]
-        told = dict(await gatherResults(asked))
+        told = dict(await together(self._on(view, sorted(wanted[view.id])) for view in views if view is not None))
         return [_informed(claim, told.get(claim.subnet, ()), over) for claim in claims]
 
     async def _on(self, subnet: SubnetView, addresses: Sequence[str]) -> tuple[int, Sequence[FoundLease]]:
@@ -137,12 +135,12 @@ class Leases:
 
     async def end(self, leases: Collection[FoundLease], request_id: str) -> None:
         """Take these from their clients; one that stays is logged, for its address is somebody else's already."""
-        await gatherResults([Deferred.fromCoroutine(self._end(found, request_id)) for found in leases])
+        await together(self._end(found, request_id) for found in leases)
 
     # ---- one cluster ----
 
     async def _end(self, found: FoundLease, request_id: str) -> None:
-        cluster = format_id(Prefix.CLUSTER, found.cluster)
+        cluster = found.cluster_name
         clients = [str(identifier) for identifier in found.lease.identifiers]
         try:
             await self._clusters.ask(found.cluster, commands.EndLease, deadline=ASK_SECONDS, leases=[found.lease])
@@ -177,7 +175,7 @@ class Leases:
             return LeaseSource(cluster, name), part
 
         served_by = zip(question.subnet.cluster_ids, question.subnet.clusters, strict=True)
-        return await gatherResults([Deferred.fromCoroutine(one(cluster, name)) for cluster, name in served_by])
+        return await together(one(cluster, name) for cluster, name in served_by)
 
     async def _ask(self, cluster: int, name: str, question: "_Question") -> LeasePart:
         """The lowest leases of one cluster, from as many pages as it takes. Raises as `Asks.ask`.

@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.logger import Logger
 
 from clusterd.protocol.arguments import MAX_PROBED_ADDRESSES
@@ -28,6 +27,7 @@ from regiond.domain.ids import Prefix, format_id
 from regiond.domain.mutations import Claim, Mutation, Outcome, Probing, Step
 from regiond.use_cases.probes import CannotProbe, Probed
 from regiond.use_cases.requests import RequestContext
+from regiond.use_cases.together import together
 
 SPARE: Final = (4, 16, 64)  # how many more addresses than are claimed are probed, in each attempt
 
@@ -137,11 +137,7 @@ class ProbedClaims:
             await self._mark(context, subnet, claims, probed)
             return _shared_out(claims, chosen, {found.address: found.mac for found in probed.in_use})
 
-        asking = [Deferred.fromCoroutine(vet(*each)) for each in by_subnet.items()]
-        try:
-            found = await gatherResults(asking, consumeErrors=True)
-        except FirstError as error:
-            error.subFailure.raiseException()
+        found = await together(vet(*each) for each in by_subnet.items())
         return {at: claim for part in found for at, claim in part.items()}
 
     def _choose(self, subnet: int, claims: Claims, unvetted: Mapping[int, Sequence[str]], spare: int) -> Sequence[str]:

@@ -10,6 +10,7 @@ import pytest_twisted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred
 
 from clusterd.protocol.values import Identifier, IdentifierKind, InterfaceReport, ServerEntry, ServerPool
 from regiond.domain import errors
@@ -22,8 +23,9 @@ from regiond.domain.first_contact import (
     difference,
 )
 from regiond.domain.ids import Prefix, format_id
-from regiond.domain.mutations import Forgotten
+from regiond.domain.mutations import Forgotten, Mutation
 from regiond.domain.ranges import RangeKind
+from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.first_contact import FirstContactStore
 from regiond.use_cases.adoption import Adoptions
 from tests.clusterd import strategies as values
@@ -335,6 +337,42 @@ async def test_a_server_with_very_many_entries_is_shown(database: str) -> None:
         assert len(found) == 1000
         told = {number: (found[number].same_client, found[number].same_address) for number in (10, 11, 12, 13)}
         assert told == {10: (1, 0), 11: (1, 1), 12: (0, 1), 13: (0, 0)}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_database_that_goes_away_under_an_adoption_is_told_when_nothing_of_it_goes_on(database: str) -> None:
+    async with world(database) as site:
+        other = ServerEntry("192.0.2.9", (OTHER,), None, "dnsmasq.conf:3")
+        await site.says(entries=[ENTRY, other])
+        writer = GoesAway()
+        region = site.region
+        adoptions: Any = Adoptions(site.store, site.subnets.inventory, region.reads, writer, new_id)  # type: ignore[arg-type]
+        ids = [found_id for found_id, _, _ in (await site.entries()).values()]
+        adopting = Deferred.fromCoroutine(adoptions.adopt(site.subnets.admin, "rack-a", entries=ids, owner=None))
+        await writer.both_have_come
+        writer.refuse_one()
+        assert not adopting.called, "the other one may succeed yet"
+        writer.refuse_one()
+        with pytest.raises(DatabaseUnavailable):
+            await adopting
+
+
+class GoesAway:
+    """A writer that refuses what has come, one after the other."""
+
+    def __init__(self) -> None:
+        self.both_have_come: Deferred[None] = Deferred()
+        self._waiting: list[Deferred[Any]] = []
+
+    async def submit(self, mutation: Mutation) -> Any:
+        waits: Deferred[Any] = Deferred()
+        self._waiting.append(waits)
+        if len(self._waiting) == 2:
+            self.both_have_come.callback(None)
+        return await waits
+
+    def refuse_one(self) -> None:
+        self._waiting.pop().errback(DatabaseUnavailable("it is gone"))
 
 
 @pytest_twisted.ensureDeferred
