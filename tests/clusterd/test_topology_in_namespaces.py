@@ -16,11 +16,11 @@ from twisted.internet.task import deferLater
 from clusterd.protocol.values import InterfaceReport, NicKind
 from clusterd.topology.interfaces import TopologySettings, interface_reports
 from clusterd.topology.netlink import Monitor, snapshot
-from clusterd.topology.reporter import TopologyReporter, look_in_thread
+from clusterd.topology.reporter import SETTLE_SECONDS, TopologyReporter, look_in_thread
 from tests.clusterd.kernel_networks import RECORDED_HOST, ip, namespace, netlink_in, refusal
 from tests.lab.namespaces import obstacle
 from tests.requirements import need
-from tests.turns import collections_as_in_daemons, longest_stall, longest_turn_during
+from tests.turns import collections_as_in_daemons, longest_stall, longest_turn_during, slowness
 
 pytestmark = pytest.mark.namespaces
 
@@ -67,10 +67,15 @@ class Region:
     async def becomes(
         self, expected: Callable[[dict[tuple[str, str], InterfaceReport]], object], since: float | None = None
     ) -> float:
-        """How many seconds after `since` (now) the picture is the expected one; fails after RIGHT_WITHIN_SECONDS."""
+        """How many seconds after `since` (now) the picture is the expected one; fails after RIGHT_WITHIN_SECONDS, or
+        later on a slower machine.
+        """
         begun = time.monotonic() if since is None else since
+        within = RIGHT_WITHIN_SECONDS
         while not (self.reported and expected({(one.nic, one.cidr): one for one in self.reported[-1]})):
-            assert time.monotonic() - begun < RIGHT_WITHIN_SECONDS, self.reported[-1:]
+            if time.monotonic() - begun >= within:
+                within = max(within, RIGHT_WITHIN_SECONDS * slowness())
+                assert time.monotonic() - begun < within, self.reported[-1:]
             await deferLater(REACTOR, 0.005)
         return time.monotonic() - begun
 
@@ -179,14 +184,15 @@ async def test_a_port_that_joins_and_leaves_a_bridge_keeps_its_report(watched: W
 @pytest_twisted.ensureDeferred
 async def test_a_storm_of_200_changes_in_a_second(watched: Watched) -> None:
     process = batch_process(watched.host)
-    before = len(watched.region.reported)
+    before, begun = len(watched.region.reported), time.monotonic()
     with collections_as_in_daemons():
         turn = await longest_turn_during(Deferred.fromCoroutine(storm(process)))
     assert await wait_until(lambda: process.poll() is not None) and process.returncode == 0
     ended = time.monotonic()
     left = {("nic0", f"10.0.{number}.0/24") for number in range(100) if number % 4 in (0, 1)}
     await watched.region.becomes(lambda picture: set(picture) == left, since=ended)
-    assert len(watched.region.reported) - before <= 6
+    # One for each pause in between at most, however long the machine takes over it; not one for each change.
+    assert len(watched.region.reported) - before <= 1 + (time.monotonic() - begun) / SETTLE_SECONDS
     print(f"longest turn of the reactor during the storm: {turn * 1000:.1f} ms of CPU")
     assert turn < longest_stall()
 

@@ -188,7 +188,7 @@ async def test_a_client_that_says_no_more_is_hung_up_on(sent: bytes) -> None:
     ],
 )
 async def test_what_is_no_http_is_refused_and_others_are_served(sent: bytes, caught_logs: list[Any]) -> None:
-    async with serving(timeout=0.2) as server:
+    async with serving() as server:
         wire = await connected(server)
         wire.send(sent)
         await until(lambda: wire.closed.called)
@@ -213,7 +213,7 @@ async def test_a_head_that_comes_in_drops_is_not_waited_for_for_ever() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_body_may_take_longer_than_the_timeout_while_it_grows() -> None:
-    async with serving(timeout=0.4) as server:
+    async with serving(timeout=1.0) as server:
         wire = await connected(server)
         wire.send(TYPED + b"Content-Length: %d\r\n\r\n%s" % (len(BODY) + 12 * 16_384, BODY))
         for _ in range(12):
