@@ -248,7 +248,7 @@ class Writer:
         return outcomes
 
     async def _decide_refused(self, mutation: Mutation, error: Exception) -> Outcome | Exception:
-        """A single mutation that failed: heal the index of free space, or say what is missing."""
+        """A single mutation that failed: look again, heal the index of free space, or say what is missing."""
         code = error.pgcode if isinstance(error, psycopg2.Error) else None
         if code == errorcodes.FOREIGN_KEY_VIOLATION:
             return errors.NotFound("an account, subnet or node that this request names is gone, or just changed")
@@ -256,7 +256,8 @@ class Writer:
             return taken
         if code == errorcodes.UNIQUE_VIOLATION:
             try:
-                await self._rebuild_free_ranges(subnets_of([mutation]))
+                if not _is_of_key(error):
+                    await self._rebuild_free_ranges(subnets_of([mutation]))
                 return self._finish(await self._commit([mutation]))[0]
             except DatabaseUnavailable as unavailable:
                 return unavailable
@@ -374,3 +375,8 @@ class Writer:
                 request_id=row.request_id,
                 **dict(row.after or row.before or {}),
             )
+
+
+def _is_of_key(error: Exception) -> bool:
+    """Whether somebody else's request had the same idempotency key at the same moment: by now its answer is there."""
+    return isinstance(error, psycopg2.Error) and error.diag.table_name == "idempotency"

@@ -13,7 +13,10 @@ from regiond.domain.mutations import Acknowledge, DropDevice, Mutation, Release
 from regiond.domain.reservations import MapState, Status, overall_state
 from regiond.storage import writer
 from regiond.storage.errors import DatabaseUnavailable
+from regiond.storage.session import Session
+from tests.clusterd.log_events import logged
 from tests.regiond.storage.region import Region, addresses, new_id, region_on
+from tests.waiting import until
 
 reactor: Any = global_reactor
 
@@ -169,6 +172,35 @@ async def test_a_key_answers_the_first_answer_also_after_the_release(database: s
         assert (await region.do(region.user(subnet), key="k")).reservations == first.reservations
         both = await all_of(*[region.do(region.user(subnet), key="same") for _ in range(5)])
         assert len({outcome.reservations[0].id for outcome in both}) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_another_regiond_writes_at_the_same_moment_is_looked_up(database: str) -> None:
+    """On another subnet, whose lock is not in the way."""
+    async with region_on(database, reactor) as region:
+        _, (subnet,) = await region.cluster("rack-a", "192.0.2.0/24")
+        first = await region.do(region.user(subnet), key="k")
+        written: Deferred[None] = Deferred()
+
+        async def write(session: Session) -> None:
+            await session.run(
+                """INSERT INTO idempotency (account, key, fingerprint, answer)
+                   SELECT account, 'same', fingerprint, answer FROM idempotency WHERE key = 'k'"""
+            )
+            await written
+
+        async def waits() -> bool:
+            return bool(await region.pool.query("SELECT FROM pg_stat_activity WHERE wait_event = 'transactionid'"))
+
+        writing = Deferred.fromCoroutine(region.pool.transaction(write))
+        with logged() as events:
+            claim = Deferred.fromCoroutine(region.do(region.user(subnet), key="same"))
+            await until(waits)
+            written.callback(None)
+            await writing
+            again = await claim
+        assert again.replayed and again.reservations == first.reservations
+        assert "writer.free-ranges-rebuilt" not in [event.get("event") for event in events]
 
 
 @pytest_twisted.ensureDeferred
