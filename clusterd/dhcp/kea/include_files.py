@@ -159,7 +159,7 @@ class IncludeFilesStore:
         if count > MAX_HOST_MAPS:
             raise BackendError(f"{count} host maps are more than the {MAX_HOST_MAPS} that Kea can load in time")
         config = await self._read_config(before)
-        changes = self._without_unincluded(configuration, config, changes)
+        changes = self._without_unincluded(configuration, config, rows, changes)
         changes = await self._acceptable(configuration, rows, changes)
         wanted = self._texts(configuration, after(rows, changes))
         new = {path: text for path, text in wanted.items() if text != before[path]}
@@ -180,10 +180,16 @@ class IncludeFilesStore:
     def _texts(self, configuration: Configuration, held: Mapping[int, Collection[HostMap]]) -> dict[Path, str]:
         return {self.path_of(subnet.cidr): render(held.get(subnet.id, ())) for subnet in configuration.subnets}
 
-    def _without_unincluded(self, configuration: Configuration, config: ConfigFile, changes: RowChanges) -> RowChanges:
-        cidrs = {subnet.id: subnet.cidr for subnet in configuration.subnets}
-        refused = [one for one in changes.inserts if str(self.path_of(cidrs[one[1]])) not in config.included]
-        changes.rejections += [Rejection(one[0], self._not_included(cidrs[one[1]])) for one in refused]
+    def _without_unincluded(
+        self, configuration: Configuration, config: ConfigFile, rows: list[Row], changes: RowChanges
+    ) -> RowChanges:
+        """The changes without those in subnets whose files the server would not read, which are rejected."""
+        missing = {s.id: s.cidr for s in configuration.subnets if str(self.path_of(s.cidr)) not in config.included}
+        refused = [one for one in changes.inserts if one[1] in missing]
+        staying = [row for row in rows if row.host_id in changes.deletes and row.subnet_id in missing]
+        stuck = [(host_map, row.subnet_id) for row in staying if (host_map := row.host_map()) is not None]
+        changes.rejections += [Rejection(one[0], self._not_included(missing[one[1]])) for one in [*refused, *stuck]]
+        changes.deletes -= {row.host_id for row in staying}
         return without(changes, refused) if refused else changes
 
     def _not_included(self, cidr: str) -> str:

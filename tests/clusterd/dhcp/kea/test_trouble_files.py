@@ -104,6 +104,26 @@ async def test_an_edit_that_was_loaded_is_taken_back(backend: KeaBackend, server
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_the_server_would_not_read_is_rejected_and_nothing_is_loaded(
+    backend: KeaBackend, servers: KeaServers, v4: RawClient4
+) -> None:
+    """The subnet has become another one, and what is included there is the file of the former one."""
+    await backend.apply((), {V4})
+    config = servers.config_file(4)
+    config.write_text(config.read_text().replace(f'"subnet": "{SUBNET}"', '"subnet": "192.0.2.0/25"'))
+    servers.stop(4)
+    servers.start(4)
+    assert await backend.read() == {V4}
+    loads = servers.log(4).count("DHCP4_CONFIG_COMPLETE")
+    rejections = await backend.apply({V4}, {UNNAMED})
+    assert {rejection.host_map for rejection in rejections} == {V4, UNNAMED}
+    words = f'write there, in that subnet, "reservations": <?include "{servers.include_file(4, "192.0.2.0/25")}"?>'
+    assert all(rejection.reason.endswith(words) for rejection in rejections), rejections
+    assert await backend.verify({V4, UNNAMED}) == {V4}
+    assert servers.log(4).count("DHCP4_CONFIG_COMPLETE") == loads
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_file_spoilt_so_that_the_server_cannot_start_is_put_right_while_it_is_down(
     backend: KeaBackend, servers: KeaServers, v4: RawClient4
 ) -> None:
