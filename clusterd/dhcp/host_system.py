@@ -12,6 +12,7 @@ from twisted.internet.threads import deferToThreadPool
 
 T = TypeVar("T")
 
+_ACCESS_LIST = "system.posix_acl_access"  # acl(5); the kernel's name for it
 READABLE_BY_ALL = 0o644  # DHCP servers read their files after they gave up root
 
 
@@ -133,7 +134,8 @@ def _trial_obstacles(path: Path) -> list[str]:
 def unreadable_place(path: Path, user: int, groups: set[int]) -> Path | None:
     """The first part of a path whose owner and mode keep a user with these groups from reading the file at its end.
 
-    None where nothing does; access lists and security modules are not asked. Raises OSError for a path that is gone.
+    None where nothing does, or where an access list may say otherwise; security modules are not asked. Raises OSError
+    for a path that is gone.
     """
     if user == 0:
         return None
@@ -146,5 +148,12 @@ def unreadable_place(path: Path, user: int, groups: set[int]) -> Path | None:
         elif status.st_gid in groups:
             needed <<= 3
         if not status.st_mode & needed:
-            return path if place == whole else place
+            return None if _has_access_list(place) else path if place == whole else place
     return None
+
+
+def _has_access_list(place: Path) -> bool:
+    try:
+        return bool(os.getxattr(place, _ACCESS_LIST))
+    except OSError:  # none there, or a file system that has no such thing
+        return False

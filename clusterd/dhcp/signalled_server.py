@@ -31,6 +31,7 @@ from clusterd.dhcp.host_system import unreadable_place
 
 LOOK_SECONDS = 0.002
 _WAITING = frozenset("SIZX")  # asleep, idle, or gone; proc_pid_stat(5)
+_READS_EVERYTHING = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH; capabilities(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,11 @@ class SignalledServer(Protocol):
     def find(self) -> RunningServer:
         """The process that serves now."""
 
-    async def reload(self, server: RunningServer, path: Path, timeout: float) -> float:
-        """Make the server read the file again. Returns when it has, with the seconds that it took for reading."""
+    async def reload(self, server: RunningServer, path: Path, timeout: float, opening: float | None = None) -> float:
+        """Make the server read the file again. Returns when it has, with the seconds that it took for reading.
+
+        All of it may take `timeout` seconds; the server has to begin within `opening` of them, where that is given.
+        """
 
     async def show(self, server: RunningServer, hidden: Path, path: Path, timeout: float) -> None:
         """Rename a file so that the server, which watches that directory, reads it. Returns when it has."""
@@ -59,8 +63,19 @@ class SignalledServer(Protocol):
     def command_line(self, server: RunningServer) -> tuple[str, ...]:
         """The words with which the process was started."""
 
+    def why_forbidden(self, server: RunningServer, path: Path) -> str | None:
+        """What keeps the server from reading the path for certain; None where only trying tells."""
+
     def why_unreadable(self, server: RunningServer, path: Path) -> str | None:
-        """What keeps the server from reading the path, as far as owners, modes and AppArmor's profiles tell."""
+        """What may have kept the server from reading the path: as `why_forbidden`, or AppArmor's profile of it."""
+
+
+class _NotRead(Exception):
+    """A file was not opened, or not read to its end, within so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 class ServerWithPidFile:
@@ -86,17 +101,17 @@ class ServerWithPidFile:
             raise BackendError(f"process {pid}, which {self._pid_file} names, is {name!r} and not {self._program}")
         return RunningServer(pid, started)
 
-    async def reload(self, server: RunningServer, path: Path, timeout: float) -> float:
+    async def reload(self, server: RunningServer, path: Path, timeout: float, opening: float | None = None) -> float:
         """See SignalledServer."""
         with self._watching(path) as (opened, closed):
             self._signal(server)
-            seconds = await self._time_of_reading(opened, closed, timeout)
-        if seconds is None:
-            raise BackendError(
-                f"{self._program} (process {server.pid}) did not read {path} within {timeout:g} s of SIGHUP: "
-                "is it the file that its configuration names, and may its user read it?"
-            )
-        return seconds
+            try:
+                return await self._time_of_reading(opened, closed, timeout, opening)
+            except _NotRead as error:
+                raise BackendError(
+                    f"{self._program} (process {server.pid}) did not read {path} within {error.seconds:g} s of SIGHUP: "
+                    "is it the file that its configuration names, and may its user read it?"
+                ) from None
 
     async def show(self, server: RunningServer, hidden: Path, path: Path, timeout: float) -> None:
         """See SignalledServer."""
@@ -105,9 +120,11 @@ class ServerWithPidFile:
                 hidden.replace(path)
             except OSError as error:
                 raise BackendError(f"cannot write {path}: {error.strerror or error}") from error
-            seconds = await self._time_of_reading(opened, closed, timeout)
-        if seconds is None:
-            raise BackendError(f"{self._program} (process {server.pid}) did not read {path} within {timeout:g} s")
+            try:
+                await self._time_of_reading(opened, closed, timeout)
+            except _NotRead as error:
+                words = f"{self._program} (process {server.pid}) did not read {path} within {error.seconds:g} s"
+                raise BackendError(words) from None
 
     async def busy(self, server: RunningServer, timeout: float) -> float:
         """See SignalledServer."""
@@ -131,7 +148,7 @@ class ServerWithPidFile:
             raise BackendError(f"{self._program} (process {server.pid}) is gone: {error.strerror}") from error
         return tuple(os.fsdecode(word) for word in words[:-1])
 
-    def why_unreadable(self, server: RunningServer, path: Path) -> str | None:
+    def why_forbidden(self, server: RunningServer, path: Path) -> str | None:
         """See SignalledServer."""
         try:
             status = Path(f"/proc/{server.pid}/status").read_text(errors="replace")
@@ -140,25 +157,35 @@ class ServerWithPidFile:
         facts = {name: value.split() for name, _, value in (line.partition(":") for line in status.splitlines())}
         user = int(facts["Uid"][1])
         groups = {int(facts["Gid"][1]), *map(int, facts["Groups"])}
-        place = unreadable_place(path, user, groups)
+        place = None if int(facts["CapEff"][0], 16) & _READS_EVERYTHING else unreadable_place(path, user, groups)
         if place is None:
-            return why_confined(self._program, path)
-        what = "enter the directory" if place != path else "read"
-        return f"{self._program}'s user (uid {user}) may not {what} {place}, which keeps it from its host maps."
+            return None
+        what = "enter the directory" if place.is_dir() else "read"
+        return (
+            f"{self._program}'s user (uid {user}) may not {what} {place}, which keeps it from its host maps: "
+            "change that one's mode, owner or group."
+        )
 
-    async def _time_of_reading(self, opened: Deferred[float], closed: Deferred[float], timeout: float) -> float | None:
-        """The seconds from opening to closing, None when that does not happen in time."""
+    def why_unreadable(self, server: RunningServer, path: Path) -> str | None:
+        """See SignalledServer."""
+        return self.why_forbidden(server, path) or why_confined(self._program, path)
+
+    async def _time_of_reading(
+        self, opened: Deferred[float], closed: Deferred[float], timeout: float, opening: float | None = None
+    ) -> float:
+        """The seconds from opening to closing. Raises _NotRead when that does not happen in time."""
+        patience = timeout if opening is None else opening
 
         async def both() -> float:
-            began = await opened
+            nonlocal patience
+            began = await opened.addTimeout(patience, self._reactor)
+            patience = timeout
             return await closed - began
 
-        waiting = Deferred.fromCoroutine(both())
-        waiting.addTimeout(timeout, self._reactor)
         try:
-            return await waiting
+            return await Deferred.fromCoroutine(both()).addTimeout(timeout, self._reactor)
         except DeferredTimeout:
-            return None
+            raise _NotRead(patience) from None
 
     @contextmanager
     def _watching(self, path: Path) -> Iterator[tuple[Deferred[float], Deferred[float]]]:

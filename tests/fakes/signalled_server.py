@@ -21,6 +21,7 @@ class FakeSignalledServer:
         self.serves: frozenset[HostMap] = frozenset()
         self.configuration: Path | None = None
         self.unreadable: str | None = None
+        self.forbidden: dict[str, str] = {}  # why, by the name of the file or directory
         self.busy_seconds = 0.0
         self.asked_busy: list[float] = []
         self.show_times: list[float] = []
@@ -36,9 +37,10 @@ class FakeSignalledServer:
             raise BackendError("it is not running")
         return self.running
 
-    async def reload(self, server: RunningServer, path: Path, timeout: float) -> float:
+    async def reload(self, server: RunningServer, path: Path, timeout: float, opening: float | None = None) -> float:
         self.reload_times.append(self._clock.seconds())
         if self.deaf:
+            await deferLater(self._clock, timeout if opening is None else opening)
             raise BackendError("it did not read")
         if self.parse_seconds:
             await deferLater(self._clock, self.parse_seconds)
@@ -51,6 +53,7 @@ class FakeSignalledServer:
         hidden.replace(path)
         self.show_times.append(self._clock.seconds())
         if self.blind:
+            await deferLater(self._clock, timeout)
             raise BackendError("it did not look")
         taken = {host_map.address for host_map in self.serves if host_map.family == 4}
         self.serves |= {host_map for host_map in parse(path.read_text()).host_maps if host_map.address not in taken}
@@ -64,6 +67,9 @@ class FakeSignalledServer:
 
     def command_line(self, server: RunningServer) -> tuple[str, ...]:
         return ("dnsmasq", f"--conf-file={self.configuration}")
+
+    def why_forbidden(self, server: RunningServer, path: Path) -> str | None:
+        return self.forbidden.get(path.name)
 
     def why_unreadable(self, server: RunningServer, path: Path) -> str | None:
         return self.unreadable

@@ -61,6 +61,7 @@ MANY_IPV4_HOST_MAPS = 20_000
 MAX_SHOWN = 100  # lines shown in one file: each is compared with all that dnsmasq has
 READ_TIMEOUT_SECONDS = 20.0
 SHOW_TIMEOUT_SECONDS = 5.0
+TRIAL_SECONDS = 5.0  # in which a check sees dnsmasq begin to read, unless it does not at all
 
 _log = Logger()
 
@@ -120,11 +121,9 @@ class DnsmasqBackend:
                 server = self._server.find()
                 host_maps = await self._file.parsed()
                 obstacles = await self._settings_obstacles(server, host_maps)
+                await self._try_reading(server)
                 if self._looks(await self._configuration(server)):
                     obstacles += await self._directory.obstacles(server)
-                version = await self._file.version()
-                if version is not None and self._in_effect != (version, server):
-                    await self._reload(server)
                 await self._leases.read((await self._configuration(server)).lease_file)
         except BackendError as error:
             obstacles.append(f"{error}.")
@@ -284,10 +283,20 @@ class DnsmasqBackend:
         await self._reload(server)
         self._in_effect = (version, server)
 
-    async def _reload(self, server: RunningServer) -> None:
+    async def _try_reading(self, server: RunningServer) -> None:
+        """Have dnsmasq read the file that there is, unless it surely has or surely may not; nobody waits long."""
+        version = await self._file.version()
+        if version is None or self._in_effect == (version, server):
+            return
+        forbidden = self._server.why_forbidden(server, self._hosts_file)
+        if forbidden is not None:
+            raise BackendError(forbidden.removesuffix("."))
+        await self._reload(server, TRIAL_SECONDS)
+
+    async def _reload(self, server: RunningServer, opening: float | None = None) -> None:
         await sit_out(self._pacing.reload, self._clock)
         try:
-            parsing = await self._server.reload(server, self._hosts_file, self._read_timeout)
+            parsing = await self._server.reload(server, self._hosts_file, self._read_timeout, opening)
         except BackendError as error:
             why = self._server.why_unreadable(server, self._hosts_file)
             raise error if why is None else BackendError(f"{error} {why.removesuffix('.')}") from None

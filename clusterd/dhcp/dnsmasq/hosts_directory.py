@@ -38,6 +38,9 @@ class HostsDirectory:
         obstacles = await self._run_in_thread(lambda: writing_obstacles(self.path / name))
         if obstacles:
             return obstacles
+        forbidden = self._server.why_forbidden(to, self.path)
+        if forbidden is not None:
+            return [f"Additions wait for SIGHUP: {forbidden}"]
         try:
             await self._show(to, name, ())
         except BackendError as error:

@@ -1,6 +1,8 @@
 """What keeps a DHCP server's user from a file."""
 
+import errno
 import os
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +53,19 @@ def test_owner_group_and_others(
     assert unreadable_place(file, 0, set()) is None
 
 
+def test_what_an_access_list_may_allow_is_not_said_to_be_forbidden(file: Path) -> None:
+    file.chmod(0o600)
+    assert unreadable_place(file, SOMEBODY, {THEIR_GROUP}) == file
+    entries = (1, 6, 0), (2, 4, SOMEBODY), (4, 0, 0), (16, 4, 0), (32, 0, 0)  # acl(5): tag, permissions, whose
+    content = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(file, "system.posix_acl_access", content)
+    except OSError as error:
+        need(error.errno != errno.EOPNOTSUPP, "no access lists on this file system")
+        raise
+    assert unreadable_place(file, SOMEBODY, {THEIR_GROUP}) is None
+
+
 def test_a_link_is_followed(file: Path) -> None:
     link = file.parent / "link"
     link.symlink_to(file)
@@ -78,10 +93,9 @@ def test_the_users_own_process_is_asked(file: Path, servers_process: "subprocess
     assert server.command_line(running) == ("sleep", "600")
     assert server.why_unreadable(running, file) is None
     file.chmod(0o600)
-    words = f"sleep's user (uid {SOMEBODY}) may not read {file}, which keeps it from its host maps."
-    assert server.why_unreadable(running, file) == words
+    rest = "which keeps it from its host maps: change that one's mode, owner or group."
+    assert server.why_forbidden(running, file) == f"sleep's user (uid {SOMEBODY}) may not read {file}, {rest}"
     file.parent.chmod(0o700)
-    words = (
-        f"sleep's user (uid {SOMEBODY}) may not enter the directory {file.parent}, which keeps it from its host maps."
-    )
-    assert server.why_unreadable(running, file) == words
+    words = f"sleep's user (uid {SOMEBODY}) may not enter the directory {file.parent}, {rest}"
+    assert server.why_forbidden(running, file) == words
+    assert server.why_unreadable(running, file) == server.why_forbidden(running, file)

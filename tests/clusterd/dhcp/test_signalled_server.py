@@ -93,7 +93,10 @@ async def test_how_long_a_server_is_busy(tmp_path: Path, counter: subprocess.Pop
     assert await server.busy(running, 60.0) < 60.0
 
 
-def test_a_server_that_does_not_read_is_reported(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+@pytest.mark.parametrize("patience", [(3.0,), (20.0, 3.0)])
+def test_a_server_that_does_not_read_is_reported(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes], patience: tuple[float, ...]
+) -> None:
     """`sleep` dies of SIGHUP without reading anything."""
     pid_file, path = tmp_path / "pid", tmp_path / "maps"
     pid_file.write_text(f"{sleeper.pid}\n")
@@ -101,7 +104,7 @@ def test_a_server_that_does_not_read_is_reported(tmp_path: Path, sleeper: subpro
     clock = MemoryReactorClock()
     server = ServerWithPidFile(pid_file, "sleep", clock)
     errors: list[object] = []
-    waiting = Deferred.fromCoroutine(server.reload(server.find(), path, 3.0))
+    waiting = Deferred.fromCoroutine(server.reload(server.find(), path, *patience))
     waiting.addErrback(lambda failure: errors.append(str(failure.value)))
     assert errors == []
     clock.advance(3.1)

@@ -10,7 +10,7 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
 from clusterd.dhcp.backend import Backend, BackendError
-from clusterd.dhcp.dnsmasq.backend import MAX_HOST_MAPS, DnsmasqBackend
+from clusterd.dhcp.dnsmasq.backend import MAX_HOST_MAPS, TRIAL_SECONDS, DnsmasqBackend
 from clusterd.dhcp.dnsmasq.release import LeaseEnding
 from clusterd.dhcp.file.backend import FileBackend
 from clusterd.dhcp.host_lines import HEADER
@@ -149,9 +149,9 @@ def test_a_change_that_was_not_read_is_not_in_effect_before_it_is(
 ) -> None:
     server.deaf = True
     with pytest.raises(BackendError, match="it did not read"):
-        result_of(backend.apply((), {PLAIN}))
+        finish(clock, Deferred.fromCoroutine(backend.apply((), {PLAIN})))
     with pytest.raises(BackendError, match="it did not read"):
-        result_of(backend.read())
+        finish(clock, Deferred.fromCoroutine(backend.read()))
     server.deaf = False
     assert finish(clock, Deferred.fromCoroutine(backend.read())) == {PLAIN}
     assert server.serves == {PLAIN}
@@ -444,6 +444,21 @@ def test_settings_in_the_way_are_said_once_each(
     server.deaf = True
     first, second = finish(clock, Deferred.fromCoroutine(make_backend(path, server, clock).check()))
     assert (first, second) == (sentence, "it did not read dnsmasq's user (uid 999) may not enter the directory /x.")
+
+
+def test_a_check_that_knows_the_answer_tries_nothing_and_another_waits_once(
+    settled: DnsmasqBackend, path: Path, server: FakeSignalledServer, clock: Clock
+) -> None:
+    server.deaf = server.blind = True
+    server.forbidden = {path.name: "Its user may not read it.", "maps.new": "Its user may not enter."}
+    assert result_of(make_backend(path, server, clock).check()) == ["Its user may not read it."]
+    assert result_of(settled.check()) == ["Additions wait for SIGHUP: Its user may not enter."]
+    assert server.reload_times == server.show_times == []
+    server.forbidden = {}
+    began = clock.seconds()
+    assert finish(clock, Deferred.fromCoroutine(make_backend(path, server, clock).check())) == ["it did not read."]
+    assert clock.seconds() - began == pytest.approx(TRIAL_SECONDS, abs=0.02)
+    assert server.show_times == []
 
 
 def test_an_unreadable_lease_file_is_said_and_holds_up_nothing(
