@@ -14,11 +14,13 @@ from regiond.ctl.client import DEFAULT_SOCKET, DEFAULT_TIMEOUT_SECONDS, Target, 
 from regiond.ctl.cluster_edits import serve, set_cluster
 from regiond.ctl.clusters import clusters
 from regiond.ctl.command import RegionGroup, Settings
+from regiond.ctl.devices import devices
 from regiond.ctl.events import events
 from regiond.ctl.exports import export
 from regiond.ctl.imports import import_file
 from regiond.ctl.in_use import in_use
 from regiond.ctl.leases import leases
+from regiond.ctl.nodes import nodes
 from regiond.ctl.pairs import clusters as clusters_on_subnet
 from regiond.ctl.pairs import confirm_pair, unpair
 from regiond.ctl.ranges import ranges
@@ -124,11 +126,13 @@ cli.add_command(adopt)
 cli.add_command(audit)
 cli.add_command(check)
 cli.add_command(clusters)
+cli.add_command(devices)
 cli.add_command(events)
 cli.add_command(export)
 cli.add_command(import_file)
 cli.add_command(leases)
 cli.add_command(in_use)
+cli.add_command(nodes)
 cli.add_command(ranges)
 cli.add_command(recover)
 cli.add_command(reservations)

@@ -41,20 +41,36 @@ def plain(value: Any) -> str:
 _REMOVAL_STATES: dict[str | None, str] = {"applied": "removed", "pending": "being removed"}
 
 
+def map_state(reservation: Mapping[str, Any]) -> str | None:
+    """How far its host map is, or the removal of that; None where there is none."""
+    state = reservation["host_map"]["state"] if reservation["host_map"] else None
+    return _REMOVAL_STATES.get(state, state) if reservation["status"] == "releasing" else state
+
+
+def client_of(reservation: Mapping[str, Any]) -> str | None:
+    """By what a DHCP server knows whom the address is for."""
+    return ",".join(reservation["macs"]) or reservation["client_id"] or reservation["duid"]
+
+
+def progress_fields(reservation: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """How far its host map is on each cluster, and what a release waits for."""
+    for cluster in reservation["host_map"]["clusters"] if reservation["host_map"] else ():
+        error = "" if cluster["error"] is None else f": {cluster['error']}"
+        since = f"{cluster['state']} at generation {cluster['generation']} since {cluster['since']}{error}"
+        yield (f"on {cluster['name']}", since)
+    yield from (("waits for", each) for each in reservation["waits_for"])
+
+
 def reservation_rows(reservations: Iterable[Mapping[str, Any]]) -> Iterable[Sequence[Any]]:
     """The cells of RESERVATION_COLUMNS."""
     for each in reservations:
-        state = each["host_map"]["state"] if each["host_map"] else None
-        if each["status"] == "releasing":
-            state = _REMOVAL_STATES.get(state, state)
-        identifier = ",".join(each["macs"]) or each["client_id"] or each["duid"]
         yield (
             each["id"],
             each["address"],
             each["kind"],
             each["status"],
-            state,
-            identifier,
+            map_state(each),
+            client_of(each),
             each["hostname"],
             each["owner"],
             each["subnet"]["cidr"],

@@ -5,8 +5,17 @@ from typing import Any
 import click
 
 from regiond.client.answers import segment
+from regiond.ctl.claiming import claim_options, claim_query, force_release, print_released
+from regiond.ctl.claiming import release as release_at
 from regiond.ctl.command import DURATION, Settings, given, json_option, pass_settings
-from regiond.ctl.output import RESERVATION_COLUMNS, plain, print_fields, print_json, print_table, reservation_rows
+from regiond.ctl.output import (
+    RESERVATION_COLUMNS,
+    print_fields,
+    print_json,
+    print_table,
+    progress_fields,
+    reservation_rows,
+)
 from regiond.domain.reservations import Kind
 
 _TOLD = (
@@ -59,11 +68,7 @@ def show(settings: Settings, reservation_id: str) -> None:
     told = [(name.replace("_", " "), found[name]) for name in _TOLD if found[name] not in (None, "", [])]
     told[2:2] = [("subnet", f"{found['subnet']['cidr']} in {found['subnet']['vrf']} ({found['subnet']['id']})")]
     told += [("mac", mac) for mac in found["macs"]]
-    for cluster in found["host_map"]["clusters"] if found["host_map"] else ():
-        error = "" if cluster["error"] is None else f": {cluster['error']}"
-        since = f"{cluster['state']} at generation {cluster['generation']} since {cluster['since']}{error}"
-        told.append((f"on {cluster['name']}", since))
-    print_fields([*told, *(("waits for", each) for each in found["waits_for"])])
+    print_fields([*told, *progress_fields(found)])
 
 
 @reservations.command("claim")
@@ -76,13 +81,7 @@ def show(settings: Settings, reservation_id: str) -> None:
 @click.option("--comment", metavar="TEXT", help="Anything else.")
 @click.option("--user", metavar="NAME", help="For this account (admin).")
 @click.option("--expires-in", type=DURATION, help="Give it back by itself after this time, e.g. 12h.")
-@click.option("--wait", type=click.FloatRange(0, 30), help="Wait so many seconds until clusters have applied it.")
-@click.option("--force", is_flag=True, help="Take --address though another client has a lease on it (admin).")
-@click.option(
-    "--probe/--no-probe",
-    default=None,
-    help="Find out on the wire that nobody uses the address, or do not; else as the subnet says.",
-)
+@claim_options
 @json_option
 @pass_settings
 def claim(
@@ -99,10 +98,7 @@ def claim(
     if interface is None and address is None:
         raise click.UsageError("say where with --interface, or which with --address", click.get_current_context())
     body = given(interface=interface, address=address, **more)
-    query = [] if wait is None else [("wait", f"{wait:.3f}")]
-    query += [("force", "true")] if force else []
-    query += [] if probe is None else [("probe", str(probe).lower())]
-    made = settings.client.post("/reservations", body, query, wait or 0.0).content
+    made = settings.client.post("/reservations", body, claim_query(wait, force, probe), wait or 0.0).content
     if settings.as_json:
         print_json(made)
     else:
@@ -111,7 +107,7 @@ def claim(
 
 @reservations.command("release")
 @click.argument("reservation_ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--force", is_flag=True, help="Free it at once, though a client may still be using it (admin).")
+@force_release
 @json_option
 @pass_settings
 def release(settings: Settings, reservation_ids: tuple[str, ...], force: bool) -> None:
@@ -124,13 +120,5 @@ def release(settings: Settings, reservation_ids: tuple[str, ...], force: bool) -
             if not settings.as_json:
                 click.echo(f"all of {reservation_id} are free")
             continue
-        query = [("force", "true")] if force else []
-        reply = settings.client.delete(f"/reservations/{segment(reservation_id)}", query)
-        if reply.content is None:
-            if not settings.as_json:
-                click.echo(f"{reservation_id} is free")
-        elif settings.as_json:
-            print_json(reply.content)
-        else:
-            waits = "; ".join(map(plain, reply.content["waits_for"]))
-            click.echo(f"{reservation_id} ({reply.content['address']}) is releasing: {waits}")
+        reply = release_at(settings, f"/reservations/{segment(reservation_id)}", force)
+        print_released(settings, reply, reservation_id, "is free")
