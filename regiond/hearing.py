@@ -236,6 +236,8 @@ class Hearing:
             if host_maps:
                 await self._store.add_maps(connection.cluster, subnet_name(subnet), host_maps, former=True)
                 count += len(host_maps)
+                if count > self._most:
+                    raise errors.MalformedArgument(f"it hands up more than {self._most} former host maps of {cidr}")
                 after = (host_maps[-1],)
             if not page["more"] or not host_maps:
                 return count

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from twisted.internet.task import Clock
 
 from clusterd.protocol import commands
@@ -17,25 +18,32 @@ MOST = 10
 
 
 class Endless(Responders):
-    """A cluster that always has one host map more."""
+    """A cluster that always has one host map more, or one `former` host map."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, former: bool) -> None:
         super().__init__()
         self.asked = 0
         self.is_honest = False
+        self._former = former
 
     @commands.UploadHostMaps.responder
     def upload_host_maps(self, subnet: str, after: tuple[Identifier, ...]) -> dict[str, Any]:
-        self.asked += 1
-        number = self.asked
         return {
             "cidr": "10.0.0.0/16",
             "history": "another",
             "accepted_generation": 1,
             "applied_generation": 1,
-            "host_maps": [HostMap(mac(number), f"10.0.{number >> 8}.{number & 255}")],
-            "more": int(not self.is_honest),
+            **({"host_maps": [], "more": 0} if self._former else self._one_more()),
         }
+
+    @commands.UploadFormerHostMaps.responder
+    def upload_former_host_maps(self, cidr: str, after: tuple[HostMap, ...]) -> dict[str, Any]:
+        return self._one_more() if self._former else {"host_maps": [], "more": 0}
+
+    def _one_more(self) -> dict[str, Any]:
+        self.asked += 1
+        address = f"10.0.{self.asked >> 8}.{self.asked & 255}"
+        return {"host_maps": [HostMap(mac(self.asked), address)], "more": int(not self.is_honest)}
 
 
 class Store:
@@ -51,7 +59,7 @@ class Store:
     async def take(self, evidence: object) -> None:
         self.kept = 0
 
-    async def add_maps(self, cluster: int, name: str, host_maps: tuple[HostMap, ...]) -> None:
+    async def add_maps(self, cluster: int, name: str, host_maps: tuple[HostMap, ...], *, former: bool = False) -> None:
         self.kept += len(host_maps)
 
     async def waits_for(self, cluster: int) -> bool:
@@ -69,8 +77,11 @@ class Store:
         return None
 
 
-def test_a_cluster_that_hands_up_host_maps_without_end_is_not_believed_and_asked_again_ever_less_often() -> None:
-    clock, cluster, store = Clock(), Endless(), Store()
+@pytest.mark.parametrize(("former", "what"), [(False, "host maps"), (True, "former host maps")])
+def test_a_cluster_that_hands_up_host_maps_without_end_is_not_believed_and_asked_again_ever_less_often(
+    former: bool, what: str
+) -> None:
+    clock, cluster, store = Clock(), Endless(former=former), Store()
     there = linked(clock, client=cluster)
     assert isinstance(there.server, Link)
     hearing: Any = Hearing(clock, store, most=MOST)  # type: ignore[arg-type]
@@ -87,7 +98,7 @@ def test_a_cluster_that_hands_up_host_maps_without_end_is_not_believed_and_asked
     assert {(event["event"], event["cluster"], event["subnet"]) for event in events} == {
         ("recovery.not-heard", "rack-7", SUBNET)
     }
-    assert f"more than {MOST} host maps" in events[0]["reason"]
+    assert f"more than {MOST} {what}" in events[0]["reason"]
     assert cluster.asked == 9 * (MOST + 1)
     cluster.is_honest = True
     clock.advance(delay)
