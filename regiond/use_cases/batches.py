@@ -1,14 +1,17 @@
 """Claims and releases over any subnets as one request: all of them happen, or none. The story of such a request."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from regiond.domain import errors
+from regiond.domain.ids import Prefix
 from regiond.domain.mutations import Claim, Mutation, Outcome, Step
 from regiond.domain.reservations import Reservation, Status
 from regiond.domain.views import ReservationView
 from regiond.progress import Progress
 from regiond.storage.reads import Reads
+from regiond.use_cases import inputs
 from regiond.use_cases.claims import Claims
 from regiond.use_cases.repeats import once
 from regiond.use_cases.requests import RequestContext
@@ -79,12 +82,13 @@ class Batches:
         steps: list[tuple[int, Step]] = []
         refused: list[tuple[int, errors.DomainError]] = []
         addresses = 0
+        of_nodes: Counter[int] = Counter()
         for position, member in enumerate(members):
             try:
                 addresses += _addresses(member)
                 if addresses > MAX_ADDRESSES:
                     raise errors.InvalidRequest("/count", f"more than {MAX_ADDRESSES} addresses in all are claimed")
-                steps.extend((position, step) for step in await self._steps_of(context, member))
+                steps.extend((position, step) for step in await self._steps_of(context, member, of_nodes))
             except errors.DomainError as error:
                 refused.append((position, error))
             if len(steps) > MAX_STEPS:
@@ -102,12 +106,16 @@ class Batches:
         informed = dict(zip((at for at, _ in claims), looked, strict=True))
         return [(member, informed.get(at, step)) for at, (member, step) in enumerate(steps)]
 
-    async def _steps_of(self, context: RequestContext, member: Member) -> Sequence[Step]:
+    async def _steps_of(self, context: RequestContext, member: Member, of_nodes: Counter[int]) -> Sequence[Step]:
+        """`of_nodes`: how many addresses of each node the members before it claim."""
         match member:
             case DeviceClaim():
                 return [await self._steps.claim_device(context, member)]
             case NodeAddressClaim():
-                return [await self._steps.claim_node_address(context, member)]
+                node = inputs.known_id(Prefix.NODE, member.node)
+                claim = await self._steps.claim_node_address(context, member, of_nodes[node])
+                of_nodes[node] += 1
+                return [claim]
             case UserClaim():
                 return [await self._steps.claim_for_user(context, member)]
             case DeviceRelease():

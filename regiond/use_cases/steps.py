@@ -160,11 +160,12 @@ class Steps:
             comment=asked.comment,
         )
 
-    async def claim_node_address(self, context: RequestContext, asked: NodeAddressClaim) -> Claim:
+    async def claim_node_address(self, context: RequestContext, asked: NodeAddressClaim, beside: int = 0) -> Claim:
+        """`beside`: how many addresses of the node the same request claims before this one. Raises NodeFull."""
         node = await self.node(context, asked.node)
         subnet = await self._catalogue.resolve(asked.interface)
         identifier = _node_identifier(node, subnet, asked)
-        if await self._reads.node_addresses(node.id) >= MAX_NODE_ADDRESSES:
+        if await self._reads.node_addresses(node.id) + beside >= MAX_NODE_ADDRESSES:
             await self._need_old(node, subnet, identifier)
         return Claim(
             self._new_id(),
@@ -184,8 +185,8 @@ class Steps:
         wanted = ReservationFilter(nodes=[node.id], subnets=[subnet.id])
         if not any(identifier in view.reservation.identifiers for view in await self._reads.all_reservations(wanted)):
             raise errors.NodeFull(
-                f"node {node.hostname} has {MAX_NODE_ADDRESSES} extra addresses already, and no node has more: give "
-                "some back, or make another node",
+                f"node {node.hostname} has {MAX_NODE_ADDRESSES} extra addresses then, and no node has more: give some "
+                "back, or make another node",
                 limit=MAX_NODE_ADDRESSES,
             )
 

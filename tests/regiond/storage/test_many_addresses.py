@@ -16,7 +16,7 @@ from regiond.storage.nodes import NodeStore
 from regiond.storage.reads import AT_ONCE
 from regiond.storage.reservation_filter import ReservationFilter
 from regiond.use_cases.batches import MAX_STEPS
-from regiond.use_cases.steps import MAX_NODE_ADDRESSES, DeviceRelease
+from regiond.use_cases.steps import MAX_NODE_ADDRESSES, DeviceRelease, NodeAddressClaim
 from tests.regiond.storage.region import Region, new_id, region_on
 from tests.regiond.storage.test_reads import change
 from tests.regiond.test_repeated_requests import Requests, requests_on
@@ -78,6 +78,13 @@ async def node_with(requests: Requests, addresses: int) -> str:
     return format_id(Prefix.NODE, node)
 
 
+async def give_back(requests: Requests, node: str, addresses: int) -> None:
+    claims, context = requests.claims, requests.context()
+    for view in (await claims.list_node_addresses(context, node))[:addresses]:
+        reservation = format_id(Prefix.RESERVATION, view.reservation.id)
+        await claims.release_node_address(context, node, reservation, force=True)
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_node_has_only_so_many_addresses_and_gives_all_of_them_back(database: str) -> None:
     async with requests_on(database) as here:
@@ -96,6 +103,13 @@ async def test_a_node_has_only_so_many_addresses_and_gives_all_of_them_back(data
         assert full.value.members == {"limit": MAX_NODE_ADDRESSES}
         assert await claimed("00:16:3e:00:00:01") == (last[0], False), "what it has already it is told"
         assert await claimed("00:16:3e:00:00:01", "k") == last
+        await give_back(here, node, 2)
+        asking = Asking(here)
+        members = [NodeAddressClaim(node, NET, mac=f"00:16:3e:00:01:{n:02x}") for n in range(3)]
+        with pytest.raises(errors.BatchRefused) as refused:
+            await asking.run(*members)
+        assert [(position, type(why)) for position, why in refused.value.refused] == [(2, errors.NodeFull)]
+        await asking.run(*members[:2])
         listed: Sequence[Any] = await here.claims.list_node_addresses(here.context(), node)
         assert len(listed) == MAX_NODE_ADDRESSES
         releasing = await here.claims.delete_node(here.context(), node, force=False)
