@@ -175,8 +175,7 @@ class Pool:
         self, sql: str, args: Arguments = None, *, retry: bool = False, deadline: float | None = None
     ) -> list[Row]:
         """Run one string outside of any other transaction; the rows of its last statement."""
-        call = self._call(lambda session: session.run(sql, args), deadline, on_conflict=True, on_loss=retry)
-        return await _translated(call)
+        return await self._call(lambda session: session.run(sql, args), deadline, on_conflict=True, on_loss=retry)
 
     async def execute(
         self, sql: str, args: Arguments = None, *, retry: bool = False, deadline: float | None = None
@@ -204,7 +203,7 @@ class Pool:
             await session.run("COMMIT")
             return result
 
-        return await _translated(self._call(work, deadline, on_conflict=True, on_loss=retry))
+        return await self._call(work, deadline, on_conflict=True, on_loss=retry)
 
     async def session(self, fn: Work[T], *, retry: bool = False, deadline: float | None = None) -> T:
         """Lend one connection to `fn`, which begins and commits by itself.
@@ -219,9 +218,11 @@ class Pool:
                 error.outcome_unknown = session.used
                 raise
 
-        return await self._call(work, deadline, on_conflict=retry, on_loss=retry)
+        return await self._call(work, deadline, on_conflict=retry, on_loss=retry, translated=False)
 
-    async def _call(self, work: Work[T], deadline: float | None, *, on_conflict: bool, on_loss: bool) -> T:
+    async def _call(
+        self, work: Work[T], deadline: float | None, *, on_conflict: bool, on_loss: bool, translated: bool = True
+    ) -> T:
         end = self._reactor.seconds() + (self._deadline if deadline is None else deadline)
         unknown = False
         for attempt in range(1, ATTEMPTS + 1):
@@ -234,6 +235,8 @@ class Pool:
                 return await self._lend(connection, work, end)
             except psycopg2.Error as error:
                 if not on_conflict or error.pgcode not in CONFLICT_CODES or not self._again(attempt, end):
+                    if translated and is_nobodys_fault(error):  # this attempt is undone, an earlier one may not be
+                        raise DatabaseUnavailable(first_line(error), outcome_unknown=unknown) from error
                     raise
             except ConnectionLost as error:
                 # what was never sent, undone, or refused by a server that cannot write, is safe to send again
@@ -427,12 +430,3 @@ class Pool:
 
 async def _awaited(work: Work[T], session: Session) -> T:
     return await work(session)
-
-
-async def _translated(call: Awaitable[T]) -> T:
-    try:
-        return await call
-    except psycopg2.Error as error:
-        if is_nobodys_fault(error):
-            raise DatabaseUnavailable(first_line(error)) from error
-        raise

@@ -277,6 +277,27 @@ async def test_a_lost_answer_is_unknown_and_tried_again_only_for_idempotent_work
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_may_be_committed_stays_unknown_when_the_next_attempt_runs_into_a_limit(empty_database: str) -> None:
+    attempts = 0
+
+    async def insert(session: Session) -> None:
+        nonlocal attempts
+        attempts += 1
+        await session.run("INSERT INTO t VALUES (1)")
+        if attempts > 1:
+            await session.run("SET LOCAL statement_timeout = 1; SELECT pg_sleep(60)")
+
+    async with running_pool(empty_database) as pool:
+        await pool.execute(DIES_AT_COMMIT)
+        with pytest.raises(DatabaseUnavailable, match="statement timeout") as caught:
+            await pool.transaction(insert, retry=True)
+        assert (attempts, caught.value.outcome_unknown) == (2, True)
+        with pytest.raises(DatabaseUnavailable, match="statement timeout") as caught:
+            await pool.transaction(insert, retry=True)
+        assert (attempts, caught.value.outcome_unknown) == (3, False)
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_cause_is_told_when_even_the_rollback_fails(empty_database: str) -> None:
     async def work(session: Session) -> None:
         try:
