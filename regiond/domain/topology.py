@@ -3,9 +3,9 @@
 A network that nobody has becomes a subnet of its VRF (the one that the cluster's configuration gives its NIC, or else
 the cluster's own), served by this cluster. A second cluster on an existing subnet stays unserved (`shared-subnet`)
 until an admin says that it is the same wire: two unrelated sites that both use 10.0.0.0/24 must not silently become a
-pair. So does a new network of a cluster that wants to be asked first (`unserved`), and one that an
-admin said no to (`declined`). A network that overlaps a subnet
-without being it is kept as a conflict and shown, never refused; so is one of a VRF that there is not.
+pair. So does a new network of a cluster that wants to be asked first (`unserved`), and one that an admin said no to,
+for all NICs that the cluster has there or gets (`declined`). A network that overlaps a subnet without being it is kept
+as a conflict and shown, never refused; so is one of a VRF that there is not.
 
 A subnet is where the cluster is that serves it: when all of that cluster's interfaces on it are given another VRF, and
 no other cluster is on it, it goes there with its reservations. Otherwise it stays, and the interface is another one.
@@ -158,6 +158,7 @@ class _Planning:
     ) -> None:
         self._reports: dict[_Key, InterfaceReport] = {(report.nic, report.cidr): report for report in reports}
         self._left: dict[_Key, KnownInterface] = {(row.report.nic, row.report.cidr): row for row in known_interfaces}
+        self._declined = {row.subnet for row in known_interfaces if row.serving == "declined"}
         self._names = renamed_nics(
             [row.report for row in known_interfaces if row.present], list(self._reports.values())
         )
@@ -230,7 +231,7 @@ class _Planning:
         self, report: InterfaceReport, subnet: KnownSubnet | None, before: KnownInterface | None
     ) -> PlannedInterface:
         conflict = None if subnet is not None else self._conflict_of(report)
-        serving = _serving(report, subnet, before)
+        serving = _serving(report, subnet, before, self._declined)
         where = None if subnet is None else subnet.id
         id_, change = (self._new_id(), "appeared") if before is None else (before.id, _change(report, before))
         if before is not None and before.subnet is not None and before.subnet != where:
@@ -307,7 +308,12 @@ def _change(report: InterfaceReport, before: KnownInterface) -> str | None:
     return "renamed" if report.nic != before.report.nic else None
 
 
-def _serving(report: InterfaceReport, subnet: KnownSubnet | None, before: KnownInterface | None) -> str:
+def _serving(
+    report: InterfaceReport,
+    subnet: KnownSubnet | None,
+    before: KnownInterface | None,
+    declined: Collection[int | None],
+) -> str:
     if subnet is None:
         return "conflict"
     known = before is not None and before.subnet == subnet.id
@@ -315,6 +321,8 @@ def _serving(report: InterfaceReport, subnet: KnownSubnet | None, before: KnownI
         return before.serving
     if subnet.serves:
         return "serving"  # by another NIC, or by one that is away: it is the same wire
+    if subnet.id in declined:
+        return "declined"  # an admin said so of the cluster, whichever NIC it was then
     if subnet.others:
         return "shared-subnet"
     return "serving" if report.serve else "unserved"

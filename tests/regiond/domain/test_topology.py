@@ -307,6 +307,17 @@ def test_a_cluster_that_wants_to_be_asked_serves_nothing_new_alone() -> None:
     assert [row.serving for row in kept.apply(1, [report("eth0", NET, serve=False)]).interfaces] == ["serving"]
 
 
+def test_another_nic_of_a_cluster_that_is_not_to_serve_the_network_does_not_serve_it_either() -> None:
+    kept = Kept()
+    (row,) = kept.apply(1, [report("eth0", NET, mac=A)]).interfaces
+    kept.interfaces[1][row.id] = replace(kept.interfaces[1][row.id], serving="declined")
+    kept.serving[1].clear()
+    for reports in ([report("eth0", NET, mac=A), report("eth1", NET, mac=B)], [report("bond0", NET, mac=B)]):
+        plan = kept.apply(1, reports)
+        assert {row.serving for row in plan.interfaces} == {"declined"}
+        assert not plan.serve
+
+
 # ---- VRFs ----
 
 
