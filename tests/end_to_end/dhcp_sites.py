@@ -22,7 +22,7 @@ from tests.lab.clients import missing_clients
 from tests.lab.dhcpd import OMAPI_PORT, DhcpdServer, dhcpd
 from tests.lab.kea import SCRIPTS, KeaServers, kea, missing_programs
 from tests.lab.namespaces import Network, Wire
-from tests.lab.servers import ProcessIdentity, dnsmasq
+from tests.lab.servers import DnsmasqServer, ProcessIdentity, dnsmasq
 from tests.requirements import need
 
 MAC = "00:16:3e:aa:00:01"  # of both of the clients' NICs
@@ -107,8 +107,7 @@ def _server(name: str, network: Network, directory: Path, region: Region) -> Ite
         case "dnsmasq":
             need(shutil.which("dnsmasq"), "dnsmasq is not installed")
             with dnsmasq(network, directory) as one:
-                dhcp = f'backend = "dnsmasq"\nhosts_file = "{one.hosts_file}"\npid_file = "{one.pid_file}"'
-                yield _Server(dhcp, lambda: one.identity)
+                yield _Server(dnsmasq_table(one), lambda: one.identity)
         case "isc":
             need(shutil.which("dhcpd"), "dhcpd is not installed")
             own = network.wires[0].networks[0].replace(".0/24", ".99")
@@ -122,6 +121,11 @@ def _server(name: str, network: Network, directory: Path, region: Region) -> Ite
                 yield _Server(kea_table(servers), lambda: servers.identity(4), one_lease_per_address=True)
 
 
+def dnsmasq_table(server: DnsmasqServer) -> str:
+    """clusterd's [dhcp] table for a dnsmasq."""
+    return f'backend = "dnsmasq"\nhosts_file = "{server.hosts_file}"\npid_file = "{server.pid_file}"'
+
+
 def isc_table(server: DhcpdServer) -> str:
     """clusterd's [dhcp] table for a dhcpd."""
     return f"""backend = "isc"
@@ -133,6 +137,7 @@ configuration_file = "{server.configuration_file}"
 include_file = "{server.include_file}"
 configuration_file = "{server.configuration_file6}"
 pid_file = "{server.pid_file6}"
+leases_file = "{server.leases_file6}"
 program = "{server.directory}/dhcpd"
 restart_command = ["{server.restart_command}"]"""
 

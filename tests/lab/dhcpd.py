@@ -64,11 +64,18 @@ def configuration6(networks: list[str], include_file: Path) -> str:
 class DhcpdServer:
     """dhcpd for both families at the server's end of a network; its files stay in `directory`.
 
+    `relayed` are networks on no cable, whose machines a relay asks for.
     The program is a copy: Debian's AppArmor profile, where it is in force, keeps /usr/sbin/dhcpd to /etc and /var/lib.
     """
 
     def __init__(
-        self, network: Network, directory: Path, *, pools: dict[str, str] | None = None, more: Sequence[str] = ()
+        self,
+        network: Network,
+        directory: Path,
+        *,
+        pools: dict[str, str] | None = None,
+        more: Sequence[str] = (),
+        relayed: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.leases_file = directory / "dhcpd.leases"
@@ -87,7 +94,7 @@ class DhcpdServer:
         if installed is None:
             raise LaboratoryError("dhcpd is not installed")
         shutil.copy(installed, self._program)
-        networks = [cidr for wire in network.wires for cidr in wire.networks]
+        networks = [*(cidr for wire in network.wires for cidr in wire.networks), *relayed]
         self.configuration_file.write_text(configuration(networks, pools=pools, more=more))
         self.configuration_file6.write_text(configuration6(networks, self.include_file))
         self.include_file.touch()
@@ -211,10 +218,15 @@ def _is_running(pid: int) -> bool:
 
 @contextmanager
 def dhcpd(
-    network: Network, directory: Path, *, pools: dict[str, str] | None = None, more: Sequence[str] = ()
+    network: Network,
+    directory: Path,
+    *,
+    pools: dict[str, str] | None = None,
+    more: Sequence[str] = (),
+    relayed: Sequence[str] = (),
 ) -> Iterator[DhcpdServer]:
     """A running dhcpd for each family; whatever became of them in between, nothing runs at the end."""
-    server = DhcpdServer(network, directory, pools=pools, more=more)
+    server = DhcpdServer(network, directory, pools=pools, more=more, relayed=relayed)
     try:
         server.start()
         server.start6()

@@ -69,7 +69,10 @@ def dnsmasq_configuration(
 
 
 class DnsmasqServer:
-    """One dnsmasq at the server's end of a network, started and stopped at will; its files stay in `directory`."""
+    """One dnsmasq at the server's end of a network, started and stopped at will; its files stay in `directory`.
+
+    `relayed` are networks on no cable, whose machines a relay asks for.
+    """
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class DnsmasqServer:
         hosts_file: Path | None = None,
         lease_seconds: int = 600,
         more: Sequence[str] = (),
+        relayed: Sequence[str] = (),
     ) -> None:
         self.hosts_file = hosts_file or directory / "maps"
         self.hosts_directory = self.hosts_file.with_name(f"{self.hosts_file.name}.new")
@@ -88,7 +92,7 @@ class DnsmasqServer:
         self._log_file = directory / "dnsmasq.log"
         self._configuration_file = directory / "dnsmasq.conf"
         self._process: subprocess.Popen[bytes] | None = None
-        networks = [cidr for wire in network.wires for cidr in wire.networks]
+        networks = [*(cidr for wire in network.wires for cidr in wire.networks), *relayed]
         self._configuration_file.write_text(
             dnsmasq_configuration(
                 networks,
@@ -167,10 +171,15 @@ class DnsmasqServer:
 
 @contextmanager
 def dnsmasq(
-    network: Network, directory: Path, *, hosts_file: Path | None = None, more: Sequence[str] = ()
+    network: Network,
+    directory: Path,
+    *,
+    hosts_file: Path | None = None,
+    more: Sequence[str] = (),
+    relayed: Sequence[str] = (),
 ) -> Iterator[DnsmasqServer]:
     """A running dnsmasq; whatever became of it in between, nothing runs at the end. `more` are configuration lines."""
-    server = DnsmasqServer(network, directory, hosts_file=hosts_file, more=more)
+    server = DnsmasqServer(network, directory, hosts_file=hosts_file, more=more, relayed=relayed)
     server.start()
     try:
         yield server
