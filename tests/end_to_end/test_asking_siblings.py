@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGCONT, SIGSTOP
 from typing import Any
 from urllib.parse import quote
 
@@ -45,10 +46,11 @@ def network() -> Iterator[Network]:
 
 @dataclass
 class Regionds:
-    """`far` is the one that the cluster is connected to; `database` a connection to what both have in common."""
+    """`far` is the one that `cluster` is connected to; `database` a connection to what both have in common."""
 
     here: Region
     far: Region
+    cluster: Cluster
     database: Any
 
     @property
@@ -92,7 +94,7 @@ def regionds(database: str, network: Network, state_directory: Path) -> Iterator
         eventually(lambda: here.api.get(PATH)["claimable"], "the subnet claimable")
         with closing(psycopg2.connect(database)) as connection:
             connection.autocommit = True
-            yield Regionds(here, far, connection)
+            yield Regionds(here, far, cluster, connection)
     finally:
         cluster.stop()
         far.stop()
@@ -116,11 +118,15 @@ def test_a_cluster_of_another_regiond_is_asked_like_any(regionds: Regionds) -> N
     assert regionds.questions() == []
 
     # The other one is killed while its cluster is at it: nobody can be asked, and everything else goes on.
-    with ThreadPoolExecutor(1) as pool:
-        claim = pool.submit(regionds.claim)
-        eventually(lambda: regionds.questions() == [True], "the question taken")
-        regionds.far.kill()
-        answer = claim.result()
+    regionds.cluster.send(SIGSTOP)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            claim = pool.submit(regionds.claim)
+            eventually(lambda: regionds.questions() == [True], "the question taken")
+            regionds.far.kill()
+            answer = claim.result()
+    finally:
+        regionds.cluster.send(SIGCONT)
     assert (answer.status, answer.body["type"]) == (503, "not-probed")
     assert "cluster rack-a does not answer" in answer.body["reasons"]
     (reason,) = regionds.claim().body["reasons"]

@@ -37,11 +37,11 @@ def oldest() -> Path | None:
 
 
 @pytest.fixture(scope="module")
-def oldest_server(session_state_directory: Path) -> Iterator[TestServer]:
+def oldest_server(module_state_directory: Path) -> Iterator[TestServer]:
     programs = oldest()
     need(programs is not None, f"no PostgreSQL of the distribution's own is installed below {INSTALLED}")
     assert programs is not None
-    place = session_state_directory / "oldest"
+    place = module_state_directory / "oldest"
     place.mkdir()
     enter = as_nobody_special()
     as_user: dict[str, Any] = {}
