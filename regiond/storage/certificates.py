@@ -187,8 +187,9 @@ class CertificateStore:
 
     # ---- the end ----
 
-    async def revoke(self, change: Change, cluster: int, name: str) -> Sequence[str] | None:
-        """Let the cluster in no more, by whatever it has; the serials that were good until now.
+    async def revoke(self, change: Change, cluster: int) -> Sequence[str] | None:
+        """Let the cluster in no more, by whatever it has, also by a token for the name that it has now; the serials
+        that were good until now.
 
         None when a repeated idempotency key finds that done. Raises StaleVersion.
         """
@@ -202,7 +203,7 @@ class CertificateStore:
             )
             versions.require(change.if_match, versions.of_cluster(cluster, *rows[0]))
             await session.run("UPDATE cluster SET revoked = coalesce(revoked, now()) WHERE id = %s", (cluster,))
-            await session.run("DELETE FROM enrolment WHERE name = %s", (name,))
+            await session.run("DELETE FROM enrolment WHERE name = %s", (rows[0][0],))
             serials = await _revoke_certificates(session, cluster)
             object_id = format_id(Prefix.CLUSTER, cluster)
             await write_audit(session, change, "cluster.revoke", object_id, {"certificates": serials}, None)

@@ -266,7 +266,7 @@ class Enrolment:
         )
 
     async def _revoke(self, context: RequestContext, change: Change, view: ClusterView) -> None:
-        serials = await self._store.revoke(change, view.id, view.name)
+        serials = await self._store.revoke(change, view.id)
         if serials is None:
             return
         self._log.warn(

@@ -47,12 +47,17 @@ from regiond.domain.errors import (
 )
 from regiond.domain.identity import EnrolmentOffer, Registered
 from regiond.domain.ids import Prefix, format_id
+from regiond.domain.mutations import Actor
+from regiond.domain.views import ClusterView
 from regiond.enrolment_door import MAX_REFUSALS
 from regiond.region import Region
 from regiond.service import RegionDaemon
-from regiond.storage.certificates import MAX_CERTIFICATES_A_DAY
+from regiond.storage.certificates import MAX_CERTIFICATES_A_DAY, CertificateStore
+from regiond.storage.changes import Change
+from regiond.storage.cluster_edits import ClusterEditStore
 from regiond.storage.recovery import RecoveryStore
 from regiond.use_cases.accounts import random_id
+from regiond.use_cases.enrolment import Enrolment
 from regiond.use_cases.requests import Caller, RequestContext
 from tests.certificates import now
 from tests.fakes.cluster import FakeCluster
@@ -407,6 +412,38 @@ async def test_a_revoked_cluster_is_cut_at_once_wherever_it_is_connected(world: 
     await world.register(again)
     async with refused(errors.RegistrationRefused, "revoked"):
         await world.register(file)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cluster_that_is_renamed_while_it_is_revoked_cannot_enrol_by_its_new_name(world: World) -> None:
+    regiond = await world.start()
+    await world.enrol(await regiond.offer())
+    region, admin = regiond.region, regiond.admin
+    await regiond.offer()
+
+    async def announce() -> None: ...
+
+    store = CertificateStore(region.reads._pool, random_id)
+    clusters = RenamedMeanwhile(region)
+    revoking = Enrolment(region.enrolment.certificates, store, clusters, region.clusters, region.writer, announce)
+    view = await revoking.revoke(admin, "rack-7")
+    assert (view.name, view.revoked is not None) == ("rack-8", True)
+    async with refused(NotFound, "no enrolment token for rack-8"):
+        await region.enrolment.withdraw(admin, "rack-8")
+
+
+class RenamedMeanwhile:
+    """Clusters of which each has another name as soon as somebody has looked for it."""
+
+    def __init__(self, region: Region) -> None:
+        self._region = region
+
+    async def cluster(self, cluster_id: str) -> ClusterView:
+        found = await self._region.inventory.cluster(cluster_id)
+        edits = ClusterEditStore(self._region.reads._pool, random_id)
+        if found.name != "rack-8":
+            await edits.change(Change(Actor(None, "test", True), "renaming"), found.id, name="rack-8")
+        return found
 
 
 @pytest_twisted.ensureDeferred
