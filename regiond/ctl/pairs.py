@@ -52,8 +52,18 @@ def clusters_path(subnet: str) -> str:
 
 
 def waiting(subnet: str, found: Iterable[Any]) -> list[tuple[str, str]]:
-    """What `subnets show` says of clusters that are on the subnet and do not serve it."""
-    return [
+    """What `subnets show` says of clusters that are on the subnet and do not serve it, or left it for another VRF."""
+    left = [
+        (
+            "in another VRF",
+            f"{each['name']} has this network in VRF {', '.join(each['other_vrfs'])}, and shares no host maps with "
+            "this subnet; if it is the same wire, give it the same VRF ([topology.vrf] of its clusterd.toml, or "
+            "regionctl clusters set --vrf)",
+        )
+        for each in found
+        if each["other_vrfs"] and not each["nics"]
+    ]
+    return left + [
         (
             "not serving",
             f"{each['name']} ({', '.join(each['nics'])}) is on this network, too; if it is the same wire: "

@@ -104,6 +104,19 @@ class NewSubnet:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """A subnet that the cluster serves, and is not on any more: the network of its NIC was given this other VRF.
+
+    Others are on the subnet, which stays with them and with its reservations.
+    """
+
+    subnet: int
+    nic: str
+    cidr: str
+    vrf: str
+
+
+@dataclass(frozen=True, slots=True)
 class TopologyPlan:
     """What to write. `infrastructure` has, per subnet this cluster is on, the addresses that nobody may claim.
 
@@ -118,6 +131,7 @@ class TopologyPlan:
     infrastructure: Mapping[int, frozenset[tuple[str, str]]]
     replaced: Sequence[int] = ()
     moved_subnets: Mapping[int, int] = field(default_factory=dict)
+    left_behind: Sequence[LeftBehind] = ()
 
     @property
     def changes_interfaces(self) -> bool:
@@ -168,6 +182,7 @@ class _Planning:
         self._moved_subnets = self._subnets_that_move(known_subnets)
         placed = [(self._moved_subnets.get(row.id, row.vrf), row) for row in known_subnets]
         self._subnets = {(vrf, row.cidr): row for vrf, row in placed}
+        self._shared = {row.id: row.cidr for row in known_subnets if row.others and row.serves}
         self._taken = {vrf: _Networks() for vrf in {*vrfs.ids.values(), *(vrf for vrf, _ in placed)}}
         for vrf, row in placed:
             self._taken[vrf].add(network(row.cidr))
@@ -188,6 +203,7 @@ class _Planning:
             self._infrastructure(rows),
             self._replaced,
             self._moved_subnets,
+            self._left_behind(rows),
         )
 
     def _recognised(self) -> dict[_Key, KnownInterface]:
@@ -287,6 +303,17 @@ class _Planning:
         )
         moved = {row.id: gone[where] for where, row in come.items() if row is not None and gone.get(where) is not None}
         return [replace(row, change="moved", former=moved[row.id]) if row.id in moved else row for row in rows]
+
+    def _left_behind(self, rows: Sequence[PlannedInterface]) -> list[LeftBehind]:
+        stays = {row.subnet for row in rows}
+        return [
+            LeftBehind(former.subnet, row.report.nic, row.report.cidr, row.vrf)
+            for row in rows
+            if (former := row.former) is not None
+            and former.subnet is not None
+            and former.subnet not in stays
+            and self._shared.get(former.subnet) == row.report.cidr
+        ]
 
     def _infrastructure(self, rows: Sequence[PlannedInterface]) -> dict[int, frozenset[tuple[str, str]]]:
         found: dict[int, set[tuple[str, str]]] = {}

@@ -19,6 +19,8 @@ _ON_SUBNET: Final = f"""
 SELECT c.id, c.name, {CONNECTED},
        ARRAY(SELECT i.nic FROM cluster_interface i
              WHERE i.cluster = c.id AND i.subnet = s.id AND i.present ORDER BY i.nic) AS nics,
+       ARRAY(SELECT DISTINCT v.name FROM cluster_interface i JOIN subnet o ON o.id = i.subnet JOIN vrf v ON v.id = o.vrf
+             WHERE i.cluster = c.id AND i.present AND i.cidr = s.cidr AND o.vrf <> s.vrf ORDER BY v.name),
        coalesce(d.role, (SELECT i.serving FROM cluster_interface i WHERE i.cluster = c.id AND i.subnet = s.id
                          ORDER BY i.present DESC, i.id LIMIT 1)), s.generation, coalesce(d.accepted_generation, 0),
        coalesce(d.applied_generation, 0), d.error, d.since
@@ -39,7 +41,7 @@ class PairStore:
     async def clusters_on(self, subnet: int) -> list[ClusterOnSubnet]:
         """Every cluster that is on the subnet, or has or had its host maps, by name."""
         rows = await self._pool.query(_ON_SUBNET, (subnet,), retry=True)
-        return [ClusterOnSubnet(row[0], row[1], row[2], tuple(row[3]), *row[4:]) for row in rows]
+        return [ClusterOnSubnet(row[0], row[1], row[2], tuple(row[3]), tuple(row[4]), *row[5:]) for row in rows]
 
     async def confirm(self, change: Change, subnet: int, cluster: int) -> bool:
         """The cluster serves the subnet from now on, beside whoever does already; False if it did.

@@ -31,6 +31,17 @@ def tell(applied: Applied) -> None:
             vrf=applied.vrfs[vrf],
             cluster=name,
         )
+    for left in applied.plan.left_behind:
+        _log.warn(
+            "cluster {cluster} has {cidr} in VRF {vrf} from now on ({nic}), and subnet {subnet} stays with the others "
+            "that are on it: they share no host maps any more",
+            event="subnet.left-behind",
+            cluster=name,
+            cidr=left.cidr,
+            vrf=left.vrf,
+            nic=left.nic,
+            subnet=format_id(Prefix.SUBNET, left.subnet),
+        )
     for change in applied.changes:
         _tell_of(name, change)
 

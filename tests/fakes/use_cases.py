@@ -183,7 +183,7 @@ RECORDED_CHANGE = RecordedChange(
         {"interface": 8, "cidr": "192.0.2.0/24", "mac": "00:16:3e:00:00:02"},
     ),
 )
-CLUSTER_ON_SUBNET = ClusterOnSubnet(10, "rack-b", True, ("eth2",), "shared-subnet", 5, 0, 0, None, None)
+CLUSTER_ON_SUBNET = ClusterOnSubnet(10, "rack-b", True, ("eth2",), (), "shared-subnet", 5, 0, 0, None, None)
 MARK = MarkedAddress(17, 5, "192.0.2.66", "00:16:3e:00:00:66", "rack-a", NOW, NOW, NOW)
 UTILISATION = Utilisation(
     subnet=5,

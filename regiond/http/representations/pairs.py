@@ -12,6 +12,7 @@ def cluster_on_subnet(found: ClusterOnSubnet) -> shapes.ClusterOnSubnet:
         "name": found.name,
         "connected": found.connected,
         "nics": list(found.nics),
+        "other_vrfs": list(found.other_vrfs),
         "role": found.role,
         "desired_generation": found.desired_generation,
         "accepted_generation": found.accepted_generation,

@@ -17,6 +17,10 @@ class ClusterOnSubnet(Shape):
     name: str
     connected: bool
     nics: Annotated[list[str], Field(description="its NICs that are on the subnet now", examples=[["eth1"]])]
+    other_vrfs: Annotated[
+        list[str],
+        Field(description="VRFs in which it has this network now, as another subnet", examples=[["site-2"]]),
+    ]
     role: Annotated[
         str,
         Field(

@@ -1,8 +1,11 @@
 """regionctl about the clusters on a subnet."""
 
+from dataclasses import replace
+
 import pytest_twisted
 
 from regiond.domain import errors
+from tests.fakes.use_cases import CLUSTER_ON_SUBNET
 from tests.regiond.ctl.test_regionctl import check_one_line, over_tcp, run
 from tests.regiond.http.serving import serving
 
@@ -27,3 +30,7 @@ async def test_the_clusters_on_a_subnet() -> None:
         shown = (await run("subnets", "show", "192.0.2.0/24", env=env)).stdout
         assert "rack-b (eth2) is on this network, too" in shown
         assert "regionctl subnets confirm-pair sn-0000000005 rack-b" in shown
+        split = replace(CLUSTER_ON_SUBNET, nics=(), other_vrfs=("blue",), role="serving")
+        server.region.pairs.answers["clusters_on"] = [split]
+        shown = (await run("subnets", "show", "192.0.2.0/24", env=env)).stdout
+        assert "rack-b has this network in VRF blue, and shares no host maps with this subnet" in shown

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from clusterd.protocol.values import InterfaceReport, NicKind
 from regiond.domain.networks import network
-from regiond.domain.topology import KnownInterface, KnownSubnet, TopologyPlan, Vrfs, plan_topology
+from regiond.domain.topology import KnownInterface, KnownSubnet, LeftBehind, TopologyPlan, Vrfs, plan_topology
 from regiond.domain.topology_changes import changes_of
 from tests.regiond.domain.stories import Ids
 from tests.turns import slowness
@@ -386,6 +386,18 @@ def test_a_subnet_that_others_are_on_stays_and_the_interface_is_another_one() ->
     assert set(kept.subnets.values()) == {(1, NET), (2, NET)}
     assert set(ids(kept, 2).values()).isdisjoint(before.values())
     assert kept.serving[2], "alone on its own subnet"
+
+
+def test_who_leaves_a_subnet_that_it_serves_to_others_is_told_of() -> None:
+    kept = Kept()
+    kept.apply(1, [report("eth0", NET), report("eth1", NET)])
+    kept.apply(2, [report("eth0", NET)])
+    (subnet,) = kept.subnets
+    one_stays = kept.apply(1, [report("eth0", NET, vrf="blue"), report("eth1", NET)])
+    assert not one_stays.left_behind
+    gone = kept.apply(1, [report("eth0", NET, vrf="blue"), report("eth1", NET, vrf="blue")])
+    assert gone.left_behind == [LeftBehind(subnet, "eth1", NET, "blue")]
+    assert not kept.apply(2, [report("eth0", NET, vrf="blue")]).left_behind, "it did not serve it"
 
 
 def test_a_subnet_stays_where_one_of_the_cluster_s_interfaces_stays() -> None:

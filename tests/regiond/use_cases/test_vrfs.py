@@ -253,6 +253,23 @@ async def test_a_pair_stays_where_a_configuration_keeps_one_of_them(database: st
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_pair_that_one_of_their_configurations_splits_is_seen(database: str) -> None:
+    async with world(database) as here:
+        subnet = await a_pair(here)
+        second = (await here.inventory.cluster("rack-b")).id
+        with logged() as events:
+            await here.report(second, eth("eth0", "10.0.0.2", vrf="blue"))
+        (event,) = [event for event in events if event["event"] == "subnet.left-behind"]
+        assert (event["cluster"], event["nic"], event["cidr"], event["vrf"]) == ("rack-b", "eth0", NET, "blue")
+        assert event["subnet"] == format_id(Prefix.SUBNET, subnet)
+        found = await PairStore(here.region.pool).clusters_on(subnet)
+        assert {each.name: (each.nics, each.other_vrfs) for each in found} == {
+            "rack-a": (("eth0",), ()),
+            "rack-b": ((), ("blue",)),
+        }
+
+
+@pytest_twisted.ensureDeferred
 async def test_one_of_a_pair_leaves_by_being_unpaired_first(database: str) -> None:
     async with world(database) as here:
         subnet = await a_pair(here)
