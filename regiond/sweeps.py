@@ -119,7 +119,7 @@ class Sweeps:
     async def release_expired(self) -> None:
         """Release what its claimant wanted for a time only."""
         rows = await self._pool.query(_EXPIRED, (MAX_PER_SWEEP,), retry=True)
-        await self._submit([Release(*row) for row in rows])
+        await self._submit([Release(number, subnet, at, if_expired=True) for number, subnet, at in rows])
 
     async def confirm_rest(self) -> None:
         """Begin the release hold of what clusters have confirmed, where it was too much for one batch."""

@@ -109,13 +109,14 @@ class Release:
     """Give a reservation up. `subnet` and `address` never change, so the caller has read them before.
 
     Its host maps are removed at once; the address is free when every holder confirmed and the hold passed, or
-    now with `force`.
+    now with `force`. `if_expired`: only if its time is over (the sweep's step), which somebody may have changed.
     """
 
     reservation: int
     subnet: int
     address: str
     force: bool = False
+    if_expired: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,6 +274,8 @@ class _Planner(Editing, Acknowledging, Choosing):
         action = "reservation.force-release" if step.force else "reservation.release"
         if held.status is Status.RELEASING and not step.force:
             return held
+        if step.if_expired and (held.expires_at is None or held.expires_at > self.facts.now):
+            return held
         own = self.identifiers_of(held, removed=False)
         for identifier in sorted(own):
             tombstone = replace(self.maps[subnet.id, identifier], removed=True, request_id=mutation.request_id)

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from clusterd.protocol.values import Identifier
 from regiond.domain.ids import Prefix, format_id
-from regiond.domain.mutations import Acknowledge
+from regiond.domain.mutations import Acknowledge, EditReservation, Place
 from regiond.storage.pool import Pool, Session
 from regiond.storage.writer import Writer
 from regiond.sweeps import MAX_PER_SWEEP, Sweeps
@@ -133,6 +133,23 @@ async def test_a_claim_that_took_over_the_address_is_not_released_for_the_one_th
         await sweeping
         assert taken.address == expired.address
         assert (await region.reads.reservation(taken.id)) is not None
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("until", [FUTURE, None])
+async def test_what_is_kept_for_longer_while_a_sweep_is_about_to_release_it_stays(
+    database: str, until: datetime | None
+) -> None:
+    async with region_on(database, reactor) as region:
+        _, (subnet,) = await region.cluster("rack-a", "192.0.2.0/24")
+        (held,) = (await region.do(region.user(subnet, expires_at=PAST))).reservations
+        sweeping = Deferred.fromCoroutine(sweeps_of(region).release_expired())  # has its question under way
+        place = Place(held.id, held.subnet, held.address)
+        await region.do(EditReservation(place, {"expires_at": until}))
+        await sweeping
+        view = await region.reads.reservation(held.id)
+        assert view is not None and view.reservation.expires_at == until
+        assert await audited(region, "reservation.release") == []
 
 
 async def many_releasing(region: Region, subnet: int, count: int) -> None:
