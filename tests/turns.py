@@ -1,10 +1,9 @@
-"""How long the reactor is held up: the CPU time that its thread spends in one turn; and how slow the machine is."""
+"""How long the reactor is held up: the CPU time that its thread spends in one turn."""
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from operator import itemgetter
 from typing import Any
 
 from twisted.internet import reactor
@@ -13,36 +12,15 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from clusterd.daemon.pauses import avoid_long_collections
+from tests.slowness import slowness
 
 REACTOR: Any = reactor
 STALL_SECONDS = 0.020
-PIECE_SECONDS = 0.0045  # what `_piece_of_work` takes where a stall of STALL_SECONDS is the bound
 
 
 def longest_stall() -> float:
     """The bound for one turn in seconds: longer where the same work takes longer, on a slow machine or a busy one."""
-    return STALL_SECONDS * _slowness(time.thread_time)
-
-
-def slowness() -> float:
-    """How many times as long as elsewhere work takes here and now, by the clock on the wall; 1.0 at least.
-
-    For bounds that are promised to operators: on a machine that is slower, or busy with other tests, they are longer.
-    """
-    return _slowness(time.monotonic)
-
-
-def _slowness(clock: Callable[[], float]) -> float:
-    pieces = sorted(_piece_of_work(clock) for _ in range(9))
-    return max(1.0, pieces[len(pieces) // 2] / PIECE_SECONDS)
-
-
-def _piece_of_work(clock: Callable[[], float]) -> float:
-    began = clock()
-    for _ in range(20):
-        rows = [{"nic": f"eth{number}", "cidr": f"10.0.{number}.0/24"} for number in range(500)]
-        rows.sort(key=itemgetter("cidr"))
-    return clock() - began
+    return STALL_SECONDS * slowness(time.thread_time)
 
 
 async def longest_turn_during(work: "Deferred[Any]") -> float:

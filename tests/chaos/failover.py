@@ -19,6 +19,7 @@ CLIENTS: Final = 8
 REGIONDS: Final = 2
 PROMOTED_AFTER_SECONDS: Final = 0.5
 SERVED_SECONDS: Final = 3.0
+SERVED_IN_BETWEEN: Final = 110
 
 
 @dataclass(slots=True)
@@ -71,11 +72,11 @@ class FailoverPlay:
             crowd = Crowd(self._reactor, CLIENTS, self._seed, world)
             result.ledger = crowd.ledger
             crowd.start()
-            await deferLater(self._reactor, SERVED_SECONDS)
+            await self._served(crowd, SERVED_IN_BETWEEN)
             killed = time.monotonic()
             await self._fail_over(result)
             promoted = time.monotonic()
-            await deferLater(self._reactor, SERVED_SECONDS)
+            await self._served(crowd, len(crowd.ledger.acknowledgements) + SERVED_IN_BETWEEN)
             _, result.gap = crowd.ledger.longest_gap(killed, time.monotonic())
             await self._former_primary_returns(result)
             await crowd.settle()
@@ -92,6 +93,13 @@ class FailoverPlay:
             for server in (self._first, self._second):
                 server.kill()
         return result
+
+    async def _served(self, crowd: Crowd, enough: int) -> None:
+        """For a while, and until so many requests are acknowledged, however slow the machine is."""
+        await deferLater(self._reactor, SERVED_SECONDS)
+        await until(
+            self._reactor, lambda: len(crowd.ledger.acknowledgements) > enough, "requests are acknowledged", 60.0
+        )
 
     async def _fail_over(self, result: Failover) -> None:
         began = time.monotonic()

@@ -27,6 +27,7 @@ SERVER_KILLED_EVERY: Final = 7.0
 REGIOND_FROZEN_EVERY: Final = 4.0
 FROZEN_SECONDS: Final = (0.5, 2.0, 7.0)
 SUPERVISED_EVERY: Final = 0.05
+LONGEST: Final = 4
 MOST_TOLD: Final = 12
 LONGEST_TOLD: Final = 1500
 
@@ -68,9 +69,18 @@ class Report:
 class Storm:
     """One run. The seed decides who is killed when and what clients want; what comes of it depends on the machine."""
 
-    def __init__(self, reactor: Any, directory: Path, seconds: float, seed: int) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        directory: Path,
+        seconds: float,
+        seed: int,
+        is_enough: Callable[[Report], bool] = lambda report: True,
+    ) -> None:
+        """A storm that is not enough after these seconds, on a slow machine, goes on for up to LONGEST times them."""
         self._reactor = reactor
         self._directory = directory
+        self._is_enough = is_enough
         self._seed = seed
         self._random = random.Random(seed)
         self._server: PostgresServer = Servers(directory).server("postgres")
@@ -94,7 +104,7 @@ class Storm:
             crowd = Crowd(self._reactor, CLIENTS, self._seed, world)
             report.ledger = crowd.ledger
             crowd.start()
-            await self._rage(report.seconds)
+            await self._rage(report.seconds, lambda: reader.differences)
             await until(self._reactor, lambda: all(r.ready for r in self._regionds), "all regionds come back", 60.0)
             await crowd.settle()
             await reader.finish()
@@ -110,8 +120,10 @@ class Storm:
             self._server.kill()
         return report
 
-    async def _rage(self, seconds: float) -> None:
+    async def _rage(self, seconds: float, differences: Callable[[], int]) -> None:
         self._end = time.monotonic() + seconds
+        self._very_end = self._end + (LONGEST - 1) * seconds
+        self._differences = differences
         self._raging = True
         evils: list[tuple[float, Callable[[], Any]]] = [
             (REGIOND_KILLED_EVERY, self._kill_a_regiond),
@@ -127,9 +139,16 @@ class Storm:
     async def _repeat(self, every: float, evil: Callable[[], Any]) -> None:
         while True:
             await deferLater(self._reactor, every)
-            if time.monotonic() >= self._end:
+            if self._is_over():
                 return
             await Deferred.fromCoroutine(_awaited(evil()))
+
+    def _is_over(self) -> bool:
+        now = time.monotonic()
+        if now < self._end:
+            return False
+        self.report.differences = self._differences()
+        return now >= self._very_end or self._is_enough(self.report)
 
     # Evils
 

@@ -20,7 +20,8 @@ from clusterd.topology.reporter import SETTLE_SECONDS, TopologyReporter, look_in
 from tests.clusterd.kernel_networks import RECORDED_HOST, ip, namespace, netlink_in, refusal
 from tests.lab.namespaces import obstacle
 from tests.requirements import need
-from tests.turns import collections_as_in_daemons, longest_stall, longest_turn_during, slowness
+from tests.slowness import slowness
+from tests.turns import collections_as_in_daemons, longest_stall, longest_turn_during
 
 pytestmark = pytest.mark.namespaces
 

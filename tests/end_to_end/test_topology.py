@@ -13,7 +13,7 @@ from tests.clusterd.kernel_networks import ip, namespace
 from tests.end_to_end.daemons import Cluster, Region, eventually
 from tests.lab.namespaces import obstacle
 from tests.requirements import need
-from tests.turns import slowness
+from tests.slowness import slowness
 
 pytestmark = pytest.mark.namespaces
 

@@ -13,7 +13,7 @@ from tests.lab.namespaces import Network, in_namespace
 _SOLICIT, _ADVERTISE, _REQUEST, _RENEW, _REPLY, _RELEASE = 1, 2, 3, 5, 7, 8
 _CLIENT_ID, _SERVER_ID, _IA_NA, _IA_ADDRESS, _ELAPSED, _STATUS = 1, 2, 3, 5, 8, 13
 _CLIENT_PORT, _SERVER_PORT, _ALL_SERVERS = 546, 547, "ff02::1:2"
-_ANSWER_SECONDS = 1.0
+_ANSWER_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)

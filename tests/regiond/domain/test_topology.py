@@ -15,7 +15,7 @@ from regiond.domain.networks import network
 from regiond.domain.topology import KnownInterface, KnownSubnet, LeftBehind, TopologyPlan, Vrfs, plan_topology
 from regiond.domain.topology_changes import changes_of
 from tests.regiond.domain.stories import Ids
-from tests.turns import slowness
+from tests.slowness import slowness
 
 CIDRS = ("10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.2.0.0/16", "192.0.2.0/24", "2001:db8::/32", "2001:db8:1::/48")
 
