@@ -32,8 +32,10 @@ MAX_ROUNDS = 100
 
 REGION = Actor(None, "region", is_admin=True)
 
-_RESTED = """SELECT id, subnet, host(address) FROM reservation
-    WHERE status = 'releasing' AND confirmed_at IS NOT NULL AND free_at <= now() ORDER BY free_at LIMIT %s"""
+_RESTED = """SELECT r.id, r.subnet, host(r.address) FROM reservation r
+    WHERE r.status = 'releasing' AND r.confirmed_at IS NOT NULL AND r.free_at <= now()
+    AND NOT EXISTS (SELECT FROM subnet s WHERE s.id = r.subnet AND s.recovering_since IS NOT NULL)
+    ORDER BY r.free_at LIMIT %s"""
 _EXPIRED = """SELECT id, subnet, host(address) FROM reservation
     WHERE expires_at IS NOT NULL AND expires_at <= now() AND status = 'active' ORDER BY expires_at LIMIT %s"""
 # One look into the index for each subnet, however many addresses wait there for a cluster that is away.

@@ -71,7 +71,8 @@ def add_subnet(settings: Settings, cidr: str, vrf: str | None, release_hold: int
     """Make a subnet that no cluster has reported yet.
 
     Most come by themselves, when a cluster has a NIC on the network or a [[relay]] for it. Claims on this one are
-    pending until one does.
+    pending until one does. While the region recovers (regionctl recover) nothing can be claimed there before every
+    cluster was heard: any of them may serve it already.
     """
     body = given(cidr=cidr, vrf=vrf, release_hold_seconds=release_hold)
     made = settings.client.post("/subnets", body).content
@@ -86,7 +87,7 @@ def add_subnet(settings: Settings, cidr: str, vrf: str | None, release_hold: int
 @json_option
 @pass_settings
 def remove_subnet(settings: Settings, subnet: str) -> None:
-    """Remove a subnet on which nothing is reserved and no cluster is."""
+    """Remove a subnet on which nothing is reserved and no cluster is; not while it recovers (regionctl recover)."""
     settings.client.delete(f"/subnets/{segment(subnet)}")
     if not settings.as_json:
         click.echo(f"{subnet} is removed")

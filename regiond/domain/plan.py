@@ -171,8 +171,8 @@ class _Planner(Editing, Acknowledging, Choosing):
             names = ", ".join(f"{d.cluster_name} ({'' if d.connected else 'not '}connected)" for d in unheard)
             raise errors.SubnetRecovering(
                 f"the region's database went back in time: which addresses of {subnet.network.cidr} are in use is not "
-                f"known before its clusters were heard, {names or 'all were, it is a matter of seconds'}. "
-                "regionctl recover shows it",
+                f"known before its clusters were heard{f', {names}' if names else ''}. regionctl recover shows who is "
+                "waited for",
                 clusters=[d.cluster_name for d in unheard],
             )
         _check_families(subnet, claim.identifiers)
@@ -301,6 +301,8 @@ class _Planner(Editing, Acknowledging, Choosing):
         address = address_to_int(step.address)[1]
         held = None if subnet is None else self.reservation_at(subnet, address)
         if subnet is None or held is None or held.id != step.reservation or not _is_due(held, self.facts):
+            return False
+        if subnet.recovering:  # since it was confirmed it may have been taken and released once more
             return False
         self._free(subnet, address)
         self.audit(mutation, "reservation.free", format_id(Prefix.RESERVATION, held.id), summary(held), None)

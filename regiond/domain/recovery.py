@@ -11,7 +11,8 @@ A recovery then begins, for the whole region, because one database holds it all:
 ends, every subnet is *recovering*: nothing is claimed there and nothing is delivered. Each cluster that comes
 back hands up what it has. When every cluster that may have something of a subnet was heard (or an admin ends the wait),
 the subnet is settled, and its generations go on above the highest one that anybody has seen. That is every cluster
-that is on the subnet or had it once, not only its holders: who serves what may have changed in the lost past.
+that is on the subnet or had it once, not only its holders: who serves what may have changed in the lost past. Of a
+subnet that is made while the recovery goes on the database knows nothing, and it waits for every cluster.
 
 Settling never forgets an address that anybody serves:
 

@@ -39,7 +39,9 @@ async def remove(use: UseCases, call: Call[None, NoQuery]) -> Answer:
 
 
 async def add_subnet(use: UseCases, call: Call[NewSubnet, NoQuery]) -> Answer:
-    """Host maps of claims on it are pending until a cluster reports the network."""
+    """Host maps of claims on it are pending until a cluster reports the network. While the region recovers it recovers,
+    too: claims on it are answered 503 until every cluster was heard.
+    """
     body = call.body
     made = await use.vrfs.add_subnet(
         call.context, cidr=body.cidr, vrf=body.vrf, release_hold_seconds=body.release_hold_seconds
@@ -48,7 +50,7 @@ async def add_subnet(use: UseCases, call: Call[NewSubnet, NoQuery]) -> Answer:
 
 
 async def remove_subnet(use: UseCases, call: Call[None, NoQuery]) -> Answer:
-    """Only where nothing is reserved and no cluster is."""
+    """Only where nothing is reserved and no cluster is, and not while it recovers."""
     await use.vrfs.remove_subnet(call.context, call.path["subnet"])
     return Answer(204)
 
@@ -87,6 +89,6 @@ ROUTES = [
         "Remove a subnet that nobody uses",
         statuses=(204,),
         conditional=True,
-        refusals=(*SELECTING, "subnet-in-use"),
+        refusals=(*SELECTING, "subnet-in-use", "subnet-recovering"),
     ),
 ]

@@ -18,6 +18,7 @@ from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, lock_subnet, 
 from regiond.storage.giving_up import give_up
 from regiond.storage.pool import Pool, Session
 from regiond.storage.settling import MAY_HAVE, Settled, settle_subnet
+from regiond.storage.topology import TOPOLOGY_LOCK
 
 MAX_LISTED_FINDINGS: Final = 500
 
@@ -71,7 +72,8 @@ class RecoveryStore:
     async def begin(
         self, change: Change, reason: str, of_history: str | None = None, *, anew: bool = False
     ) -> str | None:
-        """Begin a recovery of every subnet, under a new history; None when one goes on already.
+        """Begin a recovery of every subnet, under a new history; None when one goes on already. A subnet that is being
+        made is waited for: it recovers, too.
 
         `anew` even then: what goes on is one that the backup was taken in the middle of. With `of_history` only as long
         as the database has that history: somebody else may have been faster. Every connection of a cluster is an older
@@ -82,6 +84,7 @@ class RecoveryStore:
 
         async def work(session: Session) -> int:
             nonlocal begun
+            await session.run(TOPOLOGY_LOCK)
             rows = await session.run("SELECT history::text, recovering_since IS NOT NULL FROM region FOR UPDATE")
             history, recovering = rows[0]
             if begun == history:
@@ -97,8 +100,7 @@ class RecoveryStore:
             await session.run("DELETE FROM evidence")
             await session.run("UPDATE witness SET beats = beats + %s", (LOST_BEATS,))
             await session.run(
-                f"""UPDATE cluster c SET epoch = epoch + %s, connected_since = NULL, unheard =
-                        forgotten IS NULL AND EXISTS (SELECT FROM subnet s WHERE {MAY_HAVE})""",  # noqa: S608 (constants only)
+                """UPDATE cluster SET epoch = epoch + %s, connected_since = NULL, unheard = forgotten IS NULL""",
                 (LOST_EPOCHS,),
             )
             await session.run(
@@ -334,9 +336,9 @@ class RecoveryStore:
                 await session.run(
                     f"""SELECT c.id, c.name, {_CONNECTED}, c.unheard, c.last_heard, c.software_version,
                                c.revoked IS NOT NULL FROM cluster c
-                        WHERE c.unheard OR EXISTS (
-                            SELECT FROM delivery d JOIN subnet s ON s.id = d.subnet
-                            WHERE d.cluster = c.id AND {_HOLDING} AND s.recovering_since IS NOT NULL)
+                        WHERE EXISTS (SELECT FROM subnet s WHERE s.recovering_since IS NOT NULL AND (
+                            c.unheard AND {MAY_HAVE} OR EXISTS (
+                                SELECT FROM delivery d WHERE d.cluster = c.id AND d.subnet = s.id AND {_HOLDING})))
                         ORDER BY c.name"""  # noqa: S608 (constants only)
                 ),
                 await session.run(

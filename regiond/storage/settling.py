@@ -15,9 +15,19 @@ from regiond.storage.pool import Session
 CHUNK: Final = 500
 
 # Whether cluster c may have host maps of subnet s, as far as this database can know: what it was to have may have
-# changed in the lost past, so a cluster that is there, or served the subnet once, may serve it now.
+# changed in the lost past, so a cluster that is there, or served the subnet once, may serve it now. Of a subnet that
+# was made since the recovery began (it recovers since another moment than the region) the database knows nothing: any
+# cluster may have served it.
 MAY_HAVE: Final = """(EXISTS (SELECT FROM delivery d WHERE d.cluster = c.id AND d.subnet = s.id)
-    OR EXISTS (SELECT FROM cluster_interface i WHERE i.cluster = c.id AND i.subnet = s.id AND i.present))"""
+    OR EXISTS (SELECT FROM cluster_interface i WHERE i.cluster = c.id AND i.subnet = s.id AND i.present)
+    OR s.recovering_since <> (SELECT g.recovering_since FROM region g))"""
+
+# Since when a new subnet of the network `{cidr}` recovers: while the region does, clusters may serve it from the lost
+# past, and what was handed up of a network that was none of the region's then is still to be settled.
+RECOVERS: Final = """
+CASE WHEN EXISTS (SELECT FROM region g WHERE g.recovering_since IS NOT NULL)
+       OR EXISTS (SELECT FROM evidence e WHERE e.cidr = {cidr} AND NOT e.settled) THEN now() END
+"""
 LOCAL_ACCOUNT: Final = "local"
 MAX_POSSIBLY_RELEASED: Final = 10_000
 
@@ -174,7 +184,8 @@ async def settle_subnet(session: Session, subnet: int, new_id: NewId) -> Settled
     cidr, generation, recovering, fork_at, known_evidence, waits = rows[0]
     await session.run(
         """UPDATE evidence e SET subnet = s.id FROM subnet s, cluster c
-           WHERE s.id = %s AND e.subnet IS NULL AND e.cidr = s.cidr AND c.id = e.cluster AND c.vrf = s.vrf""",
+           WHERE s.id = %s AND e.subnet IS NULL AND e.cidr = s.cidr AND c.id = e.cluster AND (c.vrf = s.vrf
+               OR EXISTS (SELECT FROM cluster_interface i WHERE i.cluster = c.id AND i.subnet = s.id AND i.present))""",
         (subnet,),
     )
     [(seen, newest)] = await session.run(

@@ -22,6 +22,7 @@ from regiond.domain.topology import (
 from regiond.domain.topology_changes import InterfaceChange, changes_of
 from regiond.storage.changes import LONG_DEADLINE_SECONDS
 from regiond.storage.pool import Session
+from regiond.storage.settling import RECOVERS
 from regiond.storage.topology_history import write_changes
 
 ABSENT_SECONDS: Final = 60.0
@@ -226,12 +227,10 @@ async def _write_new_subnets(session: Session, planned: TopologyPlan) -> None:
         return
     made = [(subnet, new.vrf, new.network) for subnet, new in planned.new_subnets.items()]
     await session.run(
-        # while the region recovers, a cluster may have served what it reports for the first time
-        """INSERT INTO subnet (id, vrf, cidr, first_usable, last_usable, recovering_since, fork_generation, fork_at)
-           SELECT q.id, q.vrf, q.cidr, q.first, q.last,
-                  CASE WHEN r.recovering_since IS NOT NULL THEN now() END, 0, now()
-           FROM region r, unnest(%s::bigint[], %s::bigint[], %s::cidr[], %s::inet[], %s::inet[])
-               AS q(id, vrf, cidr, first, last)""",
+        f"""INSERT INTO subnet (id, vrf, cidr, first_usable, last_usable, recovering_since, fork_generation, fork_at)
+            SELECT q.id, q.vrf, q.cidr, q.first, q.last, {RECOVERS.format(cidr="q.cidr")}, 0, now()
+            FROM unnest(%s::bigint[], %s::bigint[], %s::cidr[], %s::inet[], %s::inet[])
+                AS q(id, vrf, cidr, first, last)""",  # noqa: S608 (constants only)
         (
             [subnet for subnet, _, _ in made],
             [vrf for _, vrf, _ in made],

@@ -114,7 +114,7 @@ class Vrfs:
         return await self._inventory.subnet(format_id(Prefix.SUBNET, made))
 
     async def remove_subnet(self, context: RequestContext, subnet: str) -> None:
-        """Raises SubnetInUse and StaleVersion, and what a selector's resolution raises."""
+        """Raises SubnetInUse, SubnetRecovering and StaleVersion, and what a selector's resolution raises."""
         require_admin(context)
         found = await still_there(lambda: self._inventory.subnet(subnet), lambda: self._vrfs.was_done(context.change))
         if found is None:

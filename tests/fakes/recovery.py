@@ -38,14 +38,14 @@ class RecoveryTables:
         tables.history, tables.recovering = f"history-{self._new_id()}", True
         tables.evidence.clear()
         tables.beats = {regiond: beats + LOST_BEATS for regiond, beats in tables.beats.items()}
-        tables.unheard = {cluster for subnet in tables.subnets for cluster in self._may_have(subnet)}
+        tables.unheard = set(tables.clusters)
         for cluster in tables.clusters:
             tables.epochs[cluster] = tables.epochs.get(cluster, 0) + LOST_EPOCHS
         for row in tables.deliveries.values():
             if row["role"] in HOLDING:
                 row.update(accepted_generation=0, applied_generation=0, error=None, since=tables.now.isoformat())
         for row in tables.subnets.values():
-            row.update(recovering=True, fork_at=tables.now.isoformat(), evidence_generation=None)
+            row.update(recovering=True, made_since=False, fork_at=tables.now.isoformat(), evidence_generation=None)
             row["fork_generation"] = row["generation"]
         return tables.history
 
@@ -206,7 +206,10 @@ class RecoveryTables:
         return bool(self._may_have(subnet) & self.tables.unheard)
 
     def _may_have(self, subnet: int) -> set[int]:
-        """The clusters that are there, or had it once."""
+        """The clusters that are there, or had it once; of what was made since the recovery began, anybody."""
+        row = self.tables.subnets[subnet]
+        if self.tables.recovering and row["recovering"] and row["made_since"]:
+            return set(self.tables.clusters)
         there = {
             row["cluster"] for row in self.tables.interfaces.values() if row["subnet"] == subnet and row["present"]
         }

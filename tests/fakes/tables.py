@@ -75,6 +75,7 @@ class Tables:
             "hold": hold,
             "vrf_id": vrf,
             "recovering": False,
+            "made_since": False,  # the recovery began
             "fork_at": None,
             "evidence_generation": None,
         }

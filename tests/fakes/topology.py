@@ -53,6 +53,10 @@ def apply_topology(
         tables.subnets[subnet]["vrf_id"] = vrf
     for subnet, new in planned.new_subnets.items():
         tables.add_subnet(subnet, new.network.cidr, hold, new.vrf)
+        known = any(row["cidr"] == new.network.cidr and not row["settled"] for row in tables.evidence.values())
+        made = tables.subnets[subnet]
+        made.update(recovering=tables.recovering or known, made_since=True)
+        made.update(fork_generation=0, fork_at=tables.now.isoformat())
     for replaced in planned.replaced:
         del tables.interfaces[replaced]
     for row in planned.interfaces:

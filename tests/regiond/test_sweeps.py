@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from clusterd.protocol.values import Identifier
 from regiond.domain.ids import Prefix, format_id
-from regiond.domain.mutations import Acknowledge, EditReservation, Place
+from regiond.domain.mutations import Acknowledge, EditReservation, Place, Reclaim
 from regiond.storage.pool import Pool, Session
 from regiond.storage.writer import Writer
 from regiond.sweeps import MAX_PER_SWEEP, Sweeps
@@ -96,6 +96,12 @@ async def test_an_expired_address_with_host_maps_rests_before_it_is_freed_once(d
             await regionds.at_once("free_rested")
             assert await audited(region, "reservation.free") == []
             await region.pool.execute("UPDATE reservation SET free_at = now()")
+            await region.pool.execute("UPDATE subnet SET recovering_since = now()")
+            await regionds.at_once("free_rested")
+            [(held, address)] = await region.pool.query("SELECT id, host(address) FROM reservation LIMIT 1")
+            await region.do(Reclaim(held, subnet, address))
+            assert await audited(region, "reservation.free") == [], "they may have been taken once more since"
+            await region.pool.execute("UPDATE subnet SET recovering_since = NULL")
             for _ in range(2):
                 await regionds.at_once("free_rested")
             assert await region.pool.query("SELECT FROM reservation") == []

@@ -217,6 +217,7 @@ class SimulatedStorage(FakeStorage):
                 for row in self.tables.reservations.values()
                 if row["status"] == status
                 and (status == "active" or row["confirmed_at"] is not None)
+                and (status == "active" or not self.tables.subnets[row["subnet"]]["recovering"])
                 and row[column] is not None
                 and datetime.fromisoformat(row[column]) <= self.tables.now
             ]

@@ -14,11 +14,12 @@ from regiond.domain import errors
 from regiond.domain.recovery import RecoveryView
 from regiond.domain.reservations import Kind, MapState, Reservation, Status
 from regiond.storage.changes import Change
+from regiond.storage.networks import NetworkStore
 from regiond.storage.reservation_filter import ReservationFilter
 from tests.database import TestServer
 from tests.fakes.backend import FakeBackend
 from tests.regiond.office import Office, Site, office, site
-from tests.regiond.storage.region import Region, region_on
+from tests.regiond.storage.region import Region, new_id, region_on
 from tests.waiting import until
 
 reactor: Any = global_reactor
@@ -374,12 +375,54 @@ async def test_a_subnet_that_the_backup_does_not_know_is_not_claimable_before_it
             await here.report(NET, "198.51.100.0/24")
             lost = await claim(at, await at.subnet("198.51.100.0/24"), 2)
         async with office(backup, tmp_path) as at, rack(at, tmp_path / "disk", backend) as here:
-            await until(lambda: len(here.registrations) > 0)
+            await until(lambda: is_over(at))  # before the network is reported
             await here.report(NET, "198.51.100.0/24")
-            await until(lambda: is_over(at))
+            with pytest.raises(errors.SubnetRecovering):
+                await at.region.do(at.region.user(await at.subnet("198.51.100.0/24")))
+            await at.sweep()
             assert (await kinds(at.region))[lost.address] == (Kind.RECOVERED, Status.ACTIVE)
 
             await swept(at, lambda: len(backend.maps) == 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_subnet_that_is_made_while_the_region_recovers_waits_for_every_cluster(
+    postgres: TestServer, database: str, tmp_path: Path
+) -> None:
+    """In the lost past any cluster may have got that network, also one of which the backup knows of none."""
+    cidr = "198.51.100.0/24"
+    async with office(database, tmp_path) as at, rack(at, tmp_path / "near", FakeBackend()) as here:
+        await here.report(NET)
+        await at.subnet(NET)
+        async with rack(at, tmp_path / "far", FakeBackend(), "rack-8") as there:
+            await until(lambda: bool(there.registrations))
+    async with copied(postgres, database) as backup:
+        async with office(database, tmp_path) as at, rack(at, tmp_path / "far", FakeBackend(), "rack-8") as there:
+            await there.report(cidr)
+            lost = await claim(at, await at.subnet(cidr), 2)
+        async with office(backup, tmp_path) as at:
+            await at.recoveries.begin(change_of(at.region), "a backup was restored")
+            networks = NetworkStore(at.region.pool, new_id)
+            async with rack(at, tmp_path / "near", FakeBackend()):
+
+                async def only_the_new_one_recovers() -> bool:
+                    await at.sweep()
+                    return NET not in [each.cidr for each in (await found(at)).subnets]
+
+                made = await networks.add(change_of(at.region), cidr, 1, 0)
+                await until(only_the_new_one_recovers)
+                assert [(each.id, each.waits_for) for each in (await found(at)).subnets] == [(made, ("rack-8",))]
+                with pytest.raises(errors.SubnetRecovering, match="regionctl recover"):
+                    await at.region.do(at.region.user(made))
+                with pytest.raises(errors.SubnetRecovering) as refusal:
+                    await networks.remove(change_of(at.region), made)
+                assert refusal.value.members == {"clusters": ["rack-8"]}
+                async with rack(at, tmp_path / "far", FakeBackend(), "rack-8"):
+                    await until(lambda: is_over(at))
+                assert (await kinds(at.region))[lost.address] == (Kind.RECOVERED, Status.ACTIVE)
+                assert (await at.region.do(at.region.user(made))).created
+            later = await networks.add(change_of(at.region), "203.0.113.0/24", 1, 0)
+            assert (await at.region.do(at.region.user(later))).created
 
 
 @pytest_twisted.ensureDeferred
