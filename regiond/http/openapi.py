@@ -32,7 +32,9 @@ Addresses for machines on several sites: claims, host maps, releases.
   programs.
 * `Idempotency-Key` on POST, PATCH and DELETE: the same key and request get the first answer for 24 hours, and nothing
   is done again; the same key with another request gets 422. A request is its method, path, query (but for `wait`) and
-  body. A token that was made is shown once: in a repeated answer it is null.
+  body. A token that was made is shown once: in a repeated answer it is null. Of a node, token, subnet, VRF or range
+  that was made only the id is kept under the key: the repeated answer shows it as it is then, and is 404 `not-found`
+  ("… that this request made is gone since") when somebody has deleted it meanwhile. Even then nothing is made again.
 * `ETag` and `If-Match`: a change or deletion of anything but the version that was read is refused with 412.
 * Lists are cut into pages of `limit`; `Link: <…>; rel="next"` leads to the next one. The values of a
   repeated filter are alternatives.

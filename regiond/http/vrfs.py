@@ -57,7 +57,17 @@ async def remove_subnet(use: UseCases, call: Call[None, NoQuery]) -> Answer:
 
 ROUTES = [
     Route("GET", VRFS, read_list, Access.USER, "List VRFs", query=Page, list_of=Prefix.VRF, shows=Vrf),
-    Route("POST", VRFS, add, Access.ADMIN, "Make a VRF", NewVrf, statuses=(201,), shows=Vrf, refusals=("name-taken",)),
+    Route(
+        "POST",
+        VRFS,
+        add,
+        Access.ADMIN,
+        "Make a VRF",
+        NewVrf,
+        statuses=(201,),
+        shows=Vrf,
+        refusals=("name-taken", "not-found"),
+    ),
     Route("GET", VRF, read, Access.USER, "Read a VRF, by id or name", shows=Vrf),
     Route("PATCH", VRF, change, Access.ADMIN, "Change a VRF's comment", VrfChange, conditional=True, shows=Vrf),
     Route(

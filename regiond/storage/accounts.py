@@ -191,7 +191,7 @@ class AccountStore:
         made = await once(self._pool, change, insert, f"{_TOKENS} WHERE t.id = %s", (token,))
         found = await self.token(made)
         if found is None:
-            raise errors.NotFound("the token that this request made has been revoked since")
+            raise errors.NotFound("the token that this request made is gone since")
         return found
 
     async def delete_token(self, change: Change, token: int, account: int | None) -> bool:

@@ -75,7 +75,10 @@ class RangeStore:
         made = await once(
             self._pool, change, insert, _RANGE_ID, (range_id,), subnet=subnet, deadline=LONG_DEADLINE_SECONDS
         )
-        return await self.range(subnet, made)
+        try:
+            return await self.range(subnet, made)
+        except errors.NotFound:
+            raise errors.NotFound("the range that this request made is gone since") from None
 
     async def change(
         self,

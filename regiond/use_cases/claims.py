@@ -26,7 +26,7 @@ from regiond.use_cases import inputs
 from regiond.use_cases.conditions import require_admin, required, while_it_changes, while_parts_go
 from regiond.use_cases.filters import ReservationFilters
 from regiond.use_cases.probed_claims import ProbedClaims
-from regiond.use_cases.repeats import first_answer, once
+from regiond.use_cases.repeats import as_made, first_answer, once
 from regiond.use_cases.requests import RequestContext
 from regiond.use_cases.steps import (
     DeviceClaim,
@@ -138,7 +138,7 @@ class Claims:
         parsed = [inputs.mac(f"/macs/{index}", mac).text for index, mac in enumerate(macs)]
         node = await self._nodes.create(context.change, name, parsed, owner_id, comment)
         try:
-            return await self.node(context, format_id(Prefix.NODE, node))
+            return await as_made("node", lambda: self.node(context, format_id(Prefix.NODE, node)))
         except DatabaseUnavailable as error:
             error.outcome_unknown = True  # it was made, and only cannot be shown
             raise

@@ -31,6 +31,17 @@ async def first_answer(reads: Reads, key: Idempotency | None) -> Outcome | None:
     return None if key is None else await reads.answer(key)
 
 
+async def as_made(thing: str, find: Callable[[], Awaitable[T]]) -> T:
+    """What a request has made. Repeated under its key it makes nothing, and what it made may be gone meanwhile.
+
+    NotFound says so then: that is another thing than that something which the request names was not found.
+    """
+    try:
+        return await find()
+    except (errors.NotFound, errors.NoSuchClusterInterface):
+        raise errors.NotFound(f"the {thing} that this request made is gone since") from None
+
+
 async def still_there(find: Callable[[], Awaitable[T]], was_done: Callable[[], Awaitable[bool]]) -> T | None:
     """What a request is to remove. None when it is gone by the very same request, whose answer got lost."""
     try:

@@ -18,7 +18,7 @@ from regiond.storage.topology_rows import Reconsidered
 from regiond.storage.vrfs import VrfStore
 from regiond.use_cases.conditions import require_admin
 from regiond.use_cases.inventory import Inventory
-from regiond.use_cases.repeats import still_there
+from regiond.use_cases.repeats import as_made, still_there
 from regiond.use_cases.requests import RequestContext
 
 
@@ -56,7 +56,7 @@ class Vrfs:
             wanted = parse_name(name)
         except ValueError as error:
             raise errors.InvalidRequest("/name", str(error)) from error
-        made, reconsidered = await self._vrfs.add(context.change, wanted, comment or None)
+        number, reconsidered = await self._vrfs.add(context.change, wanted, comment or None)
         self._log.info(
             "new VRF {vrf}, says {actor}",
             event="vrf.created",
@@ -65,7 +65,7 @@ class Vrfs:
             request_id=context.request_id,
         )
         await self._looked_anew(reconsidered)
-        return await self.vrf(format_id(Prefix.VRF, made))
+        return await as_made("VRF", lambda: self.vrf(format_id(Prefix.VRF, number)))
 
     async def change_vrf(self, context: RequestContext, vrf: str, *, comment: str | None) -> VrfView:
         """Raises StaleVersion."""
@@ -100,18 +100,18 @@ class Vrfs:
         except ValueError as error:
             raise errors.InvalidRequest("/cidr", str(error)) from error
         where = await self.vrf("default" if vrf is None else vrf)
-        made = await self._networks.add(context.change, wanted, where.id, release_hold_seconds)
+        number = await self._networks.add(context.change, wanted, where.id, release_hold_seconds)
         self._log.info(
             "new subnet {cidr} in VRF {vrf}, says {actor}",
             event="subnet.added",
             cidr=wanted,
             vrf=where.name,
-            subnet=format_id(Prefix.SUBNET, made),
+            subnet=format_id(Prefix.SUBNET, number),
             actor=context.caller.name,
             request_id=context.request_id,
         )
         await self._changed(())
-        return await self._inventory.subnet(format_id(Prefix.SUBNET, made))
+        return await as_made("subnet", lambda: self._inventory.subnet(format_id(Prefix.SUBNET, number)))
 
     async def remove_subnet(self, context: RequestContext, subnet: str) -> None:
         """Raises SubnetInUse, SubnetRecovering and StaleVersion, and what a selector's resolution raises."""

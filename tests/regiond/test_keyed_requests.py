@@ -16,6 +16,7 @@ from tests.regiond.storage.region import new_id
 from tests.regiond.whole import Whole, whole_region
 
 NET, OTHER, THIRD = "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"
+LOW = "192.0.2.200"
 CHANGING = {(route.method, route.path.removeprefix(BASE)) for route in ROUTES if route.method != "GET"}
 
 
@@ -149,3 +150,17 @@ async def test_each_change_happens_once_under_its_key_and_never_under_another_re
             assert await changes() == after, (method, route)
             if first.body and "id" in (told := first.json):
                 assert again.json["id"] == told["id"], (method, route)
+        for thing, path, body in (
+            ("node", "/nodes", {"hostname": "gone"}),
+            ("token", "/tokens", {"name": "gone", "account": "alice"}),
+            ("VRF", "/vrfs", {"name": "gone"}),
+            ("subnet", "/subnets", {"cidr": "10.9.0.0/24"}),
+            ("range", f"/subnets/{NET.replace('/', '%2F')}/ranges", {"kind": "reserved", "low": LOW, "high": LOW}),
+        ):
+            made = await whole.done("POST", path, body, key=f"gone-{thing}")
+            await whole.done("DELETE", f"{path}/{made['id']}")
+            before = await changes()
+            again = await whole.ask("POST", path, body, key=f"gone-{thing}")
+            assert (again.status, again.json["type"]) == (404, "not-found")
+            assert again.json["detail"] == f"the {thing} that this request made is gone since"
+            assert await changes() == before, "nothing is made again"
