@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from psycopg2.errors import UniqueViolation
+
 from regiond.domain import errors, versions
 from regiond.domain.ids import NewId, Prefix, format_id
 from regiond.storage.changes import LONG_DEADLINE_SECONDS, Change, done_before, once, write_audit
@@ -133,14 +135,17 @@ async def _rename(session: Session, cluster: int, former: str, name: str) -> Non
         raise errors.NameTaken(
             f"there is an enrolment token for a cluster {name}: withdraw it first (regionctl clusters enrol --withdraw)"
         )
-    await session.run(
-        """UPDATE cluster SET name = %s,
-               said_name = CASE WHEN enrolled IS NULL THEN nullif(coalesce(said_name, name), %s) END
-           WHERE id = %s""",
-        (name, name, cluster),
-    )
-    await session.run("DELETE FROM enrolment WHERE name = %s", (name,))  # one that has expired
-    await session.run("UPDATE enrolment SET name = %s WHERE name = %s", (name, former))
+    try:
+        await session.run(
+            """UPDATE cluster SET name = %s,
+                   said_name = CASE WHEN enrolled IS NULL THEN nullif(coalesce(said_name, name), %s) END
+               WHERE id = %s""",
+            (name, name, cluster),
+        )
+        await session.run("DELETE FROM enrolment WHERE name = %s", (name,))  # one that has expired
+        await session.run("UPDATE enrolment SET name = %s WHERE name = %s", (name, former))
+    except UniqueViolation as error:  # one that registers at this moment, or a token that is made
+        raise errors.NameTaken(f"another cluster is called {name} now, or is about to enrol as it") from error
 
 
 async def _audit(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 
 from clusterd.protocol.values import Identifier
 from regiond.domain import errors
@@ -21,6 +22,7 @@ from regiond.storage.changes import Change
 from regiond.storage.cluster_edits import ClusterEditStore
 from regiond.storage.networks import NetworkStore
 from regiond.storage.pairs import PairStore
+from regiond.storage.pool import Session
 from regiond.storage.vrfs import VrfStore
 from regiond.use_cases.cluster_edits import ClusterEdits
 from regiond.use_cases.inventory import Inventory
@@ -158,6 +160,35 @@ def edits_on(on: Wire) -> tuple[ClusterEdits, Inventory]:
 async def interface_of(inventory: Inventory, cluster: str) -> InterfaceView:
     [found] = await inventory.interfaces(f"{cluster}:eth0")
     return found
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_somebody_else_gets_at_the_same_moment_is_taken(database: str, tmp_path: Path) -> None:
+    async with whole_region(database, tmp_path) as whole:
+        path = f"/clusters/{format_id(Prefix.CLUSTER, await whole.cluster('rack-a', NET))}"
+
+        has_name: Deferred[None] = Deferred()
+        may_commit: Deferred[None] = Deferred()
+
+        async def register(session: Session) -> None:
+            await session.run("INSERT INTO cluster (id, name) VALUES (%s, 'rack-b')", (new_id(),))
+            has_name.callback(None)
+            await may_commit
+
+        registering = Deferred.fromCoroutine(whole.pool.transaction(register))
+        await has_name
+        renaming = Deferred.fromCoroutine(whole.ask("PATCH", path, {"name": "rack-b"}))
+        await until(lambda: waits_for_another(whole))
+        may_commit.callback(None)
+        await registering
+        refused = await renaming
+        assert (refused.status, refused.json["type"].rpartition("/")[2]) == (409, "name-taken")
+        assert await names(whole) == {"rack-a", "rack-b"}
+
+
+async def waits_for_another(whole: Whole) -> bool:
+    sql = "SELECT FROM pg_stat_activity WHERE wait_event = 'transactionid' AND datname = current_database()"
+    return bool(await whole.pool.query(sql))
 
 
 @pytest_twisted.ensureDeferred
