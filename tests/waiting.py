@@ -9,7 +9,7 @@ from twisted.internet.task import deferLater
 reactor: Any = global_reactor
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 60.0) -> None:
     """Wait for a condition; fails the test when it does not come."""
     end = reactor.seconds() + seconds
     while True:

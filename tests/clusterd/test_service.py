@@ -77,7 +77,7 @@ class Daemon(ProcessProtocol):
         self.process.signalProcess(number)
 
 
-async def until(condition: Callable[[], Any], daemon: Daemon, seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], Any], daemon: Daemon, seconds: float = 60.0) -> None:
     """Wait for the condition. Raises AssertionError, with what the daemon said, after `seconds`."""
     for _ in range(round(seconds / 0.02)):
         if condition():

@@ -162,7 +162,7 @@ def batch_process(host: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(["ip", "-n", host, "-batch", "-"], stdin=subprocess.PIPE)
 
 
-async def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> float:
+async def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> float:
     """The time at which the condition came to hold."""
     deadline = time.monotonic() + seconds
     while not condition():

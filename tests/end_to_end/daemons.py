@@ -273,6 +273,6 @@ class Cluster(Daemon):
         )
 
 
-def eventually(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+def eventually(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     """Wait for a condition, bounded."""
     wait_until(condition, what, seconds)

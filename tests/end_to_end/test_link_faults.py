@@ -99,7 +99,7 @@ class Story:
         """A real client gets its address now."""
         assert udhcpc(self.site.network) == self.site.held
 
-    def arrives(self, seconds: float = 30.0) -> None:
+    def arrives(self, seconds: float = 90.0) -> None:
         """Region, cluster and DHCP server come to agree, and real answers say so."""
         eventually(self._is_all_there, "converged after the fault", seconds)
         with RawClient4(self.site.network) as client:

@@ -38,7 +38,7 @@ class Site:
         found = self.topology()["interfaces"]
         return {(each["nic"], each["cidr"]): each for each in found if each["present"]}
 
-    def becomes(self, expected: Callable[[dict[tuple[str, str], Any]], object], seconds: float = 20.0) -> float:
+    def becomes(self, expected: Callable[[dict[tuple[str, str], Any]], object], seconds: float = 60.0) -> float:
         """How many seconds from now the region has the right picture."""
         begun = time.monotonic()
         while True:

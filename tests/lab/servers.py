@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.lab.namespaces import LaboratoryError, Network, within
 
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 
 

@@ -288,11 +288,16 @@ async def test_what_is_applied_is_waited_for() -> None:
     async with serving() as server, client_of(server) as client:
         pending = DEVICE_VIEW.reservations[0]
         server.region.claims.answers["reservation"] = pending
-        held = await client.applied("rs-0000000008", 0.6)
+        held = await client.applied("rs-0000000008", 0.1)
         assert held["host_map"] is not None and held["host_map"]["state"] == "pending"
-        assert len(server.region.claims.calls) >= 2
-        server.region.claims.answers["reservation"] = RESERVATION_VIEW
+        so_far = len(server.region.claims.calls)
+
+        async def soon(**_: Any) -> Any:
+            return pending if len(server.region.claims.calls) < so_far + 3 else RESERVATION_VIEW
+
+        server.region.claims.answers["reservation"] = soon
         assert (await client.applied("rs-0000000007", 60.0))["host_map"] is None
+        assert len(server.region.claims.calls) == so_far + 3
 
 
 # ---- TLS ----

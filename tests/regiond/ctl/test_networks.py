@@ -2,13 +2,13 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
-from twisted.internet.task import deferLater
 
+from regiond.ctl import check
 from regiond.ctl.check import PROGRESS_SECONDS
 from regiond.domain import errors
 from regiond.domain.views import Finding
@@ -23,8 +23,6 @@ from tests.fakes.use_cases import (
 )
 from tests.regiond.ctl.test_regionctl import check_one_line, over_tcp, run
 from tests.regiond.http.serving import serving
-
-reactor: Any = global_reactor
 
 
 @pytest_twisted.ensureDeferred
@@ -140,14 +138,13 @@ async def test_a_repair_is_followed_by_a_check_of_that_subnet_only() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_long_check_tells_how_far_it_is() -> None:
-    async def slow(**_: Any) -> Any:
-        await deferLater(reactor, PROGRESS_SECONDS * 0.6)
-        return CHECK_REPORT
-
+async def test_a_long_check_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = [0.0]
+    checks = [part * PROGRESS_SECONDS for part in (0.0, 0.6, 1.2, 1.2)]  # the last twice: looked at, and remembered
+    monkeypatch.setattr(check, "time", SimpleNamespace(monotonic=iter(began + checks).__next__))
     async with serving() as server:
         server.region.inventory.answers["subnets"] = [replace(SUBNET_VIEW, id=n) for n in range(3)]
-        server.region.subnets.answers["check"] = slow
+        server.region.subnets.answers["check"] = CHECK_REPORT
         result = await run("check", env=over_tcp(server))
         assert result.stderr == "2 of 3 subnets checked\n3 subnets checked, 0 findings\n"
 
