@@ -161,7 +161,7 @@ def test_a_region_killed_between_commit_and_delivery_delivers_after_its_restart(
     region.kill()
     cluster.send(signal.SIGCONT)
     region.up()
-    eventually(lambda: state_of(region.api, held["id"]) == "applied", "the delivery after the restart", 40)
+    eventually(lambda: state_of(region.api, held["id"]) == "applied", "the delivery after the restart", 90)
     assert udhcpc(network) == held["address"]
 
 
@@ -194,7 +194,7 @@ def test_a_dhcp_server_that_is_down_is_shown_in_its_own_words_and_repaired(
     assert held["host_map"]["state"] == "failed"
     assert "dnsmasq" in held["host_map"]["clusters"][0]["error"]
     server.start()
-    eventually(lambda: state_of(region.api, held["id"]) == "applied", "the repair", 40)
+    eventually(lambda: state_of(region.api, held["id"]) == "applied", "the repair", 90)
     assert udhcpc(network) == held["address"]
 
 
