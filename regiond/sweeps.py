@@ -85,6 +85,7 @@ class Sweeps:
         self._forget_questions = forget_questions
         self._loops: list[LoopingCall] = []
         self._idle: list[Deferred[Any]] = []
+        self._stopping = False
 
     def start(self) -> None:
         for name, seconds, sweep in (
@@ -107,7 +108,8 @@ class Sweeps:
             self._idle.append(loop.start(seconds))
 
     async def stop(self) -> None:
-        """Stop, and wait for the sweeps that are running."""
+        """Stop, and wait for the sweeps that are running: those in many turns end with the present one."""
+        self._stopping = True
         for loop in self._loops:
             loop.stop()
         for idle in self._idle:
@@ -127,7 +129,7 @@ class Sweeps:
         """Begin the release hold of what clusters have confirmed, where it was too much for one batch."""
         for _ in range(MAX_ROUNDS):
             rows = await self._pool.query(_UNCONFIRMED, (MAX_PER_SWEEP,), retry=True)
-            if not rows:
+            if not rows or self._stopping:
                 return
             await self._submit([Confirm(*row) for row in rows])
 
@@ -137,8 +139,9 @@ class Sweeps:
         Some at a time: no statement could delete in time all that a busy day left to a regiond that was stopped.
         """
         for statement in _CLEAN:
-            while len(await self._pool.query(statement, (MAX_CLEANED,), retry=True)) == MAX_CLEANED:
-                pass
+            cleaned = MAX_CLEANED
+            while cleaned == MAX_CLEANED and not self._stopping:
+                cleaned = len(await self._pool.query(statement, (MAX_CLEANED,), retry=True))
 
     async def _submit(self, steps: Sequence[Step]) -> None:
         waiting = [Deferred.fromCoroutine(self._writer.submit(Mutation(REGION, (step,), "sweep"))) for step in steps]

@@ -213,6 +213,16 @@ async def test_what_cleaning_has_to_forget_is_forgotten_some_at_a_time(
                    SELECT gen_random_uuid(), now() - make_interval(mins => %s) FROM generate_series(1, %s)""",
                 (minutes, count),
             )
+
+        async def kept() -> tuple[Any, ...]:
+            return (await region.pool.query("SELECT (SELECT count(*) FROM idempotency), (SELECT count(*) FROM batch)"))[
+                0
+            ]
+
+        stopped = sweeps_of(region)
+        cleaning = Deferred.fromCoroutine(stopped.clean())  # has its first statement under way
+        await stopped.stop()
+        await cleaning
+        assert await kept() == (25, 31), "a stop does not wait for all the rest"
         await sweeps_of(region).clean()
-        rows = await region.pool.query("SELECT (SELECT count(*) FROM idempotency), (SELECT count(*) FROM batch)")
-        assert rows == [(2, 3)]
+        assert await kept() == (2, 3)
