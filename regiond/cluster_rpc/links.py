@@ -15,6 +15,7 @@ from regiond.cluster_rpc.connections import Connections
 from regiond.cluster_rpc.identify import Identify
 from regiond.cluster_rpc.listeners import Listeners
 from regiond.cluster_rpc.newcomer import Newcomer
+from regiond.cluster_rpc.refusals import Refusals
 from regiond.cluster_rpc.registration import MAX_HEARD_AT_ONCE, Shared
 from regiond.cluster_rpc.reports import ClusterResponders
 from regiond.storage.reads import RegionIdentity
@@ -41,7 +42,7 @@ class ClusterLinkFactory(Factory):
         turns = DeferredSemaphore(MAX_HEARD_AT_ONCE)
         self.endpoints: Sequence[str] = ()  # where clusters are told to connect, if the region was told
         self._shared = Shared(
-            region, connections, listeners, identify, self._in_background, turns, lambda: self.endpoints
+            region, connections, listeners, identify, self._in_background, turns, lambda: self.endpoints, Refusals()
         )
         self.peers: dict[Link, ClusterResponders] = {}
         self._by_serial: dict[str, list[ClusterResponders]] = {}  # the oldest first

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from twisted.internet.defer import DeferredSemaphore
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.protocols import amp
 
 from clusterd.protocol import commands, errors
@@ -15,6 +15,7 @@ from regiond.cluster_rpc.connections import Connection, Connections
 from regiond.cluster_rpc.identify import Identify
 from regiond.cluster_rpc.listeners import Listeners, StoreOrigin
 from regiond.cluster_rpc.newcomer import Newcomer
+from regiond.cluster_rpc.refusals import Refusals
 from regiond.domain.errors import ClusterRefused, EnrolmentRefused
 from regiond.domain.identity import ByCertificate, Identity, Introduction, Registered
 from regiond.domain.ids import Prefix, format_id
@@ -33,7 +34,7 @@ class Shared:
     """What the connections of one listener have in common.
 
     `later` runs what nobody waits for; `turns` are MAX_HEARD_AT_ONCE; `endpoints` are where clusters are told to
-    connect, none where the region was not told.
+    connect, none where the region was not told; `refusals` are those of clusters that did not get in.
     """
 
     region: RegionIdentity
@@ -43,6 +44,7 @@ class Shared:
     later: Callable[[Awaitable[None]], None]
     turns: DeferredSemaphore
     endpoints: Callable[[], Sequence[str]]
+    refusals: Refusals
 
 
 class RegistrationResponders(Responders):
@@ -162,14 +164,19 @@ class RegistrationResponders(Responders):
             registered = await self._in_turn(lambda: self._listeners.arrivals.register(identity, said))
             if self.newcomer.is_unwelcome:
                 raise ClusterRefused("its certificate was revoked or has expired")
+            self._shared.refusals.let_in(identity.name)
             return registered
         except ClusterRefused as refused:
-            self._log.warn(
-                "{peer} may not register as cluster {cluster}: {reason}",
+            times = self._shared.refusals.add(identity.name, refused.detail)
+            # It comes every ten seconds or so for as long as its clusterd runs: told less and less often.
+            self._log.emit(
+                LogLevel.warn if times & (times - 1) == 0 else LogLevel.debug,
+                "{peer} may not register as cluster {cluster}, its {times}. attempt: {reason}",
                 event="cluster.refused",
                 peer=self.link.peer,
                 cluster=identity.name,
                 hostname=said.hostname,
+                times=times,
                 reason=refused.detail,
             )
             raise errors.RegistrationRefused(refused.detail) from refused

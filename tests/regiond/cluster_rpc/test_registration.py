@@ -3,12 +3,14 @@
 from typing import Any
 
 import pytest
+from twisted.logger import LogLevel
 
 from clusterd.protocol import errors
 from clusterd.protocol.commands import PROTOCOL_VERSION, Register
 from clusterd.protocol.connection import CallTimedOut
 from regiond.cluster_rpc.newcomer import REGISTRATION_SECONDS
 from tests.clusterd.links import Outcome
+from tests.clusterd.log_events import logged
 from tests.fakes.cluster import FakeCluster, Stored
 from tests.regiond.site import (
     HISTORY,
@@ -93,6 +95,28 @@ def test_who_is_revoked_while_it_registers_is_told_so_before_it_is_cut(site: Sit
     assert end.connected_now
     site.pass_time(REGISTRATION_SECONDS)
     assert not end.connected_now
+
+
+def test_who_comes_again_and_again_and_is_refused_is_told_of_less_and_less_often(
+    site: Site, cluster: FakeCluster
+) -> None:
+    """A clusterd that was revoked comes every ten seconds, for as long as it runs."""
+
+    def is_refused() -> None:
+        end = site.connect(cluster).server
+        site.factory.peers[end].newcomer.is_unwelcome = True
+        with pytest.raises(errors.RegistrationRefused, match="revoked"):
+            site.ask(cluster.register())
+        end.abort()
+
+    with logged() as events:
+        for _ in range(20):
+            is_refused()
+        site.register(cluster)
+        is_refused()
+    told = [event for event in events if event.get("event") == "cluster.refused"]
+    assert [event["times"] for event in told] == [*range(1, 21), 1]
+    assert [event["times"] for event in told if event["log_level"] is LogLevel.warn] == [1, 2, 4, 8, 16, 1]
 
 
 @pytest.mark.parametrize(
