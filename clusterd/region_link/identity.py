@@ -10,19 +10,19 @@ import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from zope.interface import implementer
 
 from clusterd.daemon.config_file import Strict
-from clusterd.daemon.endpoints import TlsAddress
+from clusterd.daemon.endpoints import TlsAddress, parse_link_address
 from clusterd.daemon.handshakes import HandshakeFailed
 from clusterd.daemon.mutual_tls import Credentials, TlsConnections, cluster_context, name_of
 
@@ -52,11 +52,16 @@ class Identity:
         return now >= begin + (end - begin) / 2
 
 
+def _address(text: str) -> str:
+    parse_link_address(text)
+    return text
+
+
 class _Stored(Strict):
     region: str
     cluster: str
     name: str
-    endpoints: tuple[str, ...]
+    endpoints: tuple[Annotated[str, AfterValidator(_address)], ...] = Field(min_length=1)
     private_key: str = Field(repr=False)
     certificate: str
     authority: str
