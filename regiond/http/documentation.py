@@ -158,7 +158,7 @@ def _type(schema: Mapping[str, Any]) -> str:
         return f"list of {_type(schema.get('items', {}))}"
     if "enum" in schema or "const" in schema:
         return " | ".join(f"<code>{escape(str(value))}</code>" for value in schema.get("enum", [schema.get("const")]))
-    bounds = [f"{word} {schema[key]}" for key, word in _BOUNDS.items() if key in schema]
+    bounds = [f"{word} {json.dumps(schema[key])}" for key, word in _BOUNDS.items() if key in schema]
     form = [schema["format"].removeprefix("hostmap-").replace("-", " ")] if "format" in schema else []
     return escape(", ".join([str(schema.get("type", "anything")), *form, *bounds]))
 

@@ -25,6 +25,9 @@ async def follow(use: UseCases, call: Call[None, Following]) -> Answer:
     and nothing comes twice. Events are kept for 24 hours, at most a million: after that the answer is 410, and what one
     wants to know has to be listed again. To know everything from the start, connect first, then list. A user is told of
     its own reservations only.
+
+    Nobody waits for who reads slowly. What was left unread for 30 seconds is followed by an `end` that says so; who
+    reads nothing at all is hung up on after 60 seconds. Either connects again with its last `id` and misses nothing.
     """
     query = call.query
     known = {kind.value: kind for kind in EventKind}

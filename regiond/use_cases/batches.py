@@ -28,7 +28,7 @@ MAX_MEMBERS = 256
 MAX_ADDRESSES = 256
 """Of all the claims of a batch together."""
 MAX_STEPS = 512
-"""Of a batch in all, a released address being one: planning more at once would hold up everybody else's claims."""
+"""Of a batch in all: each address, and each device that goes. Planning more at once would hold up others' claims."""
 
 ClaimMember = DeviceClaim | NodeAddressClaim | UserClaim
 Member = ClaimMember | DeviceRelease | NodeAddressRelease | ReservationRelease
@@ -92,7 +92,9 @@ class Batches:
             except errors.DomainError as error:
                 refused.append((position, error))
             if len(steps) > MAX_STEPS:
-                detail = f"more than {MAX_STEPS} addresses in all are claimed and released, with this member"
+                detail = (
+                    f"more than {MAX_STEPS} changes in all, with this member: each address, and each device that goes"
+                )
                 refused.append((position, errors.InvalidRequest("", detail)))
                 break
         if refused:

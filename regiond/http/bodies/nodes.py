@@ -48,7 +48,10 @@ class NewNodeAddress(Body):
 
     interface: SelectorText
     mac: Mac | None = None
-    alias: Alias | None = None
+    alias: Alias | None = Field(
+        default=None,
+        description="of a NIC; alone it makes the DHCP client-id that is answered, which the alias' client has to send",
+    )
     client_id: ClientId | None = None
     duid: Duid | None = None
     address: Address | None = None

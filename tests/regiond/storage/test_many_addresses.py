@@ -126,7 +126,7 @@ async def test_a_batch_gives_only_so_many_addresses_back(database: str) -> None:
         with pytest.raises(errors.BatchRefused) as refused:
             await asking.run(*members)
         [(position, why)] = refused.value.refused
-        assert (position, f"{MAX_STEPS} addresses" in why.detail) == (1, True)
+        assert (position, f"{MAX_STEPS} changes" in why.detail) == (1, True)
         assert await asking.count("device") == 3
         await asking.run(members[0])
         assert await asking.count("device") == 2
