@@ -1,6 +1,7 @@
 """From the bytes of a request to values: JSON, models, queries and headers, with every mistake in one answer."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, TypeVar, get_origin
@@ -159,8 +160,7 @@ def _media_type(content_type: str | None) -> tuple[str, str]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the name {twice[:64]!r} is there twice in one object")
     return found
 
@@ -173,14 +173,12 @@ _JSON: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_co
 
 
 def _mistakes(model: type[BaseModel], error: ValidationError, pointer: Callable[[Mapping[str, Any]], str]) -> Problem:
-    errors = [
-        {"pointer": pointer(entry), "detail": _detail(model, entry)}
-        for entry in error.errors(include_url=False, include_input=False)
-    ]
+    found = error.errors(include_url=False, include_input=False)
+    errors = [{"pointer": pointer(entry), "detail": _detail(model, entry)} for entry in found[:MAX_ERRORS]]
     first = errors[0]
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     detail = f"{first['pointer'] or 'the body'}: {first['detail']}{more}"
-    return Problem("invalid-request", detail, errors=errors[:MAX_ERRORS])
+    return Problem("invalid-request", detail, errors=errors)
 
 
 def _parameter(entry: Mapping[str, Any]) -> str:
