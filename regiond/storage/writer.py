@@ -45,6 +45,7 @@ from regiond.storage.connection import is_nobodys_fault
 from regiond.storage.errors import DatabaseUnavailable
 from regiond.storage.nodes import name_taken
 from regiond.storage.pool import SETTLE, Pool, Session
+from regiond.storage.turns import give_way
 
 MAX_BATCH_WEIGHT = 512  # steps, or addresses of a claim: planning more would stall the reactor for over 20 ms
 MAX_WAITING = 20_000
@@ -319,7 +320,9 @@ class Writer:
         else:
             rows = await session.run(_BEGIN_WITH_OWNERS, (locks, facts_request(mutations), owners))
         facts = read_facts(rows)
+        await give_way(self._clock, mutations)
         decided = plan(facts, mutations)
+        await give_way(self._clock, mutations)
         self._clock.callLater(0, self._answering.is_planned)  # what follows is sent before
         if decided.changes.anything:
             document = changes_document(batch_id, decided.changes, facts.subnets)
