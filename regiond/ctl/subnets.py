@@ -116,8 +116,14 @@ def _own(shown: Any) -> list[tuple[str, Any]]:
         ("release hold", f"{shown['release_hold_seconds']} s"),
         ("claimants", who if isinstance(who := shown["claimants"], str) else f"admins, {', '.join(who)}"),
         ("probed", "yes" if shown["probe"] else "on request"),
-        ("claimable", "yes" if shown["claimable"] else f"not before {', '.join(shown['awaits'])} has reported"),
+        ("claimable", _claimable(shown)),
     ]
+
+
+def _claimable(shown: Any) -> str:
+    if shown["recovering"]:
+        return "not before its clusters were heard: regionctl recover"
+    return "yes" if shown["claimable"] else f"not before {', '.join(shown['awaits'])} has reported"
 
 
 def _use(use: Any) -> list[tuple[str, Any]]:

@@ -111,7 +111,8 @@ class ClusterView:
 class SubnetView:
     """`awaits` names the serving clusters that have not told yet what their DHCP servers have of their own: until then
     nothing is claimed, unless it is `claimable_anyway`. `cluster_ids` are those of `clusters`. `probe`: claims are
-    probed unless they say otherwise. `claimants` names the accounts that may claim beside admins; None: all."""
+    probed unless they say otherwise. `claimants` names the accounts that may claim beside admins; None: all. While
+    `recovering`, nothing is claimed: see `regiond.domain.recovery`."""
 
     id: int
     cidr: str
@@ -126,6 +127,12 @@ class SubnetView:
     cluster_ids: tuple[int, ...] = ()
     probe: bool = False
     claimants: tuple[str, ...] | None = None
+    recovering: bool = False
+
+    @property
+    def claimable(self) -> bool:
+        """Whether addresses can be claimed now, by those who may."""
+        return not self.recovering and (self.claimable_anyway or not self.awaits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -255,7 +255,7 @@ class Reads:
                             WHERE d.subnet = s.id AND d.role = 'serving' AND c.contact = 'awaited' ORDER BY c.name),
                       ARRAY(SELECT c.id FROM delivery d JOIN cluster c ON c.id = d.cluster
                             WHERE d.subnet = s.id AND d.role = 'serving' ORDER BY c.name),
-                      s.probe, claimant_names(s)
+                      s.probe, claimant_names(s), s.recovering_since IS NOT NULL
                FROM subnet s JOIN vrf v ON v.id = s.vrf WHERE %s::bigint IS NULL OR s.id = %s
                ORDER BY v.name, s.cidr""",
             (only, only),
@@ -265,8 +265,9 @@ class Reads:
             SubnetView(
                 *(id_, cidr, vrf, generation, hold, tuple(clusters), 0, 0, anyway, tuple(awaits), tuple(ids), probe),
                 None if claimants is None else tuple(claimants),
+                recovering,
             )
-            for id_, cidr, vrf, generation, hold, clusters, anyway, awaits, ids, probe, claimants in rows
+            for id_, cidr, vrf, generation, hold, clusters, anyway, awaits, ids, probe, claimants, recovering in rows
         ]
 
     async def subnet_counts(self, only: int | None = None) -> Mapping[int, tuple[int, int]]:

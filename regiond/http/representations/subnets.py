@@ -20,11 +20,12 @@ def subnet(view: SubnetView) -> shapes.Subnet:
         "clusters": list(view.clusters),
         "reservations": view.reservations,
         "releasing": view.releasing,
-        "claimable": view.claimable_anyway or not view.awaits,
+        "claimable": view.claimable,
         "claimable_anyway": view.claimable_anyway,
         "probe": view.probe,
         "claimants": _claimants(view.claimants),
         "awaits": list(view.awaits),
+        "recovering": view.recovering,
         "etag": versions.of_subnet(
             view.id, view.release_hold_seconds, view.claimable_anyway, view.probe, view.claimants
         ),

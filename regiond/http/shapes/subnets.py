@@ -24,6 +24,7 @@ class Subnet(Shape):
         Literal["everyone", "admins"] | list[str], Field(description="who may claim: beside admins the named accounts")
     ]
     awaits: list[str]
+    recovering: Annotated[bool, Field(description="nothing is claimed before its clusters were heard: GET /recovery")]
     etag: Etag
 
 

@@ -99,8 +99,10 @@ async def test_subnets() -> None:
         for text, who in (("everyone", "everyone"), ("admins", "admins"), ("alice,bob", ["alice", "bob"])):
             await run("subnets", "set", "192.0.2.0/24", "--claimants", text, env=env)
             assert server.region.subnets.calls[-1][1]["claimants"] == who
-        server.region.inventory.answers["subnet"] = replace(SUBNET_VIEW, claimants=("alice", "bob"))
-        assert "claimants       admins, alice, bob" in (await run("subnets", "show", "sn-0000000005", env=env)).stdout
+        server.region.inventory.answers["subnet"] = replace(SUBNET_VIEW, claimants=("alice", "bob"), recovering=True)
+        shown = (await run("subnets", "show", "sn-0000000005", env=env)).stdout.splitlines()
+        assert "claimants       admins, alice, bob" in shown
+        assert "claimable       not before its clusters were heard: regionctl recover" in shown
 
 
 @pytest_twisted.ensureDeferred

@@ -417,6 +417,7 @@ async def test_a_subnet_that_is_made_while_the_region_recovers_waits_for_every_c
                 with pytest.raises(errors.SubnetRecovering) as refusal:
                     await networks.remove(change_of(at.region), made)
                 assert refusal.value.members == {"clusters": ["rack-8"]}
+                assert [view.claimable for view in await at.region.reads.subnets()] == [True, False]
                 async with rack(at, tmp_path / "far", FakeBackend(), "rack-8"):
                     await until(lambda: is_over(at))
                 assert (await kinds(at.region))[lost.address] == (Kind.RECOVERED, Status.ACTIVE)
