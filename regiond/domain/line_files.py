@@ -26,6 +26,7 @@ from regiond.domain.lines import COLUMNS, Line, LineFormat, restored
 from regiond.domain.reservations import Kind, Status
 
 MAX_LINES: Final = 10_000
+MAX_COLUMNS: Final = 1000  # most of them passed over
 MAX_CELL_LENGTH: Final = 500
 MAX_MACS: Final = 16
 
@@ -95,6 +96,10 @@ def _bad(number: int, column: str | None, detail: str) -> Read:
     return Read(number, None, (Mistake(number, column, "invalid-request", detail),))
 
 
+def _too_wide(number: int) -> Read:
+    return _bad(number, None, f"a line has at most {MAX_COLUMNS} columns")
+
+
 Row = tuple[int, "dict[str, Any] | Read"]
 
 
@@ -117,6 +122,9 @@ def _csv_rows(content: str, ignored: frozenset[str]) -> Iterator[Row]:
             return
         if not any(cell.strip() for cell in cells):
             continue
+        if len(cells) > MAX_COLUMNS:
+            yield number, _too_wide(number)
+            return
         if columns is None:
             header = _columns(number, cells, ignored)
             if isinstance(header, Read):
@@ -194,6 +202,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _of_object(number: int, value: Any, ignored: frozenset[str]) -> dict[str, Any] | Read:
     if not isinstance(value, dict):
         return _bad(number, None, "each line is a JSON object")
+    if len(value) > MAX_COLUMNS:
+        return _too_wide(number)
     mistakes = []
     values: dict[str, Any] = {}
     for name, member in value.items():

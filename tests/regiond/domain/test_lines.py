@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regiond.domain.line_files import read_file
+from regiond.domain.line_files import MAX_COLUMNS, read_file
 from regiond.domain.lines import COLUMNS, Line, LineFormat, harmless, header, restored, written
 from regiond.domain.reservations import Kind, Status
 
@@ -71,3 +71,22 @@ def test_a_moment_that_cannot_be_written_is_a_mistake_of_its_line(moment: str) -
     assert (mistake.line, mistake.column) == (2, "expires_at")
     assert moment in mistake.detail
     assert good.line is not None
+
+
+@pytest.mark.parametrize("above", [0, 1])
+def test_a_line_has_so_many_columns_and_no_more(above: int) -> None:
+    """Columns are compared with each other: a file may have 8 MB, and one line with commas only may be all of it."""
+    others = [f"x{number}" for number in range(MAX_COLUMNS - 1 + above)]
+    ignored = frozenset(others)
+    spreadsheet = f"{','.join(['address', *others])}\n192.0.2.7{',' * len(others)}\n"
+    wide_row = f"address\n192.0.2.7{',' * len(others)}\n192.0.2.8\n"
+    line = json.dumps({"address": "192.0.2.7"} | dict.fromkeys(others, "x"))
+    for form, content, number in (
+        (LineFormat.CSV, spreadsheet, 1),
+        (LineFormat.CSV, wide_row, 2),
+        (LineFormat.JSONL, line, 1),
+    ):
+        reads = list(read_file(form, content, ignored))
+        told = [(mistake.line, mistake.detail) for read in reads for mistake in read.mistakes]
+        assert told == ([(number, f"a line has at most {MAX_COLUMNS} columns")] if above else [])
+        assert any(read.line is not None for read in reads) != bool(above)
