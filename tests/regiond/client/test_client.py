@@ -1,6 +1,5 @@
 """The client against the API on real sockets: typed answers and errors, pages, files, repeated requests, TLS."""
 
-import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -369,14 +368,16 @@ async def test_every_other_certificate_is_not(tmp_path: Path, names: Any, truste
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_example_of_the_readme_works(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_example_of_the_readme_works(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "regiond/http/README.md").read_text(), re.DOTALL)
     assert len(example.strip().splitlines()) <= 15
     scope: dict[str, Any] = {}
     exec(compile(example, "README.md of the HTTP API", "exec"), scope)
     main: Callable[..., Any] = scope["main"]
     async with serving() as server:
-        os.environ["TOKEN"] = "admin"
+        monkeypatch.setenv("TOKEN", "admin")
         await main(reactor, f"http://127.0.0.1:{server.port}")
         await until(lambda: not server.site.connections)
     assert capsys.readouterr().out.splitlines()[0] == "192.0.2.7 pending"
