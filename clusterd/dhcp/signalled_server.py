@@ -110,7 +110,7 @@ class ServerWithPidFile:
             except _NotRead as error:
                 raise BackendError(
                     f"{self._program} (process {server.pid}) did not read {path} within {error.seconds:g} s of SIGHUP: "
-                    "is it the file that its configuration names, and may its user read it?"
+                    "it has to be the file that its configuration names, and one that its user may read"
                 ) from None
 
     async def show(self, server: RunningServer, hidden: Path, path: Path, timeout: float) -> None:

@@ -73,8 +73,9 @@ class PacketProbe:
                 if timer.active():
                     timer.cancel()
             self._asking[family].discard(asking)
-            if not self._asking[family]:
-                opened.rest()
+            current = self._sockets.get(family)  # another one, where this one was lost and somebody asked since
+            if not self._asking[family] and current is not None:
+                current.rest()
         return asking.answered
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-import psycopg2
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -108,10 +107,6 @@ class ImportWorker:
         except (Abandoned, _Stopped):
             await self._store.put_back(job)  # nothing when it is somebody else's
             return
-        except psycopg2.Error as error:
-            if error.pgcode is None or error.pgcode[:2] not in ("40", "53", "55", "57", "58"):
-                raise
-            raise DatabaseUnavailable(str(error).strip()) from error
         self._log.info(
             "an import is {state}: {created} new, {present} there already, {skipped} passed over, {mistakes} mistakes",
             event="import.over",

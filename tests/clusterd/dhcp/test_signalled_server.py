@@ -110,5 +110,5 @@ def test_a_server_that_does_not_read_is_reported(
     clock.advance(3.1)
     assert errors == [
         f"sleep (process {sleeper.pid}) did not read {path} within 3 s of SIGHUP: "
-        "is it the file that its configuration names, and may its user read it?"
+        "it has to be the file that its configuration names, and one that its user may read"
     ]

@@ -162,7 +162,7 @@ async def test_a_server_that_does_not_read_is_said_and_given_everything_when_it_
         try:
             await site.accept(NET, [THREE], [TWO.identifier])
             await until(lambda: site.state(NET).error is not None)
-            assert re.search(r"did not read .* within 0\.5 s of SIGHUP: is it the file", site.state(NET).error or "")
+            assert re.search(r"did not read .* within 0\.5 s of SIGHUP: it has to be", site.state(NET).error or "")
         finally:
             troubled.server.thaw()
         await until(lambda: site.state(NET).applied_generation == 2)

@@ -350,7 +350,7 @@ async def test_what_a_predecessor_wrote_and_did_not_signal_is_served_after_the_f
 async def test_a_server_that_reads_another_file_is_found_out(server: DnsmasqServer, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     mistaken = dnsmasq_backend(elsewhere, server.hosts_directory, server.pid_file, reactor, read_timeout=0.5)
-    with pytest.raises(BackendError, match=rf"did not read {elsewhere} within 0\.5 s of SIGHUP: is it the file"):
+    with pytest.raises(BackendError, match=rf"did not read {elsewhere} within 0\.5 s of SIGHUP: it has to be the file"):
         await mistaken.apply((), {V4})
     first, second = await mistaken.check()
     assert first == f"dnsmasq does not read {elsewhere}: add dhcp-hostsfile={elsewhere} and restart it."
