@@ -174,7 +174,7 @@ class ServerWithPidFile:
         self, opened: Deferred[float], closed: Deferred[float], timeout: float, opening: float | None = None
     ) -> float:
         """The seconds from opening to closing. Raises _NotRead when that does not happen in time."""
-        patience = timeout if opening is None else opening
+        patience = timeout if opening is None else min(opening, timeout)
 
         async def both() -> float:
             nonlocal patience

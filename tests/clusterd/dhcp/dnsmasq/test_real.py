@@ -354,7 +354,7 @@ async def test_a_server_that_reads_another_file_is_found_out(server: DnsmasqServ
         await mistaken.apply((), {V4})
     first, second = await mistaken.check()
     assert first == f"dnsmasq does not read {elsewhere}: add dhcp-hostsfile={elsewhere} and restart it."
-    assert "is it the file that its configuration names" in second
+    assert "within 0.5 s of SIGHUP: it has to be the file that its configuration names" in second
 
 
 @pytest_twisted.ensureDeferred
