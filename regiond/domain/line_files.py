@@ -111,6 +111,7 @@ def _csv_rows(content: str, ignored: frozenset[str]) -> Iterator[Row]:
     delimiter = max(_DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     columns: _Columns | None = None
+    empty = 0
     while True:
         number = reader.line_num + 1
         try:
@@ -121,6 +122,10 @@ def _csv_rows(content: str, ignored: frozenset[str]) -> Iterator[Row]:
             yield number, _bad(number, None, f"this is no CSV: {error}")
             return
         if not any(cell.strip() for cell in cells):
+            empty += 1
+            if empty > MAX_LINES:  # nobody can pause in between
+                yield number, _bad(number, None, f"a file has at most {MAX_LINES} empty lines")
+                return
             continue
         if len(cells) > MAX_COLUMNS:
             yield number, _too_wide(number)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regiond.domain.line_files import MAX_COLUMNS, read_file
+from regiond.domain.line_files import MAX_COLUMNS, MAX_LINES, read_file
 from regiond.domain.lines import COLUMNS, Line, LineFormat, harmless, header, restored, written
 from regiond.domain.reservations import Kind, Status
 
@@ -90,3 +90,10 @@ def test_a_line_has_so_many_columns_and_no_more(above: int) -> None:
         told = [(mistake.line, mistake.detail) for read in reads for mistake in read.mistakes]
         assert told == ([(number, f"a line has at most {MAX_COLUMNS} columns")] if above else [])
         assert any(read.line is not None for read in reads) != bool(above)
+
+
+@pytest.mark.parametrize("above", [0, 1])
+def test_a_spreadsheet_has_so_many_empty_lines_and_no_more(above: int) -> None:
+    reads = list(read_file(LineFormat.CSV, "address\n" + "\n" * (MAX_LINES + above) + "192.0.2.7\n"))
+    told = [(mistake.line, mistake.detail) for read in reads for mistake in read.mistakes]
+    assert told == ([(MAX_LINES + 2, f"a file has at most {MAX_LINES} empty lines")] if above else [])
