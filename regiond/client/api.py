@@ -194,6 +194,9 @@ class Client:
     def node_addresses(self, node: str) -> AsyncIterator[Reservation]:
         return self._requests.pages(f"/nodes/{segment(node)}/addresses", ())
 
+    async def node_address(self, node: str, reservation: str) -> Reservation:
+        return cast(Reservation, await self._requests.read(f"/nodes/{segment(node)}/addresses/{segment(reservation)}"))
+
     async def release_node_address(
         self, node: str, reservation: str, *, force: bool = False, key: str | None = None
     ) -> Reservation | None:

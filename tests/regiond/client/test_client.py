@@ -58,6 +58,7 @@ async def test_the_three_operations_and_what_they_send() -> None:
         keys = {arguments["context"].idempotency_key for _, arguments in server.region.claims.calls}
         assert None not in keys and len(keys) == 3
         assert (await client.device("dv-0000000006"))["id"] == device["id"]
+        assert await client.node_address("nd-0000000004", held["id"]) == held
         assert await client.release_device("dv-0000000006") == []
         server.region.claims.answers["release_reservation"] = [RELEASING_VIEW]
         released = await client.release("rs-0000000007", force=True)
