@@ -32,11 +32,12 @@ def _id(view: ImportView) -> str:
 
 
 async def create(use: UseCases, call: Call[Uploaded, Importing]) -> Answer:
-    """A file as `GET /reservations?format=` writes it, or a spreadsheet: at most 10,000 lines. A line needs an address;
-    `subnet` (and `vrf`) where several networks have it. Without `kind`, a line with a MAC address, client-id or DUID is
-    a device if an admin sends it, and any other line a user reservation; `device` is a label: lines with the same one
-    are one device. Nothing that is there is changed: a line whose reservation is there exactly so is counted as
-    `present`, so that the same file can be sent again.
+    """A file as `GET /reservations?format=` writes it, or a spreadsheet: at most 10,000 lines of 1,000 columns.
+
+    A line needs an address; `subnet` (and `vrf`) where several networks have it. Without `kind`, a line with a MAC
+    address, client-id or DUID is a device if an admin sends it, and any other line a user reservation; `device` is a
+    label: lines with the same one are one device. Nothing that is there is changed: a line whose reservation is there
+    exactly so is counted as `present`, so that the same file can be sent again.
 
     By default it is only said what would be done; with `dry_run=false` all of it is done, or none. Every bad line is in
     `mistakes` with its number. Answered 201 when it is over, also when lines were `refused`, and 202 while it goes on:
