@@ -30,8 +30,10 @@ class Running:
 
     def __init__(self, module: str, *arguments: str, path: Path | None) -> None:
         environment = {"PATH": str(path)} if path is not None else None
+        # As in a terminal: a shell starts what it puts into the background, these tests perhaps, deaf to SIGINT.
+        as_in_a_terminal = ["/usr/bin/env", "--default-signal=INT"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [*as_in_a_terminal, sys.executable, "-m", module, *arguments],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
