@@ -92,7 +92,7 @@ class _Measured:
         self.network = network
         self.directory = directory
         self.size = size
-        self.seconds = 2.0 if quick else 6.0
+        self.seconds = 1.5 if quick else 6.0
         self.tries = 15 if quick else 50
         self.made = 0
 
