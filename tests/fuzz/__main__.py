@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     seed = given.seed if given.seed is not None else SystemRandom().randrange(1_000_000)
     print(f"python -m tests.fuzz --inputs {given.inputs} --seed {seed}", flush=True)
     for target in TARGETS:
-        each = given.inputs // len(TARGETS)
+        each = -(-given.inputs // len(TARGETS))  # no fewer than asked for
         connections = attack(target, seed, each)
         print(f"{target.name}: {each} inputs over {connections} connections; {most_memory_mb():.0f} MB", flush=True)
     if most_memory_mb() > MOST_MB:
