@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGTERM, Signals
@@ -233,6 +233,18 @@ class Region(Daemon):
         """What regionctl prints as the local admin."""
         command = [str(REGIONCTL), "--socket", str(self.api.where), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=START_SECONDS).stdout
+
+
+@contextmanager
+def running_region(directory: Path) -> Iterator[Region]:
+    """A region from when it serves until it has ended, in a directory that is made for it."""
+    directory.mkdir(mode=0o711)
+    region = Region(directory)
+    try:
+        region.up()
+        yield region
+    finally:
+        region.stop()
 
 
 class Cluster(Daemon):

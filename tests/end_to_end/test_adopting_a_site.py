@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.daemons import Cluster, Region, eventually
+from tests.end_to_end.daemons import Cluster, Region, eventually, running_region
 from tests.end_to_end.dhcp_sites import execute, isc_table, kea_table, make_hosts_database
 from tests.lab import namespaces
 from tests.lab.clients import missing_clients, udhcpc
@@ -41,14 +41,8 @@ class SiteInUse:
 
 @pytest.fixture(scope="module")
 def region(module_state_directory: Path) -> Iterator[Region]:
-    directory = module_state_directory / "sites-in-use"
-    directory.mkdir()
-    running = Region(directory)
-    try:
-        running.up()
+    with running_region(module_state_directory / "sites-in-use") as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture(params=[1, 2], ids=["isc", "kea"])

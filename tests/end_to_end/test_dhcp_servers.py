@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.daemons import Api, Region, eventually
+from tests.end_to_end.daemons import Api, Region, eventually, running_region
 from tests.end_to_end.dhcp_sites import MAC, SERVERS, DhcpSite, dhcp_site, subnet_path
 from tests.lab.clients import dhclient, duid_of_mac, udhcpc
 from tests.lab.dhcp_messages import Answer, Kind
@@ -29,14 +29,8 @@ OWN_ID = b"\x01" + bytes.fromhex(MAC.replace(":", ""))  # what most clients send
 
 @pytest.fixture(scope="module")
 def region(module_state_directory: Path) -> Iterator[Region]:
-    directory = module_state_directory / "dhcp-servers"
-    directory.mkdir()
-    running = Region(directory)
-    try:
-        running.up()
+    with running_region(module_state_directory / "dhcp-servers") as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture(scope="module", params=SERVERS)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.daemons import Cluster, Region, eventually
+from tests.end_to_end.daemons import Cluster, Region, eventually, running_region
 from tests.end_to_end.dhcp_sites import isc_table
 from tests.lab import namespaces
 from tests.lab.dhcp_messages import Kind
@@ -33,14 +33,8 @@ RELAY, ROUTER = "10.64.0.1", "192.0.2.254"
 def region(module_state_directory: Path) -> Iterator[Region]:
     obstacle = namespaces.obstacle()
     need(obstacle is None, str(obstacle))
-    directory = module_state_directory / "overlapping"
-    directory.mkdir(mode=0o711)
-    running = Region(directory)
-    try:
-        running.up()
+    with running_region(module_state_directory / "overlapping") as running:
         yield running
-    finally:
-        running.stop()
 
 
 # ---- one network at two sites ----

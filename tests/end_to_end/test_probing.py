@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.daemons import Api, Cluster, Region, eventually
+from tests.end_to_end.daemons import Api, Cluster, Region, eventually, running_region
 from tests.lab import namespaces
 from tests.lab.namespaces import Network, run_tool
 from tests.requirements import need
@@ -36,14 +36,8 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def region(module_state_directory: Path) -> Iterator[Region]:
-    directory = module_state_directory / "probing"
-    directory.mkdir(mode=0o711)
-    running = Region(directory)
-    try:
-        running.up()
+    with running_region(module_state_directory / "probing") as running:
         yield running
-    finally:
-        running.stop()
 
 
 def claim(api: Api, interface: str, query: str = "probe=true", expected: int = 201, **values: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.end_to_end.daemons import Api, Cluster, Region, eventually
+from tests.end_to_end.daemons import Api, Cluster, Region, eventually, running_region
 from tests.end_to_end.dhcp_sites import dnsmasq_table, isc_table, kea_table, subnet_path
 from tests.lab import namespaces
 from tests.lab.dhcp_messages import Kind
@@ -45,14 +45,8 @@ class Site:
 
 @pytest.fixture(scope="module")
 def region(module_state_directory: Path) -> Iterator[Region]:
-    directory = module_state_directory / "relays"
-    directory.mkdir()
-    running = Region(directory)
-    try:
-        running.up()
+    with running_region(module_state_directory / "relays") as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture(params=SERVERS)
